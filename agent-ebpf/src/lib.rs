@@ -1,0 +1,304 @@
+//! Records that the kernel programs hand to user space, declared once so that the two sides cannot
+//! drift.
+//!
+//! Rules: `repr(C)`, explicit widths, explicit padding, no `bool` and no enum. A record starts with
+//! [`Header`], whose `kind` and `len` the reader checks before it looks at anything else. Numbers are
+//! in host byte order; addresses are in network byte order, IPv4 mapped into IPv6 (RFC 4291 section
+//! 2.5.5.2). Times are `CLOCK_MONOTONIC` nanoseconds.
+
+#![no_std]
+
+/// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
+/// for another version refuses the object.
+pub const ABI_VERSION: u32 = 1;
+
+/// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
+pub const ABI_SECTION: &str = "hopscope_abi";
+
+/// Length of a kernel command name with its final NUL (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// Record kinds, in [`Header::kind`].
+pub mod kind {
+    /// A [`super::StateRecord`].
+    pub const STATE: u16 = 1;
+    /// A [`super::OpenRecord`].
+    pub const OPEN: u16 = 2;
+    /// A [`super::SocketRecord`] for a reset that arrived.
+    pub const RESET_IN: u16 = 3;
+    /// A [`super::SocketRecord`] for a reset that the gateway's kernel sent; `value` is the reason.
+    pub const RESET_OUT: u16 = 4;
+    /// A [`super::SocketRecord`] for a reset that an upstream on this same host sent; `value` is the
+    /// reason.
+    pub const RESET_PEER: u16 = 5;
+    /// A [`super::SocketRecord`] for a retransmission; `value` is the socket's state.
+    pub const RETRANSMIT: u16 = 6;
+    /// A [`super::SocketRecord`] for a reported error; `value` is the errno.
+    pub const ERROR: u16 = 7;
+    /// A [`super::ConnectRecord`].
+    pub const CONNECT: u16 = 8;
+    /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
+    pub const SEGMENT: u16 = 9;
+}
+
+/// Set in [`SocketRecord::flags`] and [`StateRecord::flags`] where a value could not be read, so that
+/// zero is never mistaken for a fact.
+pub mod flag {
+    /// `value` of a [`super::SocketRecord`] is known.
+    pub const VALUE: u32 = 1;
+    /// `sk_err` of a [`super::StateRecord`] is known.
+    pub const SK_ERR: u32 = 2;
+    /// `bytes_acked` of a [`super::StateRecord`] is known.
+    pub const BYTES_ACKED: u32 = 4;
+    /// `srtt_us` of a [`super::StateRecord`] is known.
+    pub const SRTT: u32 = 8;
+}
+
+/// What every record starts with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// One of [`kind`].
+    pub kind: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Bytes of the record that carry meaning, this header included.
+    pub len: u32,
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub time_ns: u64,
+    /// Socket cookie, or zero where there is no socket.
+    pub cookie: u64,
+}
+
+/// A socket's two ends, as the socket itself sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints {
+    /// Local address.
+    pub local_addr: [u8; 16],
+    /// Remote address.
+    pub remote_addr: [u8; 16],
+    /// Local port in host byte order, zero where none is bound yet.
+    pub local_port: u16,
+    /// Remote port in host byte order.
+    pub remote_port: u16,
+    /// Inode of the network namespace, zero where unknown.
+    pub netns: u32,
+}
+
+/// The process that made the call, valid in process context only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Process id (tgid).
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Name of the process, or of the thread where the process's could not be read.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// A gateway process entered `SYN_SENT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRecord {
+    /// Header, [`kind::OPEN`].
+    pub header: Header,
+    /// Both ends; the local port may be zero still.
+    pub ends: Endpoints,
+    /// The connecting process.
+    pub caller: Caller,
+}
+
+/// A tracked socket changed state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StateRecord {
+    /// Header, [`kind::STATE`].
+    pub header: Header,
+    /// Both ends.
+    pub ends: Endpoints,
+    /// `tcp_sock.bytes_acked`.
+    pub bytes_acked: u64,
+    /// State before.
+    pub old_state: u32,
+    /// State after.
+    pub new_state: u32,
+    /// `sock.sk_err`.
+    pub sk_err: i32,
+    /// `tcp_sock.srtt_us`, already shifted to microseconds.
+    pub srtt_us: u32,
+    /// Which values are known: bits of [`flag`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A fact about a tracked socket with one number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SocketRecord {
+    /// Header; the kind says what `value` is.
+    pub header: Header,
+    /// The number.
+    pub value: i32,
+    /// Which values are known: bits of [`flag`].
+    pub flags: u32,
+}
+
+/// A `connect()` of a gateway process returned an error. `header.cookie` is zero where the socket
+/// never entered `SYN_SENT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectRecord {
+    /// Header, [`kind::CONNECT`].
+    pub header: Header,
+    /// Where it wanted to go; the local end is zero.
+    pub ends: Endpoints,
+    /// The caller.
+    pub caller: Caller,
+    /// The error, positive.
+    pub errno: i32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentHeader {
+    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes.
+    pub header: Header,
+    /// Length of the packet from the IP header on, as the socket saw it: segmentation offload makes
+    /// packets longer than the IP total length field.
+    pub wire_len: u32,
+    /// Bytes that follow.
+    pub captured: u32,
+    /// One for egress (to the upstream), zero for ingress.
+    pub egress: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Room for IP and TCP headers on top of the payload snap length: 40 + 60 bytes and some IPv6
+/// extension headers.
+pub const HEADER_ROOM: u32 = 128;
+
+/// Capacities of the segment records, by captured bytes. A packet takes the smallest that holds what
+/// is to be kept of it, so that an acknowledgement never reserves room for a full head.
+pub const SEGMENT_TIERS: [u32; 5] = [
+    HEADER_ROOM,
+    512,
+    2048 + HEADER_ROOM,
+    8192 + HEADER_ROOM,
+    32768 + HEADER_ROOM,
+];
+
+/// Largest payload snap length that can be asked for.
+pub const MAX_SNAP_LEN: u32 = 32768;
+
+/// Reasons that something was not seen or not sent up; index of the per-processor `COUNTERS` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Records sent up.
+    Records = 0,
+    /// Records lost because the ring was full.
+    RingFull = 1,
+    /// Hops lost because the hop table took no entry.
+    HopMapFull = 2,
+    /// Values that could not be read from kernel or user memory.
+    ReadFailed = 3,
+    /// Segments whose payload was captured short.
+    Truncated = 4,
+    /// Segments of tracked hops whose bytes could not be loaded.
+    LoadFailed = 5,
+    /// `connect()` calls lost because the table of calls under way took no entry.
+    ConnectMapFull = 6,
+    /// Sockets of other processes that were looked at and left alone when they connected.
+    Filtered = 7,
+}
+
+/// Number of [`Counter`]s.
+pub const COUNTERS_LEN: u32 = 8;
+
+impl Counter {
+    /// Every counter with its name in Status and metrics, in index order.
+    pub const ALL: [(Self, &'static str); COUNTERS_LEN as usize] = [
+        (Self::Records, "kernel_records"),
+        (Self::RingFull, "kernel_ring_full"),
+        (Self::HopMapFull, "kernel_hop_map_full"),
+        (Self::ReadFailed, "kernel_read_failed"),
+        (Self::Truncated, "kernel_truncated"),
+        (Self::LoadFailed, "kernel_load_failed"),
+        (Self::ConnectMapFull, "kernel_connect_map_full"),
+        (Self::Filtered, "kernel_filtered"),
+    ];
+}
+
+/// Value of a tracked hop in the `HOPS` map; its key is the socket cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Process id of the gateway, zero where seeded without one.
+    pub pid: u32,
+    /// Bits of [`hop_flag`].
+    pub flags: u32,
+}
+
+/// Bits of [`Hop::flags`].
+pub mod hop_flag {
+    /// Put there by user space: the connection was already open.
+    pub const SEEDED: u32 = 1;
+}
+
+/// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it, so that a reset sent by an
+/// upstream on this same host can be joined to its hop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Tuple {
+    /// The upstream's address.
+    pub local_addr: [u8; 16],
+    /// The gateway's address.
+    pub remote_addr: [u8; 16],
+    /// The upstream's port in host byte order.
+    pub local_port: u16,
+    /// The gateway's port in host byte order.
+    pub remote_port: u16,
+}
+
+/// Key of the `UPSTREAMS` longest-prefix map: port (network byte order, zero for any), then address.
+/// The prefix length of an entry counts the sixteen bits of the port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamKey {
+    /// Port in network byte order, zero for any.
+    pub port_be: [u8; 2],
+    /// Address.
+    pub addr: [u8; 16],
+}
+
+macro_rules! layout {
+    ($($ty:ty { size: $size:literal, $($field:ident: $offset:literal),* $(,)? })*) => {
+        $(const _: () = {
+            assert!(core::mem::size_of::<$ty>() == $size);
+            $(assert!(core::mem::offset_of!($ty, $field) == $offset);)*
+        };)*
+    };
+}
+
+layout! {
+    Header { size: 24, kind: 0, reserved: 2, len: 4, time_ns: 8, cookie: 16 }
+    Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
+    Caller { size: 32, cgroup_id: 0, pid: 8, tid: 12, comm: 16 }
+    OpenRecord { size: 96, header: 0, ends: 24, caller: 64 }
+    StateRecord { size: 96, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, reserved: 92 }
+    SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
+    ConnectRecord { size: 104, header: 0, ends: 24, caller: 64, errno: 96, reserved: 100 }
+    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
+    Hop { size: 8, pid: 0, flags: 4 }
+    Tuple { size: 36, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34 }
+    UpstreamKey { size: 18, port_be: 0, addr: 2 }
+}

@@ -1,0 +1,3 @@
+//! programs
+#![no_std]
+#![no_main]

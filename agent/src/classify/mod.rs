@@ -1,0 +1,1 @@
+//! Facts of a finished exchange -> cause and proof: ordered, pure rules.

@@ -1,0 +1,1 @@
+//! Takes events of many agents.

@@ -1,0 +1,1 @@
+//! Bytes -> segment, ICMP error or kernel signal. Every length and discriminant is checked.

@@ -1,0 +1,27 @@
+//! hopscope names the cause of every 502, 503 and 504 that a gateway hands out, from what happens on
+//! the hop between the gateway and its upstream.
+//!
+//! The core (`model`, `input`, `tcp`, `http1`, `classify`, `engine`) is a deterministic state machine:
+//! time comes in as an argument, bytes as borrowed slices, events and the next deadline come out. It
+//! does no IO and reads no clock; a build without default features proves that. The other modules are
+//! edges: sources that feed it and services that carry its events away.
+
+pub mod classify;
+pub mod engine;
+pub mod http1;
+pub mod input;
+pub mod limits;
+pub mod model;
+pub mod stats;
+pub mod tcp;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "collector")]
+pub mod collector;
+#[cfg(feature = "live")]
+pub mod live;
+#[cfg(feature = "serve")]
+pub mod serve;
+#[cfg(feature = "std-edges")]
+pub mod source;

@@ -1,0 +1,1 @@
+//! The kernel as a source: load, attach, ring, offsets, sockets.

@@ -1,0 +1,278 @@
+//! The event: one failed exchange or connect, its cause, and what proves it.
+
+use core::net::{IpAddr, SocketAddr};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::{Cause, FaultSide, Proof, Timestamp};
+
+/// One failed exchange or failed connect. Never two for one failure, never one for a healthy
+/// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HopEvent {
+    /// Unique per node; the same inputs give the same id.
+    pub id: String,
+    /// When the failure was decided on the wire.
+    pub time: Timestamp,
+    /// Name of the node that saw it.
+    pub node: Arc<str>,
+    /// The one cause.
+    pub cause: Cause,
+    /// How firmly it stands.
+    pub proof: Proof,
+    /// For `underdetermined`: the causes that the facts do not exclude.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rivals: Vec<Cause>,
+    /// For `underdetermined`: the one observation that would split the rivals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splitter: Option<String>,
+    /// RFC 9209 proxy error type, where one fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_error: Option<Cow<'static, str>>,
+    /// Status that RFC 9209 recommends for it; none where the upstream's own is passed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended_status: Option<u16>,
+    /// The side to fix.
+    pub fault_side: FaultSide,
+    /// Where in the exchange it failed.
+    pub phase: Phase,
+    /// The upstream's end.
+    pub upstream: UpstreamInfo,
+    /// The gateway's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalInfo>,
+    /// The gateway process, where a kernel told it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayInfo>,
+    /// The exchange, where a request was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<ExchangeInfo>,
+    /// The connection it ran on.
+    pub connection: ConnectionInfo,
+    /// What proves the cause, the decisive piece first.
+    pub evidence: Vec<Evidence>,
+    /// Id of the kept packets, where they were kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture_id: Option<String>,
+    /// Whether anything was lost that could have changed the verdict.
+    pub completeness: Completeness,
+}
+
+/// Where in the life of an exchange a failure fell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Looking up the upstream's name.
+    Resolve,
+    /// Choosing an upstream.
+    Pick,
+    /// Opening the TCP connection.
+    Connect,
+    /// TLS handshake.
+    Tls,
+    /// Sending the request.
+    Request,
+    /// Waiting for the response head, or inside it.
+    ResponseHead,
+    /// Inside the response body.
+    ResponseBody,
+    /// Between exchanges.
+    Idle,
+}
+
+impl Phase {
+    /// The name used in JSON and text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Pick => "pick",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Request => "request",
+            Self::ResponseHead => "response_head",
+            Self::ResponseBody => "response_body",
+            Self::Idle => "idle",
+        }
+    }
+
+    /// The phase for a name made by [`Phase::as_str`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Resolve,
+            Self::Pick,
+            Self::Connect,
+            Self::Tls,
+            Self::Request,
+            Self::ResponseHead,
+            Self::ResponseBody,
+            Self::Idle,
+        ]
+        .into_iter()
+        .find(|phase| phase.as_str() == name)
+    }
+}
+
+/// The upstream's end of a hop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct UpstreamInfo {
+    /// IP address.
+    pub address: IpAddr,
+    /// TCP port.
+    pub port: u16,
+    /// Name that resolved to it, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl UpstreamInfo {
+    /// Address and port together, as `10.0.0.1:80` or `[::1]:80`.
+    pub fn socket_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+/// The gateway's end of a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct LocalInfo {
+    /// IP address.
+    pub address: IpAddr,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The gateway process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GatewayInfo {
+    /// Process id in the host's pid namespace.
+    pub pid: u32,
+    /// Process name.
+    pub comm: Arc<str>,
+    /// Inode of its network namespace.
+    pub netns: u64,
+    /// Path of its cgroup below the v2 root, empty where unknown.
+    pub cgroup: Arc<str>,
+    /// Container id read from the cgroup path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<Arc<str>>,
+}
+
+/// The exchange that failed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ExchangeInfo {
+    /// Request method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Request path without its query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Host header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// X-Request-ID header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// W3C traceparent header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// Status of the upstream's response, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Place of the exchange on its hop, from 1; counted from the first that was seen.
+    pub ordinal: u32,
+    /// Milliseconds from the last request byte to the first response byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte_ms: Option<f64>,
+    /// Milliseconds from the first request byte to the end of the exchange.
+    pub duration_ms: f64,
+    /// Request bytes seen.
+    pub request_bytes: u64,
+    /// Response bytes seen.
+    pub response_bytes: u64,
+}
+
+/// The connection that an exchange ran on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ConnectionInfo {
+    /// Whether an earlier exchange ran on it.
+    pub reused: bool,
+    /// Milliseconds since the SYN, or since the hop was joined.
+    pub age_ms: f64,
+    /// Milliseconds of silence before this request, for a reused connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<f64>,
+    /// Smoothed round-trip time in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u32>,
+    /// SYNs sent again.
+    pub syn_retransmits: u32,
+    /// Other segments sent again by the gateway.
+    pub retransmits: u32,
+}
+
+/// One fact that supports a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Where the fact comes from.
+    pub source: EvidenceSource,
+    /// Short stable name of the fact, such as `syn_reset`.
+    pub what: Cow<'static, str>,
+    /// Offset of the decisive byte from the start of the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The bytes themselves; base64 in JSON.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "base64_bytes")]
+    pub bytes: Vec<u8>,
+    /// The fact in words.
+    pub text: String,
+}
+
+fn base64_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    use base64::Engine as _;
+    serializer.collect_str(&base64::engine::general_purpose::STANDARD.encode(bytes))
+}
+
+/// Where a fact comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceSource {
+    /// A captured packet.
+    Packet,
+    /// A kernel tracepoint.
+    Kernel,
+    /// The TLS library.
+    TlsLibrary,
+    /// Time that passed.
+    Timer,
+}
+
+impl EvidenceSource {
+    /// The name used in JSON and text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Kernel => "kernel",
+            Self::TlsLibrary => "tls_library",
+            Self::Timer => "timer",
+        }
+    }
+
+    /// The source for a name made by [`EvidenceSource::as_str`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Packet, Self::Kernel, Self::TlsLibrary, Self::Timer]
+            .into_iter()
+            .find(|source| source.as_str() == name)
+    }
+}
+
+/// Whether anything was lost that could have changed the verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Completeness {
+    /// Segments of the hop that were not observed.
+    pub lost_segments: u64,
+    /// Whether payload that the verdict could depend on was captured short.
+    pub truncated: bool,
+    /// Whether the hop was already open when it was first seen.
+    pub mid_stream: bool,
+}

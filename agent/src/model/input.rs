@@ -1,0 +1,156 @@
+//! What goes into the engine: segments, signals, and word of what was lost.
+
+use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
+
+/// One observation. Its time is passed beside it.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A TCP segment of a hop.
+    Segment {
+        /// The hop it belongs to.
+        hop: HopId,
+        /// The segment.
+        segment: Segment<'a>,
+    },
+    /// A kernel fact about a hop.
+    Signal {
+        /// The hop it is about.
+        hop: HopId,
+        /// The fact.
+        signal: Signal,
+    },
+    /// `connect()` failed before the socket ever entered `SYN_SENT`, so there is no hop and no
+    /// packet.
+    ConnectFailed {
+        /// The process that called it.
+        process: Arc<Process>,
+        /// Where it wanted to go.
+        upstream: SocketAddr,
+        /// What it was told.
+        errno: Errno,
+    },
+    /// An ICMP error that quotes a segment of some hop.
+    Icmp(IcmpError),
+    /// The source lost records: every hop that is open now may have missed some.
+    Lost {
+        /// How many records were lost since the last such word.
+        records: u64,
+    },
+}
+
+/// One observed TCP segment. `payload` may be shorter than `wire_len`: captured short.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Which way it went.
+    pub direction: Direction,
+    /// The gateway's end.
+    pub local: SocketAddr,
+    /// The upstream's end.
+    pub upstream: SocketAddr,
+    /// Sequence number of the first payload byte, or of the SYN.
+    pub seq: u32,
+    /// Acknowledgement number; meaningless without the ACK flag.
+    pub ack: u32,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// Advertised window, unscaled.
+    pub window: u16,
+    /// The captured payload bytes.
+    pub payload: &'a [u8],
+    /// Payload bytes on the wire.
+    pub wire_len: u32,
+    /// IPv4 time to live or IPv6 hop limit.
+    pub ttl: u8,
+    /// IPv4 identification, where there is one.
+    pub ip_id: Option<u16>,
+}
+
+/// Which end did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Actor {
+    /// The gateway or its kernel.
+    Gateway,
+    /// The upstream or its kernel.
+    Upstream,
+}
+
+/// A fact that the kernel states and packets cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A gateway process entered `SYN_SENT`. The local end may still be unknown.
+    Opened {
+        /// The connecting process.
+        process: Arc<Process>,
+        /// The gateway's end, once a port is bound.
+        local: Option<SocketAddr>,
+        /// The upstream's end.
+        upstream: SocketAddr,
+    },
+    /// The hop was already open when hopscope first saw it: joined mid-stream.
+    Seeded {
+        /// The owning process.
+        process: Arc<Process>,
+        /// The gateway's end.
+        local: SocketAddr,
+        /// The upstream's end.
+        upstream: SocketAddr,
+    },
+    /// The gateway's socket changed state (`inet_sock_set_state`).
+    State {
+        /// State before.
+        old: TcpState,
+        /// State after.
+        new: TcpState,
+        /// `sk_err` at that moment, where one is set.
+        errno: Option<Errno>,
+        /// `tcp_sock.bytes_acked`, where the kernel could be read; above zero means that the
+        /// connection was established once.
+        bytes_acked: Option<u64>,
+        /// Smoothed round-trip time, where known.
+        rtt_us: Option<u32>,
+    },
+    /// `connect()` on a tracked hop returned this error to its caller.
+    ConnectReturned {
+        /// What the caller was told.
+        errno: Errno,
+    },
+    /// A reset arrived (`tcp_receive_reset`).
+    ResetReceived,
+    /// A reset was sent (`tcp_send_reset`); by the upstream only where both ends are on this host.
+    ResetSent {
+        /// Whose kernel sent it.
+        by: Actor,
+        /// Why, where the kernel says.
+        reason: Option<ResetReason>,
+    },
+    /// The gateway's kernel retransmitted a segment (`tcp_retransmit_skb`).
+    Retransmitted {
+        /// State of the socket then: `SynSent` means that a SYN was repeated.
+        state: Option<TcpState>,
+    },
+    /// The kernel reported an error on the socket (`inet_sk_error_report`).
+    SocketError {
+        /// The error.
+        errno: Errno,
+    },
+}
+
+/// An ICMP or `ICMPv6` "destination unreachable" that quotes a segment to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// Inode of the network namespace it arrived in, or zero from a file.
+    pub netns: u64,
+    /// Who sent it. The host's own address means that its own neighbour lookup failed.
+    pub from: IpAddr,
+    /// Whether `from` is an address of the gateway host itself.
+    pub from_self: bool,
+    /// ICMP code: RFC 792 and RFC 1812 section 5.2.7.1 for IPv4, RFC 4443 section 3.1 for IPv6.
+    pub code: u8,
+    /// The gateway's end, from the quoted segment.
+    pub local: SocketAddr,
+    /// The upstream's end, from the quoted segment.
+    pub upstream: SocketAddr,
+}

@@ -1,0 +1,21 @@
+//! The vocabulary of hopscope as types: no logic beyond conversions and names.
+//!
+//! Everything here is named from the gateway's point of view; nothing knows where a fact came from
+//! or where an event goes.
+
+mod catalogue;
+mod cause;
+mod event;
+mod hop;
+mod input;
+mod time;
+
+pub use catalogue::{Cause, catalogue};
+pub use cause::{CauseInfo, Family, FaultSide, Proof};
+pub use event::{
+    Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent,
+    LocalInfo, Phase, UpstreamInfo,
+};
+pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
+pub use input::{Actor, IcmpError, Input, Segment, Signal};
+pub use time::Timestamp;

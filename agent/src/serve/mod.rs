@@ -1,0 +1,1 @@
+//! The gRPC agent API and the push to collectors.

@@ -1,0 +1,1 @@
+//! TCP on the hop: reassembly, connection state, timers.
