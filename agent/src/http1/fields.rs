@@ -60,9 +60,10 @@ impl Fields {
     }
 
     fn remember(&mut self, name: &[u8], value: &[u8], at: usize) {
+        let indent = value.len() - value.trim_ascii_start().len();
         let kept = Value {
             text: value.trim_ascii().to_vec(),
-            at,
+            at: at + indent,
         };
         if name.eq_ignore_ascii_case(b"content-length") {
             if self.content_length.len() < MAX_FRAMING_VALUES {

@@ -11,7 +11,7 @@ mod request;
 mod response;
 mod status_line;
 
-pub use body::{Body, BodyStep};
+pub use body::{Body, BodyStep, Chunked, FramingLost};
 pub use finding::{Finding, FindingKind, Foreign};
 pub use profile::{GATEWAYS, Gateway, Outcome};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};

@@ -200,7 +200,11 @@ impl ResponseParser {
             State::Idle => {
                 let first = self.taken == 0;
                 self.state = State::Head(Head::default());
-                if first { (0, Some(ResponseEvent::Begin)) } else { self.take_head(bytes, request) }
+                if first {
+                    (0, Some(ResponseEvent::Begin))
+                } else {
+                    self.take_head(bytes, request)
+                }
             }
             State::Broken | State::Lost | State::Tunnel | State::Done => (bytes.len(), None),
             State::Foreign(kept) => {
