@@ -309,7 +309,7 @@ impl Engine {
 
     fn note_alive(&mut self, upstream: SocketAddr) {
         if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&upstream) {
-            let recent = Duration::from_secs(60);
+            let recent = Duration::from_mins(1);
             let now = self.now;
             self.alive.retain(|_, seen| now.since(*seen) < recent);
             if self.alive.len() >= self.limits.upstreams {

@@ -41,6 +41,7 @@ pub enum Acked {
 
 /// What is known of an exchange when it ended.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ExchangeFacts<'a> {
     /// What ended it.
     pub ended: Ended,
@@ -96,14 +97,13 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         return Some(broken_rule(finding, response_phase(facts.stage)));
     }
     match (facts.ended, facts.stage) {
-        (_, Stage::Lost | Stage::Tunnel) => None,
+        (_, Stage::Lost | Stage::Tunnel) | (Ended::Settled, _) => None,
         (Ended::Complete, _) => own_error(facts),
-        (Ended::UpstreamFin, Stage::Idle) => closed_silent(facts),
-        (Ended::UpstreamRst, Stage::Idle) => reset_silent(facts),
+        (Ended::UpstreamFin, Stage::Idle) => Some(closed_silent(facts)),
+        (Ended::UpstreamRst, Stage::Idle) => Some(reset_silent(facts)),
         (Ended::Gateway, Stage::Idle) => gave_up_waiting(facts),
         (Ended::UpstreamFin | Ended::UpstreamRst, _) => cut(facts),
         (Ended::Gateway, _) => gave_up_reading(facts),
-        (Ended::Settled, _) => None,
     }
 }
 
@@ -173,11 +173,11 @@ fn idle(facts: &ExchangeFacts<'_>) -> Option<Evidence> {
 }
 
 /// FIN, and not a byte of response.
-fn closed_silent(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+fn closed_silent(facts: &ExchangeFacts<'_>) -> Verdict {
     let unread = facts.closed_before || facts.acked == Acked::Nothing;
     match (unread, facts.fresh) {
-        (true, true) => Some(closed_on_accept(facts, "FIN")),
-        (true, false) => Some(stale_reuse(facts, "FIN")),
+        (true, true) => closed_on_accept(facts, "FIN"),
+        (true, false) => stale_reuse(facts, "FIN"),
         (false, fresh) => {
             let text = format!(
                 "the upstream acknowledged the request ({} bytes) and sent FIN {} after it, without a byte of response",
@@ -191,31 +191,29 @@ fn closed_silent(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
                 Proof::Inferred
             };
             let decisive = packet("fin_after_request", text);
-            Some(
-                Verdict::new(
-                    Cause::TcpClosedNoResponse,
-                    proof,
-                    Phase::ResponseHead,
-                    decisive,
-                )
-                .with(idle(facts)),
+            Verdict::new(
+                Cause::TcpClosedNoResponse,
+                proof,
+                Phase::ResponseHead,
+                decisive,
             )
+            .with(idle(facts))
         }
     }
 }
 
 /// RST, and not a byte of response.
-fn reset_silent(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+fn reset_silent(facts: &ExchangeFacts<'_>) -> Verdict {
     // A kernel answers data for a socket that was closed already with a reset: the close came first.
     let closed_first = facts.closed_before
         || facts.acked == Acked::Nothing
         || facts.reset_reason == Some(&ResetReason::NoSocket);
     if closed_first {
-        return Some(if facts.fresh {
+        return if facts.fresh {
             closed_on_accept(facts, "RST")
         } else {
             stale_reuse(facts, "RST")
-        });
+        };
     }
     let unread = facts.reset_reason == Some(&ResetReason::AbortOnClose);
     if unread
@@ -224,7 +222,7 @@ fn reset_silent(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
             .since_established
             .is_some_and(|since| since <= ON_ACCEPT)
     {
-        return Some(closed_on_accept(facts, "RST"));
+        return closed_on_accept(facts, "RST");
     }
     let text = format!(
         "the upstream acknowledged the request ({} bytes) and sent RST {} after it, without a byte of response, ttl {}",
@@ -243,12 +241,12 @@ fn reset_silent(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     .with(idle(facts));
     let deliberate = facts.reset_reason == Some(&ResetReason::AbortOnLinger);
     if !facts.fresh && !deliberate && facts.silence <= CROSSING {
-        return Some(verdict.against(
+        return verdict.against(
             &[Cause::PoolStaleReuse],
             "whether the upstream's close was under way when the request arrived: its log, or its kernel's reset reason",
-        ));
+        );
     }
-    Some(verdict)
+    verdict
 }
 
 fn closed_on_accept(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {

@@ -90,16 +90,17 @@ fn decisive<'a>(findings: &'a [Finding], comm: Option<&str>) -> Option<&'a Findi
 
 /// The verdict on a broken rule.
 fn broken_rule(finding: &Finding, phase: Phase) -> Verdict {
-    let mut text = finding.kind.text().to_owned();
-    match finding.kind {
-        FindingKind::NotHttp(foreign) => text = format!("the upstream answered with {foreign}"),
-        _ => text.push_str(&format!(" at offset {}", finding.offset)),
-    }
+    let mut text = match finding.kind {
+        FindingKind::NotHttp(foreign) => format!("the upstream answered with {foreign}"),
+        kind => format!("{} at offset {}", kind.text(), finding.offset),
+    };
     if let Some(header) = &finding.header {
-        text.push_str(&format!(" in header {header:?}"));
+        text += " in header ";
+        text += header;
     }
     if !finding.excerpt.is_empty() {
-        text.push_str(&format!(": \"{}\"", finding.excerpt.escape_ascii()));
+        text += ": ";
+        text += &finding.excerpt.escape_ascii().to_string();
     }
     let decisive = Evidence {
         source: EvidenceSource::Packet,
@@ -119,7 +120,8 @@ fn broken_rule(finding: &Finding, phase: Phase) -> Verdict {
     };
     let mut text = format!("rejected by {}", names(&reject));
     if !tolerate.is_empty() {
-        text.push_str(&format!("; tolerated by {}", names(&tolerate)));
+        text += "; tolerated by ";
+        text += &names(&tolerate);
     }
     let profile = fact(EvidenceSource::Packet, "gateway_profiles", text);
     Verdict::new(finding.kind.cause(), Proof::Proven, phase, decisive).with([profile])

@@ -125,11 +125,13 @@ impl Exchanges {
     /// Counts bytes for the request that is being sent. `ours` is false for empty lines before it.
     fn count_sent(&mut self, at: Timestamp, bytes: u64, ours: bool) {
         self.sent += bytes;
-        if self.sending && ours && bytes > 0 {
-            if let Some(exchange) = self.open.back_mut() {
-                exchange.end_offset = self.sent;
-                exchange.last_request = at;
-            }
+        if self.sending
+            && ours
+            && bytes > 0
+            && let Some(exchange) = self.open.back_mut()
+        {
+            exchange.end_offset = self.sent;
+            exchange.last_request = at;
         }
     }
 
@@ -234,10 +236,9 @@ impl Exchanges {
             }
             match event {
                 Some(ResponseEvent::Begin) => exchange.first_response = Some(at),
-                Some(ResponseEvent::Head) => {}
                 Some(ResponseEvent::End) => self.complete(at, stage, done),
                 None if bytes.is_empty() && gap == 0 => return,
-                None => {}
+                Some(ResponseEvent::Head) | None => {}
             }
         }
     }

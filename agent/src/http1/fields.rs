@@ -103,7 +103,7 @@ impl Fields {
         let chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
         let framed = || length.map_or(Body::UntilClose, Body::Length);
         let (body, kind) = match codings.as_slice() {
-            [one] if one.is_empty() => (framed(), Some(FindingKind::CodingEmpty)),
+            [[]] => (framed(), Some(FindingKind::CodingEmpty)),
             [one] if chunked(one) && http10 => (Body::chunked(), Some(FindingKind::CodingInHttp10)),
             [one] if chunked(one) => (
                 Body::chunked(),
@@ -114,9 +114,7 @@ impl Fields {
             [one] if one.eq_ignore_ascii_case(b"identity") => {
                 (framed(), Some(FindingKind::CodingUnsupported))
             }
-            all if all.iter().all(|coding| chunked(coding)) => {
-                (Body::chunked(), Some(FindingKind::CodingRepeated))
-            }
+            all if all.iter().all(chunked) => (Body::chunked(), Some(FindingKind::CodingRepeated)),
             [.., last] if chunked(last) => (Body::chunked(), Some(FindingKind::CodingUnsupported)),
             all if all.iter().any(|coding| {
                 coding

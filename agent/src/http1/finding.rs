@@ -36,7 +36,7 @@ pub enum Foreign {
     Imap,
     /// A Redis error reply.
     RedisError,
-    /// A MySQL handshake packet.
+    /// A `MySQL` handshake packet.
     Mysql,
     /// Printable text without a status line.
     Text,

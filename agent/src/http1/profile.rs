@@ -80,6 +80,10 @@ const E503: Outcome = Outcome::Rejects(503);
 
 impl FindingKind {
     /// What each of [`GATEWAYS`] does with it.
+    #[expect(
+        clippy::match_same_arms,
+        reason = "a row for a rule, in the order of the rules"
+    )]
     pub const fn outcomes(self) -> [Outcome; 8] {
         match self {
             Self::LeadingEmptyLine => [RAW, RAW, OK, OK, OK, OK, E502, E502],
