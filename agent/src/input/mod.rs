@@ -2,4 +2,5 @@
 //!
 //! Decides what a packet is; leaves alone which hop it belongs to and who is the gateway.
 
+pub mod frame;
 pub mod packet;

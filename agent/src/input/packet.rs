@@ -158,8 +158,12 @@ fn ipv4(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, PacketError> {
         .ok_or(PacketError::Length)?;
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let layer = IpLayer {
-        src: IpAddr::V4(Ipv4Addr::new(header[12], header[13], header[14], header[15])),
-        dst: IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19])),
+        src: IpAddr::V4(Ipv4Addr::new(
+            header[12], header[13], header[14], header[15],
+        )),
+        dst: IpAddr::V4(Ipv4Addr::new(
+            header[16], header[17], header[18], header[19],
+        )),
         protocol: header[9],
         ttl: header[8],
         ip_id: Some(u16::from_be_bytes([header[4], header[5]])),
@@ -445,7 +449,11 @@ mod tests {
         let mut first = v4(40, 0, &segment(0, b""));
         first[6] = 0x20;
         assert_eq!(parse_ip(&first, 40), Ok(IpPacket::Fragment));
-        let six = v6(28, protocol::FRAGMENT, &[protocol::TCP, 0, 0, 9, 0, 0, 0, 1]);
+        let six = v6(
+            28,
+            protocol::FRAGMENT,
+            &[protocol::TCP, 0, 0, 9, 0, 0, 0, 1],
+        );
         assert_eq!(parse_ip(&six, 68), Ok(IpPacket::Fragment));
     }
 
