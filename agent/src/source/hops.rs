@@ -543,3 +543,6 @@ fn segment<'a>(tcp: &TcpPacket<'_>, payload: &'a [u8], direction: Direction) -> 
         ip_id: tcp.ip_id,
     }
 }
+
+#[cfg(test)]
+mod tests;
