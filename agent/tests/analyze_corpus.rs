@@ -2,6 +2,8 @@
 //! them. The captures are not part of the repository; where they are not there, the tests say so.
 
 #![cfg(feature = "std-edges")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+#![expect(clippy::print_stderr, reason = "says why a test had nothing to do")]
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,6 +1,7 @@
 //! Capture files made here, in each format and byte order, whole, cut off and damaged.
 
 #![cfg(feature = "std-edges")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::io::{Read, Write as _};
 
