@@ -318,7 +318,7 @@ fn interfaces_have_their_own_link_type_and_clock() {
         file.extend(interface(order, 1, 0, &[]));
         file.extend(interface(order, 113, 0, &[resolution(9), offset(10)]));
         file.extend(interface(order, 276, 0, &[resolution(3), offset(-2)]));
-        file.extend(interface(order, 101, 0, &[resolution(0x80 | 10)]));
+        file.extend(interface(order, 101, 0, &[resolution(0x8a)]));
         file.extend(interface(order, 0, 0, &[resolution(12)]));
         for (number, units) in [(0, 3_000_000), (1, 3), (2, 3000), (3, 3584), (4, 3_000_000)] {
             file.extend(enhanced(order, number, units, b"abc"));
@@ -360,7 +360,7 @@ fn simple_and_obsolete_packets_and_blocks_of_other_kinds() {
     let order = Order::Big;
     let mut file = section(order);
     file.extend(interface(order, RAW, 4, &[]));
-    file.extend(block(order, 0x0bad, &[7; 600_000]));
+    file.extend(block(order, 0x0bad, &vec![7; 600_000]));
     file.extend(enhanced(order, 0, 2_000_000, b"abc"));
     let mut simple = order.u32(9).to_vec();
     simple.extend(b"abcd");
