@@ -10,8 +10,9 @@
 //! Memory is bounded: connections that were idle longest are forgotten, and counted.
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+
+use foldhash::fast::RandomState;
 
 use super::hints::direction_of;
 use super::options::Options;
@@ -26,9 +27,12 @@ const MAX_WAITING: usize = 1024;
 const MAX_HELD_SEGMENTS: usize = 8;
 const MAX_HELD_BYTES: usize = 16 * 1024;
 /// Upstreams that are counted one by one.
-const MAX_UPSTREAMS: usize = 4096;
+const MAX_UPSTREAMS: u32 = 4096;
 /// Linux takes ephemeral ports from here by default; services below it are the rule.
 const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// Seeded at random as the standard hasher, and several times as fast.
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 
 /// What was seen of one upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,27 +66,33 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
-/// Both ends of a connection in a fixed order. IPv4 addresses are mapped into IPv6.
+/// Both ends of a connection in a fixed order, as bytes: there are many, and they are hashed for
+/// each packet. IPv4 addresses are mapped into IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key {
-    low: (u128, u16),
-    high: (u128, u16),
-}
+struct Key([u8; 36]);
 
 impl Key {
     /// The key, and whether `a` is its low end.
     fn new(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
-        let number = |end: SocketAddr| match end.ip() {
-            IpAddr::V4(address) => (u128::from(address.to_ipv6_mapped()), end.port()),
-            IpAddr::V6(address) => (u128::from(address), end.port()),
-        };
-        let (a, b) = (number(a), number(b));
-        if a <= b {
-            (Self { low: a, high: b }, true)
-        } else {
-            (Self { low: b, high: a }, false)
+        let (a, b) = (end_number(a), end_number(b));
+        let a_is_low = a <= b;
+        let (low, high) = if a_is_low { (a, b) } else { (b, a) };
+        let mut bytes = [0; 36];
+        for (half, (address, port)) in bytes.chunks_exact_mut(18).zip([low, high]) {
+            let (head, tail) = half.split_at_mut(16);
+            head.copy_from_slice(&address.to_be_bytes());
+            tail.copy_from_slice(&port.to_be_bytes());
         }
+        (Self(bytes), a_is_low)
     }
+}
+
+fn end_number(end: SocketAddr) -> (u128, u16) {
+    let address = match end.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    (u128::from(address), end.port())
 }
 
 /// Where the gateway's end lies in a [`Key`].
@@ -126,7 +136,8 @@ struct Tracked {
     answered: bool,
     /// FIN from the low end, FIN from the high end, reset.
     ended: [bool; 3],
-    tally: Option<usize>,
+    /// Its place among the tallies.
+    tally: Option<u32>,
 }
 
 impl Tracked {
@@ -158,7 +169,7 @@ pub(super) struct Hops {
     next: u64,
     waiting: usize,
     tallies: Vec<UpstreamTally>,
-    tally_of: HashMap<SocketAddr, usize>,
+    tally_of: HashMap<SocketAddr, u32>,
     counters: HopCounters,
 }
 
@@ -169,12 +180,12 @@ impl Hops {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             next: 0,
             waiting: 0,
             tallies: Vec::new(),
-            tally_of: HashMap::new(),
+            tally_of: HashMap::default(),
             counters: HopCounters::default(),
         }
     }
@@ -343,8 +354,8 @@ impl Hops {
         self.young.insert(key, Connection::Tracked(tracked));
     }
 
-    fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<usize> {
-        let next = self.tallies.len();
+    fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
+        let next = u32::try_from(self.tallies.len()).unwrap_or(u32::MAX);
         let index = match self.tally_of.get(&upstream) {
             Some(index) => *index,
             None if next < MAX_UPSTREAMS => {
@@ -362,7 +373,7 @@ impl Hops {
                 return None;
             }
         };
-        if let Some(tally) = self.tallies.get_mut(index) {
+        if let Some(tally) = self.tallies.get_mut(index as usize) {
             tally.hops += 1;
         }
         Some(index)
@@ -517,7 +528,10 @@ fn deliver(
     let [low, high, reset] = &mut tracked.ended;
     *(if from_low { low } else { high }) |= tcp.flags.contains(TcpFlags::FIN);
     *reset |= tcp.flags.contains(TcpFlags::RST);
-    if let Some(tally) = tracked.tally.and_then(|index| tallies.get_mut(index)) {
+    if let Some(tally) = tracked
+        .tally
+        .and_then(|index| tallies.get_mut(index as usize))
+    {
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
