@@ -19,3 +19,6 @@ pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
+
+pub(crate) use agent::reflection;
+pub(crate) use listen::server;
