@@ -173,7 +173,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         "watching"
     );
 
-    let mut served = None;
+    let mut ended = None;
     let failure = tokio::select! {
         name = signal.wait() => {
             info!("stopping on {name}");
@@ -181,7 +181,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         }
         error = watcher.failed() => Some(CliError::failed(error)),
         outcome = &mut server => {
-            served = Some(outcome);
+            ended = Some(outcome);
             None
         }
     };
@@ -202,13 +202,13 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         }
     }
     drop(stop_serving);
-    let served = match served {
-        Some(served) => served,
+    let outcome = match ended {
+        Some(outcome) => outcome,
         None => server.await,
     };
     match failure {
         Some(error) => Err(error),
-        None => served.map_err(CliError::failed)?.map_err(CliError::failed),
+        None => outcome.map_err(CliError::failed)?.map_err(CliError::failed),
     }
 }
 

@@ -136,6 +136,9 @@ fn parse_pattern(text: &str) -> Option<UpstreamPattern> {
     let (network, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (inside, after) = rest.split_once(']')?;
+            if !after.is_empty() && !after.starts_with([':', '/']) {
+                return None;
+            }
             match after.rsplit_once(':') {
                 // Both `[net/prefix]:port` and `[net]/prefix:port` are in use.
                 Some((prefix, port)) => (format!("{inside}{prefix}"), Some(port)),
