@@ -228,8 +228,8 @@ mod tests {
         let hub = Hub::new(HubConfig::default());
         let mut engine = Engine::new(engine::Config::default(), Limits::default());
         let mut source = Script {
-            // Read from the end: the status is renewed at 1 and at 2 s, not in between.
-            times: vec![2_000_000_001, 1_500_000_000, 1],
+            // Read from the end: the status is renewed at once and a second later, not in between.
+            times: vec![1_000_000_001, 500_000_000, 1],
             waits: Vec::new(),
         };
         let stop = AtomicBool::new(false);

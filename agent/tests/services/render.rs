@@ -1,7 +1,6 @@
 //! What people and programs are shown of an event, letter by letter.
 
-mod support;
-
+use crate::support;
 use hopscope::cli::render::{event_json, event_text, printable};
 use hopscope::model::{EvidenceSource, Proof};
 

@@ -1,7 +1,6 @@
 //! Events as protobuf and back.
 
-mod support;
-
+use crate::support;
 use std::net::IpAddr;
 
 use hopscope::model::{

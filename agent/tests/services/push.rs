@@ -1,20 +1,19 @@
 //! The push to a collector, with the real collector at the other end.
 
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support;
+use crate::support::{ANY_PORT, counter, event, soon, until};
 use hopscope::collector::{Collector, Sink, serve_collector};
 use hopscope::model::HopEvent;
 use hopscope::serve::{Hub, HubConfig, Listener, Push, PushConfig, to_proto};
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_collector_client::HopCollectorClient;
 use hopscope_proto::v1::hop_collector_server::{self, HopCollectorServer};
-use support::{ANY_PORT, counter, event, soon, until};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};

@@ -1,29 +1,27 @@
 //! The agent's services over loopback.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::{ANY_PORT, Agent, counter, event, full_event, soon, until};
 use hopscope::model::Timestamp;
 use hopscope::serve::{HubConfig, Listener, StatusReport, from_proto, timestamp_to_proto};
 use hopscope::stats::ProbeStatus;
 use hopscope_proto::v1 as proto;
-use support::{ANY_PORT, Agent, counter, event, full_event, soon, until};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-fn only(causes: &[&str], upstreams: &[&str]) -> Option<proto::EventFilter> {
-    Some(proto::EventFilter {
+fn only(causes: &[&str], upstreams: &[&str]) -> proto::EventFilter {
+    proto::EventFilter {
         causes: causes.iter().map(|&cause| cause.to_owned()).collect(),
         upstreams: upstreams
             .iter()
             .map(|&upstream| upstream.to_owned())
             .collect(),
         since: None,
-    })
+    }
 }
 
 fn ids(response: proto::QueryResponse) -> Vec<String> {
@@ -35,7 +33,7 @@ async fn a_subscriber_gets_what_its_filter_lets_through() {
     let agent = Agent::start(HubConfig::default()).await;
     agent.hub.publish(event(1));
     let request = proto::SubscribeRequest {
-        filter: only(&["tcp.closed_no_response"], &["2001:db8::/32"]),
+        filter: Some(only(&["tcp.closed_no_response"], &["2001:db8::/32"])),
     };
     let mut stream = agent
         .client()
@@ -79,10 +77,15 @@ async fn a_query_gives_the_newest_of_a_capped_ring_oldest_first() {
     assert_eq!(limited.omitted, 1);
     assert_eq!(ids(limited), ["event-3", "event-4", "event-5"]);
     assert_eq!(
-        ids(query(only(&[], &["10.0.0.7:8003"]), 0).await),
+        ids(query(Some(only(&[], &["10.0.0.7:8003"])), 0).await),
         ["event-3"]
     );
-    assert!(query(only(&["http1.*"], &[]), 0).await.events.is_empty());
+    assert!(
+        query(Some(only(&["http1.*"], &[])), 0)
+            .await
+            .events
+            .is_empty()
+    );
     let since = Some(proto::EventFilter {
         since: Some(timestamp_to_proto(event(5).time)),
         ..proto::EventFilter::default()
@@ -120,11 +123,11 @@ async fn bad_filters_are_refused_with_their_value() {
     let mut client = agent.client();
     let cases = [
         (
-            only(&["tcp.nonsense"], &[]),
+            Some(only(&["tcp.nonsense"], &[])),
             "unknown cause `tcp.nonsense`: give an id",
         ),
         (
-            only(&[], &["shop:80"]),
+            Some(only(&[], &["shop:80"])),
             "bad upstream `shop:80`: give ADDRESS, ADDRESS:PORT, CIDR",
         ),
         (

@@ -1,7 +1,6 @@
 //! Which events a filter lets through, and which filters are refused.
 
-mod support;
-
+use crate::support;
 use hopscope::model::{Cause, HopEvent, Timestamp};
 use hopscope::serve::{Filter, FilterError, UpstreamPattern};
 

@@ -1,9 +1,4 @@
 //! Sample events and a served hub, shared by the tests of the services.
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test binary uses another part of it, so an expectation would fail in some"
-)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
