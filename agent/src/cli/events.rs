@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long = "cause", value_name = "ID")]
     causes: Vec<String>,
 
-    /// Only this upstream: ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT; repeat for more.
+    /// Only this upstream: ADDRESS, CIDR, either with :PORT, or :PORT alone; repeat for more.
     #[arg(long = "upstream", value_name = "UPSTREAM")]
     upstreams: Vec<String>,
 

@@ -77,10 +77,12 @@ fn upstreams_by_address_network_and_port() {
         "[2001:db8::]/32:80",
         "[2001:db8::1]",
         "::/0",
+        ":80",
+        "*:80",
     ] {
         assert!(matches(pattern, "[2001:db8::1]:80"), "{pattern}");
     }
-    for pattern in ["[2001:db8::1]:81", "2001:db9::/32", "2001:db8::2"] {
+    for pattern in [":81", "[2001:db8::1]:81", "2001:db9::/32", "2001:db8::2"] {
         assert!(!matches(pattern, "[2001:db8::1]:80"), "{pattern}");
     }
 }
@@ -101,15 +103,16 @@ fn a_bad_upstream_is_named_with_the_accepted_forms() {
         "[::1",
         "[::1]80",
         "[::1]:",
-        ":80",
+        ":",
+        "*",
         "10.0.0.1/8/8",
     ] {
         let error = bad.parse::<UpstreamPattern>().unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
-                "bad upstream `{bad}`: give ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT, with IPv6 in \
-                 brackets before a port, such as 10.0.0.0/8:8080 or [2001:db8::1]:80"
+                "bad upstream `{bad}`: give ADDRESS, ADDRESS:PORT, CIDR, CIDR:PORT or :PORT, with \
+                 IPv6 in brackets before a port, such as 10.0.0.0/8:8080 or [2001:db8::1]:80"
             )
         );
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support;
-use crate::support::{ANY_PORT, counter, event, soon, until};
+use crate::support::{ANY_PORT, counter, event, soon, until, unused_address};
 use hopscope::collector::{Collector, Sink, serve_collector};
 use hopscope::model::HopEvent;
 use hopscope::serve::{Hub, HubConfig, Listener, Push, PushConfig, to_proto};
@@ -92,8 +92,8 @@ fn names(numbers: impl IntoIterator<Item = u16>) -> Vec<String> {
 #[tokio::test]
 async fn a_restarted_collector_gets_everything_once() {
     let kept = Kept::default();
-    let first = Running::start(ANY_PORT, &kept).await;
-    let address = first.address;
+    let address = unused_address();
+    let first = Running::start(address, &kept).await;
     let hub = Hub::new(HubConfig::default());
     let push = Push::start(&hub, quick(address));
     for number in 0..50 {
@@ -123,9 +123,7 @@ async fn a_restarted_collector_gets_everything_once() {
 
 #[tokio::test]
 async fn a_collector_that_comes_later_gets_what_waits() {
-    let reserved = Listener::bind(ANY_PORT).await.unwrap();
-    let address = reserved.address();
-    drop(reserved);
+    let address = unused_address();
     let hub = Hub::new(HubConfig::default());
     let push = Push::start(
         &hub,
@@ -152,9 +150,7 @@ async fn a_collector_that_comes_later_gets_what_waits() {
 
 #[tokio::test]
 async fn stopping_without_a_collector_says_how_much_is_lost() {
-    let reserved = Listener::bind(ANY_PORT).await.unwrap();
-    let address = reserved.address();
-    drop(reserved);
+    let address = unused_address();
     let hub = Hub::new(HubConfig::default());
     let push = Push::start(&hub, quick(address));
     hub.publish(event(1));

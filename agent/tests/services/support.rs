@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use hopscope::model::{
@@ -141,6 +142,19 @@ pub(crate) fn counter(hub: &Hub, wanted: &str) -> u64 {
 }
 
 pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// An address that nobody listens on, and that can be listened on later. Port 0 alone would not do:
+/// any connection of another test may take the port as its own. Connections to 127.0.0.0/8 start
+/// from 127.0.0.1, so nothing else comes near the other addresses.
+pub(crate) fn unused_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let last = NEXT.fetch_add(1, Relaxed);
+    let any_port = SocketAddr::from(([127, 75, 2, last], 0));
+    std::net::TcpListener::bind(any_port)
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
 
 /// A hub that is served on loopback.
 pub(crate) struct Agent {
