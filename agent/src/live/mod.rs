@@ -51,9 +51,11 @@ pub struct UpstreamMatch {
 }
 
 impl FromStr for UpstreamMatch {
-    type Err = LiveError;
-    fn from_str(text: &str) -> Result<Self, LiveError> {
-        let addr = text.parse().map_err(|_| LiveError::Absent)?;
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let addr = text
+            .parse()
+            .map_err(|error| format!("cannot read upstream {text:?}: {error}"))?;
         Ok(Self {
             addr,
             prefix: 32,
