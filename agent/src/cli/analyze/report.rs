@@ -16,7 +16,7 @@ use crate::stats::Stats;
 /// Events kept to be shown; those beyond are counted.
 const MAX_KEPT: usize = 10_000;
 /// Upstreams shown one by one, the worst first.
-const MAX_ROWS: usize = 40;
+const MAX_ROWS: usize = 30;
 
 /// What the text output is made of.
 #[derive(Default)]
@@ -79,11 +79,8 @@ impl Report {
         }
         self.sort();
         let shown = self.events.len().min(limit);
-        let _ = writeln!(
-            text,
-            "\n{}, the worst first",
-            counted(self.total, "failure")
-        );
+        let order = if self.total > 1 { ", the worst first" } else { "" };
+        let _ = writeln!(text, "\n{}{order}", counted(self.total, "failure"));
         for event in self.events.iter().take(shown) {
             text.push_str(&render::event_text(event, colour));
             text.push('\n');
