@@ -62,7 +62,7 @@ impl Report {
         colour: bool,
     ) -> String {
         let mut text = String::new();
-        capture_lines(&mut text, files, summary, stats.exchanges, self.total);
+        capture_lines(&mut text, files, summary, stats, self.total);
         text.push('\n');
         let rows = self.rows(summary);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
@@ -79,7 +79,11 @@ impl Report {
         }
         self.sort();
         let shown = self.events.len().min(limit);
-        let order = if self.total > 1 { ", the worst first" } else { "" };
+        let order = if self.total > 1 {
+            ", the worst first"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "\n{}{order}", counted(self.total, "failure"));
         for event in self.events.iter().take(shown) {
             text.push_str(&render::event_text(event, colour));
@@ -162,7 +166,7 @@ fn capture_lines(
     text: &mut String,
     files: &[String],
     summary: &Summary,
-    exchanges: u64,
+    stats: Stats,
     failures: u64,
 ) {
     let name = match files {
@@ -192,7 +196,7 @@ fn capture_lines(
             summary.upstreams.len() as u64 + summary.hops.untallied,
             "upstream"
         ),
-        counted(exchanges, "exchange"),
+        counted(stats.exchanges, "exchange"),
         counted(failures, "failure"),
     );
     let hops = &summary.hops;
@@ -212,20 +216,46 @@ fn capture_lines(
             .iter()
             .map(|(reason, count)| (*count, format!("packets: {reason}"))),
     );
-    let unused: Vec<_> = unused
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    if !unused.is_empty() {
-        let _ = writeln!(text, "not used: {}", unused.join("; "));
-    }
+    list(text, "not used", unused);
+    let unjudged = [
+        (
+            stats.hops_opaque,
+            "hops that carry something other than HTTP/1",
+        ),
+        (stats.unjudged_gap, "exchanges behind a gap in the capture"),
+        (
+            stats.unjudged_gateway_closed,
+            "exchanges that the gateway ended early",
+        ),
+        (
+            stats.connect_abandoned,
+            "connects that the gateway gave up early",
+        ),
+        (stats.hops_evicted, "hops given up to bound memory"),
+    ];
+    list(
+        text,
+        "not judged",
+        unjudged.map(|(count, what)| (count, what.to_owned())),
+    );
     if hops.guessed > 0 {
         let _ = writeln!(
             text,
             "{} began before the capture; the gateway was told from ports there",
             counted(hops.guessed, "hop")
         );
+    }
+}
+
+/// What there was of each kind, on one line; nothing where there was none.
+fn list(text: &mut String, title: &str, counts: impl IntoIterator<Item = (u64, String)>) {
+    let parts: Vec<_> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if !parts.is_empty() {
+        let _ = writeln!(text, "{title}: {}", parts.join("; "));
     }
 }
 
