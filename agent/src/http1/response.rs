@@ -605,7 +605,9 @@ mod tests {
             body in prop::sample::select(&["hello", "4\r\nabcd\r\n0\r\n\r\n", "4;x=y\nabcd\r\n0\r\nT: t\r\n\r\n", "zz\r\n", " 4\r\nabcdXY"][..]),
             cuts in prop::collection::vec(0_usize..200, 0..12),
         ) {
-            let bytes = format!("{line}\r\n{}\r\n{body}", fields.iter().map(|field| format!("{field}\r\n")).collect::<String>());
+            let mut head = vec![line];
+            head.extend(fields);
+            let bytes = format!("{}\r\n\r\n{body}", head.join("\r\n"));
             let bytes = bytes.as_bytes();
             let (want, want_parser) = whole(bytes);
             let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
