@@ -238,6 +238,13 @@ fn capture_lines(
         "not judged",
         unjudged.map(|(count, what)| (count, what.to_owned())),
     );
+    if summary.late > 0 {
+        let _ = writeln!(
+            text,
+            "{} out of order by more than a second: durations there are too short",
+            counted(summary.late, "packet")
+        );
+    }
     if hops.guessed > 0 {
         let _ = writeln!(
             text,
