@@ -63,7 +63,6 @@ impl Report {
     ) -> String {
         let mut text = String::new();
         capture_lines(&mut text, files, summary, stats, self.total);
-        text.push('\n');
         let rows = self.rows(summary);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
         if rows.len() > MAX_ROWS {
@@ -74,7 +73,11 @@ impl Report {
             );
         }
         if self.total == 0 {
-            text.push_str("\nno failure found\n");
+            text.push_str(if summary.hops.hops == 0 {
+                "\nnothing to judge: no TCP connection was read\n"
+            } else {
+                "\nno failure found\n"
+            });
             return text;
         }
         self.sort();
@@ -272,6 +275,7 @@ fn table(text: &mut String, rows: &[[String; 6]]) {
     if rows.is_empty() {
         return;
     }
+    text.push('\n');
     let mut widths = HEAD.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
