@@ -501,6 +501,13 @@ const fn is_syn(tcp: &TcpPacket<'_>) -> bool {
     tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK)
 }
 
+/// Whether a segment does nothing but acknowledge.
+const fn is_bare_ack(tcp: &TcpPacket<'_>) -> bool {
+    let TcpFlags(flags) = tcp.flags;
+    let telling = TcpFlags::FIN.0 | TcpFlags::SYN.0 | TcpFlags::RST.0;
+    tcp.wire_len == 0 && flags & telling == 0
+}
+
 /// The last resort: the lower port is the upstream's, and the first to be seen sending is the gateway.
 fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
     Gateway::sender(if src.port() < dst.port() {
@@ -521,6 +528,10 @@ fn deliver(
 ) {
     if tracked.filtered {
         counters.filtered += 1;
+        return;
+    }
+    if tracked.closed() && is_bare_ack(tcp) {
+        // Says nothing, and an engine that has forgotten the hop would begin it once more.
         return;
     }
     let direction = tracked.gateway.direction(from_low);
