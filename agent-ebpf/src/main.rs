@@ -6,6 +6,7 @@
 //! delays or drops a packet, and a socket that is not a hop costs one failed map lookup.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod connect;
 mod ctx;

@@ -1,7 +1,8 @@
 //! Segments of hops, from the IP header on. Nothing is parsed here beyond what says "TCP".
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::check_bounds_signed;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
 use hopscope_ebpf::{Counter, HEADER_ROOM, SEGMENT_TIERS, SegmentHeader, kind};
@@ -65,10 +66,7 @@ impl Segment {
     /// is left as it was: ring pages start out zeroed and only ever held records.
     #[inline(always)]
     fn send<const CAP: usize>(&self) -> Option<()> {
-        // The verifier has to see the bound on the very register that carries the length.
-        if !check_bounds_signed(i64::from(self.captured), 1, CAP as i64) {
-            return None;
-        }
+        let captured = bounded(self.captured, CAP as u32)?;
         let Some(mut room) = EVENTS.reserve::<SegmentRecord<CAP>>(0) else {
             count(Counter::RingFull);
             return None;
@@ -80,7 +78,7 @@ impl Segment {
                 self.skb.cast(),
                 0,
                 (&raw mut (*record).bytes).cast(),
-                self.captured,
+                captured,
             )
         };
         if loaded != 0 {
@@ -89,11 +87,11 @@ impl Segment {
             return None;
         }
         let mut header = header::<SegmentHeader>(kind::SEGMENT, self.cookie);
-        header.len += self.captured;
+        header.len += captured;
         let header = SegmentHeader {
             header,
             wire_len: self.wire_len,
-            captured: self.captured,
+            captured,
             egress: self.egress,
             reserved: 0,
         };
@@ -103,4 +101,28 @@ impl Segment {
         count(Counter::Records);
         Some(())
     }
+}
+
+/// `value` where it is from one to `most`.
+///
+/// The verifier has to see the bounds on the very register that goes to the helper. The compiler knows
+/// them already and would drop the comparison or make it on a copy, so the register passes through
+/// assembly, of whose result the compiler knows nothing.
+#[inline(always)]
+fn bounded(value: u32, most: u32) -> Option<u32> {
+    let mut value = u64::from(value);
+    let mut within = 0_u64;
+    // SAFETY: compares and sets registers, and touches nothing else.
+    unsafe {
+        asm!(
+            "if {value} < 1 goto +2",
+            "if {value} > {most} goto +1",
+            "{within} = 1",
+            value = inout(reg) value,
+            within = inout(reg) within,
+            most = in(reg) u64::from(most),
+            options(pure, nomem, nostack),
+        );
+    }
+    (within == 1).then_some(value as u32)
 }
