@@ -109,14 +109,19 @@ fn parse_v4(bytes: &[u8], wire_len: u32) -> Result<IpPacket<'_>, NotTcp> {
         ttl: header.ttl(),
         ip_id: Some(header.identification()),
     };
-    parse_tcp(rest, &network, said, wire_len.saturating_sub(length(header_len)))
+    parse_tcp(
+        rest,
+        &network,
+        said,
+        wire_len.saturating_sub(length(header_len)),
+    )
 }
 
 fn parse_v6(bytes: &[u8], wire_len: u32) -> Result<IpPacket<'_>, NotTcp> {
     let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| NotTcp::IpHeader)?;
     let after = bytes.get(header.slice().len()..).ok_or(NotTcp::IpHeader)?;
-    let (extensions, protocol, rest) =
-        Ipv6ExtensionsSlice::from_slice(header.next_header(), after).map_err(|_| NotTcp::IpHeader)?;
+    let (extensions, protocol, rest) = Ipv6ExtensionsSlice::from_slice(header.next_header(), after)
+        .map_err(|_| NotTcp::IpHeader)?;
     if extensions.is_fragmenting_payload() {
         return Err(NotTcp::Fragment);
     }
@@ -158,7 +163,9 @@ fn parse_tcp<'a>(
     };
     let payload_len = len.saturating_sub(length(header_len));
     let payload = bytes.get(header_len..).unwrap_or_default();
-    let kept = payload.len().min(usize::try_from(payload_len).unwrap_or(usize::MAX));
+    let kept = payload
+        .len()
+        .min(usize::try_from(payload_len).unwrap_or(usize::MAX));
     // The thirteenth byte holds the eight control bits (RFC 9293 section 3.1).
     let flags = TcpFlags(tcp.slice().get(13).copied().unwrap_or(0));
     Ok(IpPacket {
@@ -197,7 +204,9 @@ mod tests {
     }
 
     fn tcp(payload: &[u8]) -> Vec<u8> {
-        let mut out = vec![0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 7, 0, 0, 0, 9, 0x50, 0x18, 0x01, 0x00];
+        let mut out = vec![
+            0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 7, 0, 0, 0, 9, 0x50, 0x18, 0x01, 0x00,
+        ];
         out.extend([0, 0, 0, 0]);
         out.extend(payload);
         out
@@ -243,7 +252,10 @@ mod tests {
         let bytes = v4(b"");
         let packet = parse_ip(&bytes, 40).unwrap();
         assert_eq!(packet.segment(Direction::ToUpstream).upstream.port(), 80);
-        assert_eq!(packet.segment(Direction::FromUpstream).upstream.port(), 8080);
+        assert_eq!(
+            packet.segment(Direction::FromUpstream).upstream.port(),
+            8080
+        );
     }
 
     #[test]
@@ -257,10 +269,18 @@ mod tests {
     fn a_packet_longer_than_its_header_says_is_cut_only_where_the_field_is_set() {
         let mut padded = v4(b"");
         padded.extend([0; 6]);
-        assert_eq!(parse_ip(&padded, 46).unwrap().payload_len, 0, "Ethernet padding");
+        assert_eq!(
+            parse_ip(&padded, 46).unwrap().payload_len,
+            0,
+            "Ethernet padding"
+        );
         let mut large = v4(&[b'x'; 100]);
         large[2..4].fill(0);
-        assert_eq!(parse_ip(&large, 140).unwrap().payload_len, 100, "segmentation offload");
+        assert_eq!(
+            parse_ip(&large, 140).unwrap().payload_len,
+            100,
+            "segmentation offload"
+        );
     }
 
     #[test]
@@ -285,7 +305,11 @@ mod tests {
         for bytes in [v4(b"hello"), v6(b"hello")] {
             for cut in 0..bytes.len() {
                 let headers = bytes.len() - 5;
-                assert_eq!(parse_ip(&bytes[..cut], len(&bytes)).is_ok(), cut >= headers, "{cut}");
+                assert_eq!(
+                    parse_ip(&bytes[..cut], len(&bytes)).is_ok(),
+                    cut >= headers,
+                    "{cut}"
+                );
             }
         }
     }

@@ -51,15 +51,40 @@ pub(super) struct Record<'a> {
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body<'a> {
-    Open { ends: Ends, caller: Process },
-    State { old: TcpState, new: TcpState, sk_err: Option<i32>, bytes_acked: Option<u64>, srtt_us: Option<u32> },
-    Connect { ends: Ends, caller: Process, errno: i32 },
+    Open {
+        ends: Ends,
+        caller: Process,
+    },
+    State {
+        old: TcpState,
+        new: TcpState,
+        sk_err: Option<i32>,
+        bytes_acked: Option<u64>,
+        srtt_us: Option<u32>,
+    },
+    Connect {
+        ends: Ends,
+        caller: Process,
+        errno: i32,
+    },
     ResetIn,
-    ResetOut { reason: Option<i32> },
-    ResetPeer { reason: Option<i32> },
-    Retransmit { state: Option<i32> },
-    Error { errno: Option<i32> },
-    Segment { egress: bool, wire_len: u32, bytes: &'a [u8] },
+    ResetOut {
+        reason: Option<i32>,
+    },
+    ResetPeer {
+        reason: Option<i32>,
+    },
+    Retransmit {
+        state: Option<i32>,
+    },
+    Error {
+        errno: Option<i32>,
+    },
+    Segment {
+        egress: bool,
+        wire_len: u32,
+        bytes: &'a [u8],
+    },
 }
 
 /// A socket's two ends.
@@ -71,7 +96,7 @@ pub(super) struct Ends {
 }
 
 /// The calling process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) cgroup_id: u64,
@@ -90,7 +115,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         .ok_or(Malformed::Short { kind })?;
     let fields = Fields { bytes: body, kind };
     let exact = |size: usize| {
-        if body.len() == size { Ok(()) } else { Err(Malformed::Length { kind, len }) }
+        if body.len() == size {
+            Ok(())
+        } else {
+            Err(Malformed::Length { kind, len })
+        }
     };
     let body = match kind {
         kind::OPEN => {
@@ -113,11 +142,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             }
         }
         kind::SEGMENT => fields.segment()?,
-        kind::RESET_IN
-        | kind::RESET_OUT
-        | kind::RESET_PEER
-        | kind::RETRANSMIT
-        | kind::ERROR => {
+        kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
             exact(size_of::<SocketRecord>())?;
             let known = fields.u32(offset_of!(SocketRecord, flags))? & flag::VALUE != 0;
             let value = fields.i32(offset_of!(SocketRecord, value))?;
@@ -221,7 +246,10 @@ impl<'a> Fields<'a> {
         let captured = self.u32(offset_of!(SegmentHeader, captured))?;
         let bytes = self.bytes.get(size_of::<SegmentHeader>()..).ok_or(short)?;
         if usize::try_from(captured) != Ok(bytes.len()) {
-            return Err(Malformed::Length { kind: self.kind, len: captured });
+            return Err(Malformed::Length {
+                kind: self.kind,
+                len: captured,
+            });
         }
         Ok(Body::Segment {
             egress: self.u32(offset_of!(SegmentHeader, egress))? != 0,

@@ -1,25 +1,34 @@
 //! The kernel as a source: load, attach, ring, offsets, sockets.
+//!
+//! Decides what the kernel's records say, as inputs of the engine. What they mean is the engine's
+//! business. The kernel programs themselves are in package `hopscope-ebpf`.
 
 mod btf;
 mod cgroup;
+mod check;
 mod clock;
 mod config;
+mod decode;
 mod error;
+mod icmp;
 mod load;
+mod log;
+mod netns;
 mod offsets;
+mod process;
+mod scout;
+mod seed;
+mod source;
 mod tracefs;
+mod translate;
 
+pub use btf::BtfError;
+pub use check::check;
 pub use config::{LiveConfig, UpstreamMatch, UpstreamMatchError};
 pub use error::LiveError;
+pub use source::{LiveSource, Waker};
 
-#[cfg(test)]
-mod try_load {
-    #[test]
-    fn loads() {
-        let object = std::fs::read(std::env::var("HOPSCOPE_EBPF_OBJECT").unwrap()).unwrap();
-        let loaded = super::load::load(&object, &super::LiveConfig::default()).unwrap();
-        for probe in loaded.probes {
-            println!("{probe:?}");
-        }
-    }
+/// The object with the kernel programs; empty where the binary was built without them.
+pub fn programs() -> &'static [u8] {
+    load::PROGRAMS
 }

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount as unmount_at};
 
 /// The two places where the kernel's tools look.
 const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -30,6 +30,13 @@ pub(super) fn find() -> io::Result<(PathBuf, Mounted)> {
     present()
         .map(|events| (events, Mounted::Now))
         .ok_or_else(|| io::Error::other("tracefs has no directory of events"))
+}
+
+/// Takes away what [`find`] mounted.
+pub(super) fn unmount() {
+    if let Err(error) = unmount_at(PLACES[0], UnmountFlags::DETACH) {
+        tracing::debug!(%error, "tracefs stays mounted");
+    }
 }
 
 /// The directory of events, where tracefs is mounted.
