@@ -89,6 +89,24 @@ impl Sock {
             .unwrap_or(0)
     }
 
+    /// The local port in host byte order, zero where none is bound.
+    ///
+    /// A socket that enters `TCP_CLOSE` gives its port back first (`__inet_put_port`), and sends its
+    /// reset after that. The source port of its segments stays, in full sockets only.
+    #[inline(always)]
+    fn local_port(self) -> u16 {
+        const TIME_WAIT: u8 = 6;
+        const NEW_SYN_RECV: u8 = 12;
+        let bound = self.field(&maps::SKC_NUM).unwrap_or(0);
+        if bound != 0 {
+            return bound;
+        }
+        match self.field::<u8>(&maps::SKC_STATE) {
+            Some(TIME_WAIT | NEW_SYN_RECV) | None => 0,
+            Some(_) => u16::from_be(self.field(&maps::INET_SPORT).unwrap_or(0)),
+        }
+    }
+
     /// Both ends; zeros where a field cannot be read.
     #[inline(always)]
     pub(crate) fn ends(self) -> Endpoints {
@@ -106,7 +124,7 @@ impl Sock {
         Endpoints {
             local_addr,
             remote_addr,
-            local_port: self.field(&maps::SKC_NUM).unwrap_or(0),
+            local_port: self.local_port(),
             remote_port: u16::from_be(self.field(&maps::SKC_DPORT).unwrap_or(0)),
             netns: self.netns(),
         }

@@ -85,6 +85,8 @@ globals! {
     SKC_STATE: u32 = NO_OFFSET;
     /// `sock_common.skc_num`, `u16`.
     SKC_NUM: u32 = NO_OFFSET;
+    /// `inet_sock.inet_sport`, `u16`, network byte order.
+    INET_SPORT: u32 = NO_OFFSET;
     /// `sock_common.skc_dport`, `u16`, network byte order.
     SKC_DPORT: u32 = NO_OFFSET;
     /// `sock_common.skc_rcv_saddr`, four bytes.

@@ -43,6 +43,11 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "field_source_port",
+        loss: "why an upstream on this host reset a connection as it closed is inferred",
+        fields: &[("INET_SPORT", "inet_sock", "inet_sport", 2)],
+    },
+    Group {
         name: "field_netns",
         loss: "events carry no network namespace",
         fields: &[

@@ -72,7 +72,9 @@ fn an_object_of_another_version_is_refused() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("99") && error.to_string().contains("version 1"),
+        error
+            .to_string()
+            .contains("version 99, this binary speaks 1;"),
         "{error}"
     );
 }

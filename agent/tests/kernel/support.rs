@@ -162,7 +162,7 @@ impl Watch {
     pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let start = now();
         while !done(self) {
-            assert!(start.elapsed() < DEADLINE, "no {what} in {:#?}", self.seen);
+            assert!(start.elapsed() < DEADLINE, "no {what} in\n{}", self.trace());
             self.pump();
         }
     }
@@ -223,12 +223,20 @@ impl Watch {
         up_to.unwrap().as_nanos()
     }
 
+    /// What was seen, in order.
+    pub(crate) fn trace(&self) -> String {
+        self.seen
+            .iter()
+            .map(|(hop, seen)| format!("{hop:?} {seen:?}\n"))
+            .collect()
+    }
+
     /// The hop that was opened first.
     pub(crate) fn hop(&self) -> HopId {
         self.seen
             .iter()
             .find_map(|(hop, seen)| matches!(seen, Seen::Signal(_)).then_some(*hop)?)
-            .unwrap_or_else(|| panic!("no hop in {:#?}", self.seen))
+            .unwrap_or_else(|| panic!("no hop in\n{}", self.trace()))
     }
 
     pub(crate) fn has(&self, wanted: impl Fn(&Seen) -> bool) -> bool {
@@ -240,7 +248,7 @@ impl Watch {
         self.seen
             .iter()
             .position(|(_, seen)| wanted(seen))
-            .unwrap_or_else(|| panic!("no {what} in {:#?}", self.seen))
+            .unwrap_or_else(|| panic!("no {what} in\n{}", self.trace()))
     }
 
     pub(crate) fn counter(&self, name: &str) -> u64 {
