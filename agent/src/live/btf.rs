@@ -87,7 +87,7 @@ struct Type<'a> {
     count: u32,
     bitfields: bool,
     /// Size in bytes, or the id of the type that this one refers to.
-    size_or_type: u32,
+    operand: u32,
     /// What follows the head.
     rest: &'a [u8],
 }
@@ -168,8 +168,8 @@ impl<'a> Btf<'a> {
         let typedef = self
             .find(&name, |kind| kind == TYPEDEF)
             .ok_or_else(missing)?;
-        let pointer = self.resolve(typedef.size_or_type).ok_or_else(missing)?;
-        let proto = self.resolve(pointer.size_or_type).ok_or_else(missing)?;
+        let pointer = self.resolve(typedef.operand).ok_or_else(missing)?;
+        let proto = self.resolve(pointer.operand).ok_or_else(missing)?;
         if pointer.kind != PTR || proto.kind != FUNC_PROTO {
             return Err(missing());
         }
@@ -199,7 +199,7 @@ impl<'a> Btf<'a> {
             kind: info >> 24 & 0x1f,
             count: info & 0xffff,
             bitfields: info >> 31 != 0,
-            size_or_type: word(self.types, at.checked_add(8)?)?,
+            operand: word(self.types, at.checked_add(8)?)?,
             rest: self.types.get(at.checked_add(12)?..)?,
         })
     }
@@ -219,7 +219,7 @@ impl<'a> Btf<'a> {
         for _ in 0..DEPTH {
             match ty.kind {
                 TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => {
-                    ty = self.get(ty.size_or_type)?
+                    ty = self.get(ty.operand)?;
                 }
                 _ => return Some(ty),
             }
@@ -266,7 +266,7 @@ impl<'a> Btf<'a> {
         let ty = self.resolve(id)?;
         match ty.kind {
             PTR => Some(POINTER),
-            INT | STRUCT | UNION | ENUM | ENUM64 | FLOAT => Some(ty.size_or_type),
+            INT | STRUCT | UNION | ENUM | ENUM64 | FLOAT => Some(ty.operand),
             ARRAY if depth > 0 => self
                 .size(word(ty.rest, 0)?, depth - 1)?
                 .checked_mul(word(ty.rest, 8)?),

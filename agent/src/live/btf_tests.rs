@@ -29,9 +29,9 @@ impl Builder {
         at
     }
 
-    fn add(&mut self, name: &str, kind: u32, count: u32, size_or_type: u32, rest: &[u32]) -> u32 {
+    fn add(&mut self, name: &str, kind: u32, count: u32, operand: u32, rest: &[u32]) -> u32 {
         let name = self.name(name);
-        self.types.extend([name, kind << 24 | count, size_or_type]);
+        self.types.extend([name, kind << 24 | count, operand]);
         self.types.extend_from_slice(rest);
         self.next += 1;
         self.next - 1

@@ -21,7 +21,7 @@ pub(super) fn open_root() -> io::Result<File> {
     File::open(root()?)
 }
 
-/// Finds the v2 mount in the text of a mountinfo file (proc_pid_mountinfo(5)). One that shows the whole
+/// Finds the v2 mount in the text of a mountinfo file (`proc_pid_mountinfo(5)`). One that shows the whole
 /// tree is preferred over a bind mount of a part.
 fn v2_mount(mountinfo: &str) -> Option<PathBuf> {
     let mut part = None;

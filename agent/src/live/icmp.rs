@@ -22,6 +22,8 @@ use crate::model::IcmpError;
 const UNREACHABLE_V4: u8 = 3;
 /// The same of RFC 4443 section 3.1.
 const UNREACHABLE_V6: u8 = 1;
+/// `ICMP_FILTER` of `linux/icmp.h` and `ICMPV6_FILTER` of `linux/icmpv6.h`, which have the same number.
+const FILTER: libc::c_int = 1;
 /// IP header with options, ICMP header, and what RFC 4443 section 2.4 quotes at most.
 const MESSAGE_BYTES: usize = 1500;
 /// Messages read from one socket before anything else gets its turn.
@@ -79,8 +81,6 @@ fn filter(fd: &OwnedFd, family: Family) -> io::Result<()> {
             (libc::SOL_ICMPV6, mask)
         }
     };
-    /// `ICMP_FILTER` and `ICMPV6_FILTER` have the same number.
-    const FILTER: libc::c_int = 1;
     let len = libc::socklen_t::try_from(size_of_val(mask.as_slice())).unwrap_or(0);
     // SAFETY: the kernel reads `len` bytes from the slice, which lives through the call, and keeps
     // no pointer to it.

@@ -122,13 +122,14 @@ fn dump(family: u8, any: SocketId) -> io::Result<Vec<Described>> {
 fn describe(response: &InetResponse) -> Described {
     let id = &response.header.socket_id;
     // Two 32-bit halves, the low one first (`struct inet_diag_sockid`).
-    let [a, b, c, d, e, f, g, h] = id.cookie;
-    let low = u32::from_ne_bytes([a, b, c, d]);
-    let high = u32::from_ne_bytes([e, f, g, h]);
+    let half = |at: usize| {
+        let bytes = id.cookie.get(at..).and_then(|rest| rest.first_chunk());
+        u64::from(bytes.copied().map_or(0, u32::from_ne_bytes))
+    };
     Described {
         listening: response.header.state == TCP_LISTEN,
         connection: Connection {
-            cookie: u64::from(high) << 32 | u64::from(low),
+            cookie: half(4) << 32 | half(0),
             inode: u64::from(response.header.inode),
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),

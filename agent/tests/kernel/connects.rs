@@ -186,7 +186,9 @@ fn an_upstream_on_this_host_says_why_it_reset() {
         matches!(seen, Seen::Signal(Signal::ResetSent { by: Actor::Upstream, reason })
             if reason.as_ref().is_none_or(|reason| *reason == ResetReason::AbortOnClose))
     });
-    watch.position("reset", |seen| matches!(seen, Seen::Signal(Signal::ResetReceived)));
+    watch.position("reset", |seen| {
+        matches!(seen, Seen::Signal(Signal::ResetReceived))
+    });
 }
 
 #[test]

@@ -4,7 +4,13 @@
 //! Each test watches processes of its own name only, so that tests and other users of the host do not
 //! see each other.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test needs and does not get is a failed test"
+)]
+
 mod attach;
 mod connects;
+mod network;
 mod segments;
 mod support;

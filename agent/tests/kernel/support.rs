@@ -93,6 +93,31 @@ impl Gateway {
         line.trim_end().to_owned()
     }
 
+    /// Connects another isolated gateway to this one, which then has 10.77.0.1 and the other 10.77.0.2.
+    pub(crate) fn link(&mut self, other: &mut Self) {
+        let peer = other.pid();
+        for command in [
+            "ip link set lo up".to_owned(),
+            format!("ip link add near type veth peer name far netns {peer}"),
+            "ip addr add 10.77.0.1/24 dev near".to_owned(),
+            "ip link set near up".to_owned(),
+        ] {
+            assert_eq!(self.run(&command), "0", "{command}");
+        }
+        for command in [
+            "ip link set lo up",
+            "ip addr add 10.77.0.2/24 dev far",
+            "ip link set far up",
+        ] {
+            assert_eq!(other.run(command), "0", "{command}");
+        }
+    }
+
+    /// Starts a command that is not waited for.
+    pub(crate) fn launch_command(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").unwrap();
+    }
+
     /// Connects file descriptor 3.
     pub(crate) fn connect(&mut self, to: SocketAddr) -> String {
         self.run(&format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port()))
