@@ -250,10 +250,12 @@ impl Watch {
 
     /// What was seen, in order.
     pub(crate) fn trace(&self) -> String {
-        self.seen
+        let lines: Vec<String> = self
+            .seen
             .iter()
-            .map(|(hop, seen)| format!("{hop:?} {seen:?}\n"))
-            .collect()
+            .map(|(hop, seen)| format!("{hop:?} {seen:?}"))
+            .collect();
+        lines.join("\n")
     }
 
     /// The hop that was opened first.
