@@ -1,0 +1,1 @@
+//! Real gateways answer as they are known to.
