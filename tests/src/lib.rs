@@ -15,3 +15,4 @@ pub mod netns;
 pub mod recording;
 pub mod scenario;
 pub mod upstream;
+pub mod watch;

@@ -540,6 +540,11 @@ pub fn healthy(requests: u32) -> Scenario {
     trap("healthy", Behaviour::Healthy).drive(Drive::Many(requests))
 }
 
+/// A failure whose event says that the agent is listening.
+pub fn canary() -> Scenario {
+    cannot_connect("canary", "tcp.connect_refused")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -549,7 +554,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_fit_into_a_configuration() {
         let mut names = HashSet::new();
-        for scenario in failures().into_iter().chain(traps()).chain([healthy(1)]) {
+        for scenario in failures()
+            .into_iter()
+            .chain(traps())
+            .chain([healthy(1), canary()])
+        {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             assert!(scenario.name.chars().all(plain), "{}", scenario.name);
             assert!(

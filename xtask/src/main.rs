@@ -2,6 +2,7 @@
 //! it tests lives in the other packages.
 
 mod build;
+mod demo;
 mod exec;
 mod host;
 mod lint;
@@ -27,6 +28,8 @@ enum Command {
     Setup,
     /// Build the kernel programs and the complete binary: target/release/hopscope.
     Build,
+    /// Show the agent at work on a real nginx and broken upstreams.
+    Demo(demo::Args),
     /// Run the tests that this host can run, and say which those were.
     Test(test::Args),
     /// Check formatting and lints of the workspace and of the kernel programs.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::run(),
         Command::Build => build::run(),
+        Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint => lint::run(),
     };

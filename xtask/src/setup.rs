@@ -39,7 +39,7 @@ pub(crate) fn packages() -> Result<()> {
             obstacles.join("; ")
         );
     }
-    if toolchain::Compiler::find().is_none() || toolchain::linker().is_none() {
+    if !toolchain::is_complete() {
         wanted.extend(toolchain::DEBIAN_PACKAGES);
     }
     install(&wanted)

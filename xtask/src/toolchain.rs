@@ -119,6 +119,11 @@ pub(crate) fn linker() -> Option<PathBuf> {
     find_program("bpf-linker")
 }
 
+/// Whether the kernel programs can be built without installing anything.
+pub(crate) fn is_complete() -> bool {
+    Compiler::find().is_some() && linker().is_some()
+}
+
 /// The command that installs bpf-linker for `compiler`: it must carry an LLVM at least as new as the
 /// compiler's.
 pub(crate) fn install_linker(compiler: Compiler) -> Command {
