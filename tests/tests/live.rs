@@ -49,7 +49,7 @@ fn every_failure_is_named_once_live_and_from_the_recording() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(live::status::losses(watch.agent()), []);
+    assert_eq!(live::status::losses(watch.agent()).unwrap(), []);
 }
 
 #[test]
@@ -60,14 +60,14 @@ fn healthy_requests_and_traps_give_no_event() {
     let played = watch.play(&scenarios).unwrap();
     let wrong: Vec<String> = played.iter().flat_map(|one| faults(one, &watch)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(live::status::losses(watch.agent()), []);
+    assert_eq!(live::status::losses(watch.agent()).unwrap(), []);
 }
 
 #[test]
 fn nothing_stays_attached_when_the_agent_ends() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut agent = Agent::start().unwrap();
-        let held = live::attached::of_process(agent.pid());
+        let held = live::attached::of_process(agent.pid()).unwrap();
         assert!(
             !held.programs.is_empty(),
             "the agent holds no kernel program"
@@ -76,7 +76,7 @@ fn nothing_stays_attached_when_the_agent_ends() {
         let status = agent.end(signal).unwrap();
         // The kernel frees programs a moment after the last reference is gone.
         wait_for("the kernel to let go", Duration::from_secs(5), || {
-            Ok(held.left().is_empty().then_some(()))
+            Ok(held.left()?.is_empty().then_some(()))
         })
         .unwrap_or_else(|error| panic!("{error}: {:?} after {signal:?}", held.left()));
         if signal == Signal::TERM {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use anyhow::Result;
 use aya::programs::{loaded_links, loaded_programs};
 
 /// Ids of kernel programs and of their attachments.
@@ -15,19 +16,13 @@ pub(crate) struct Held {
 }
 
 /// What `pid` holds, read from its file descriptors: ids of others are none of our business.
-pub(crate) fn of_process(pid: u32) -> Held {
+pub(crate) fn of_process(pid: u32) -> Result<Held> {
     let mut held = Held {
         programs: BTreeSet::new(),
         links: BTreeSet::new(),
     };
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .unwrap()
-        .flatten()
-    {
-        let Ok(text) = fs::read_to_string(entry.path()) else {
-            continue;
-        };
-        for line in text.lines() {
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        for line in fs::read_to_string(entry?.path())?.lines() {
             let Some((key, value)) = line.split_once(':') else {
                 continue;
             };
@@ -41,20 +36,25 @@ pub(crate) fn of_process(pid: u32) -> Held {
             };
         }
     }
-    held
+    Ok(held)
 }
 
 impl Held {
     /// Those that the kernel still has, in words.
-    pub(crate) fn left(&self) -> Vec<String> {
-        let programs = loaded_programs()
-            .map(|program| program.unwrap().id())
-            .filter(|id| self.programs.contains(id))
-            .map(|id| format!("program {id}"));
-        let links = loaded_links()
-            .map(|link| link.unwrap().id())
-            .filter(|id| self.links.contains(id))
-            .map(|id| format!("link {id}"));
-        programs.chain(links).collect()
+    pub(crate) fn left(&self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for program in loaded_programs() {
+            let id = program?.id();
+            if self.programs.contains(&id) {
+                left.push(format!("program {id}"));
+            }
+        }
+        for link in loaded_links() {
+            let id = link?.id();
+            if self.links.contains(&id) {
+                left.push(format!("link {id}"));
+            }
+        }
+        Ok(left)
     }
 }
