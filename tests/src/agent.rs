@@ -105,11 +105,18 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent on a free port of loopback and waits until it serves.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
         let files = Directory::new()?;
         let log = files.path().join("log");
         let address = free_port()?;
         let mut command = binary();
-        command.args(["run", "--listen", &address.to_string()]);
+        command
+            .args(["run", "--listen", &address.to_string()])
+            .args(arguments);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -8,6 +8,7 @@ mod host;
 mod lint;
 mod setup;
 mod test;
+mod test_vm;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the tests that this host can run, and say which those were.
     Test(test::Args),
+    /// Boot Debian's kernels 6.1 and 6.12 in an emulator and smoke-test the agent there.
+    TestVm,
     /// Check formatting and lints of the workspace and of the kernel programs.
     Lint,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Build => build::run(),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::TestVm => test_vm::run(),
         Command::Lint => lint::run(),
     };
     match result {
