@@ -94,7 +94,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 
 /// A cargo command that runs in the workspace.
 pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new("cargo");
     command.current_dir(workspace());
     command
 }
