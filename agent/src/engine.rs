@@ -1,10 +1,28 @@
 //! Owns the tables of hops; takes observations and time, gives events and the next deadline.
+//!
+//! It decides which hop an observation belongs to and what is kept of how many hops; what happened on
+//! a hop is [`hop`]'s business, and what that means is `classify`'s.
 
+mod exchange;
+mod hop;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use core::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::hop::{Context, Hop, Judged, Outcome};
+use self::timers::Timers;
+use crate::classify::{Verdict, connect_call};
 use crate::limits::Limits;
-use crate::model::{HopEvent, Input, Timestamp};
+use crate::model::{
+    Completeness, ConnectionInfo, Errno, ExchangeInfo, GatewayInfo, HopEvent, HopId, IcmpError,
+    Input, LocalInfo, Process, Proof, Segment, Signal, TcpFlags, Timestamp, UpstreamInfo,
+};
 use crate::stats::Stats;
 
 /// Settings of the engine that are not caps.
@@ -13,6 +31,7 @@ pub struct Config {
     /// Name of this node, put on every event.
     pub node: Arc<str>,
     /// A gateway that gives up sooner than this is taken to have lost its client, not its patience.
+    /// Chosen well below any timeout that is set on purpose, and above what a healthy request takes.
     pub patience: Duration,
 }
 
@@ -32,43 +51,390 @@ impl Default for Config {
 /// inside: an observation older than the newest one is treated as if made at that time.
 #[derive(Debug)]
 pub struct Engine {
+    config: Config,
+    limits: Limits,
     stats: Stats,
+    now: Timestamp,
+    hops: HashMap<HopId, Tracked>,
+    /// Hops by their ends, to match ICMP errors.
+    ends: HashMap<(SocketAddr, SocketAddr), HopId>,
+    /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
+    /// gets another turn.
+    eviction: VecDeque<(Timestamp, HopId)>,
+    timers: Timers,
+    /// When a connection to an upstream was last established.
+    alive: HashMap<SocketAddr, Timestamp>,
+    events: VecDeque<HopEvent>,
+    /// Failed connects without a hop, to number their events.
+    hopless: u64,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    hop: Hop,
+    /// The deadline that the timers hold for it.
+    armed: Option<Timestamp>,
 }
 
 impl Engine {
     /// An engine that tracks nothing yet.
-    pub fn new(_config: Config, _limits: Limits) -> Self {
+    pub fn new(config: Config, limits: Limits) -> Self {
         Self {
+            config,
+            limits,
             stats: Stats::default(),
+            now: Timestamp::default(),
+            hops: HashMap::new(),
+            ends: HashMap::new(),
+            eviction: VecDeque::new(),
+            timers: Timers::default(),
+            alive: HashMap::new(),
+            events: VecDeque::new(),
+            hopless: 0,
         }
     }
 
     /// Takes one observation made at `at`.
-    pub fn handle(&mut self, _at: Timestamp, _input: Input<'_>) {}
+    pub fn handle(&mut self, at: Timestamp, input: Input<'_>) {
+        self.now = self.now.max(at);
+        let now = self.now;
+        match input {
+            Input::Segment { hop, segment } => self.segment(now, hop, &segment),
+            Input::Signal { hop, signal } => self.signal(now, hop, signal),
+            Input::ConnectFailed {
+                process,
+                upstream,
+                errno,
+            } => {
+                self.connect_failed(now, &process, upstream, errno);
+            }
+            Input::Icmp(icmp) => self.icmp(now, icmp),
+            Input::Lost { records } => self.stats.records_lost += records,
+        }
+    }
 
     /// Lets every deadline up to `now` expire.
-    pub fn handle_timeout(&mut self, _now: Timestamp) {}
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some((due, id)) = self.timers.pop_due(self.now) {
+            let Some(tracked) = self.hops.get_mut(&id) else {
+                continue;
+            };
+            if tracked.armed != Some(due) {
+                continue;
+            }
+            tracked.armed = None;
+            let mut forget = false;
+            self.with_hop(id, |hop, cx| {
+                let (out, over) = hop.timeout(due, cx);
+                forget = over;
+                out
+            });
+            if forget {
+                self.forget(id);
+            }
+        }
+    }
 
     /// Ends the observation: decides what can be decided of the hops that are still open.
-    pub fn finish(&mut self, _at: Timestamp) {}
+    pub fn finish(&mut self, at: Timestamp) {
+        self.handle_timeout(at);
+        let mut open: Vec<_> = self.hops.keys().copied().collect();
+        // The table's order is random; the events' must not be.
+        open.sort_unstable();
+        for id in open {
+            let now = self.now;
+            self.with_hop(id, |hop, cx| hop.finish(now, cx));
+            self.forget(id);
+        }
+    }
 
     /// The next event, if one was decided.
     pub fn poll_event(&mut self) -> Option<HopEvent> {
-        None
+        self.events.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        None
+        self.timers.next()
     }
 
     /// Hops tracked now.
     pub fn open_hops(&self) -> usize {
-        0
+        self.hops.len()
     }
 
     /// Counters.
-    pub fn stats(&self) -> Stats {
+    pub const fn stats(&self) -> Stats {
         self.stats
     }
+
+    fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+        self.stats.segments += 1;
+        if !self.hops.contains_key(&id) {
+            // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one
+            // that is over.
+            if segment.flags.contains(TcpFlags::RST) {
+                return;
+            }
+            let opening = segment.flags.contains(TcpFlags::SYN);
+            self.track(at, id, segment.upstream, !opening);
+        }
+        if self
+            .hops
+            .get(&id)
+            .is_some_and(|tracked| tracked.hop.local.is_none())
+        {
+            self.ends.insert((segment.local, segment.upstream), id);
+        }
+        self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
+    }
+
+    fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
+        self.stats.signals += 1;
+        if !self.hops.contains_key(&id) {
+            match &signal {
+                Signal::Opened { upstream, .. } => self.track(at, id, *upstream, false),
+                Signal::Seeded { upstream, .. } => self.track(at, id, *upstream, true),
+                // Whose hop it is was never told, or it is over.
+                _ => return,
+            }
+        }
+        if let Signal::Seeded {
+            local, upstream, ..
+        } = &signal
+        {
+            self.ends.insert((*local, *upstream), id);
+        }
+        self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+    }
+
+    fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
+        let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
+            self.stats.icmp_unmatched += 1;
+            return;
+        };
+        self.with_hop(id, |hop, _| hop.icmp(at, icmp));
+    }
+
+    fn connect_failed(
+        &mut self,
+        at: Timestamp,
+        process: &Arc<Process>,
+        upstream: SocketAddr,
+        errno: Errno,
+    ) {
+        let Some(verdict) = connect_call(errno) else {
+            self.stats.connect_unmapped += 1;
+            return;
+        };
+        self.hopless += 1;
+        let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
+        let event = self.event(id, at, verdict, upstream, Some(process));
+        self.emit(event);
+    }
+
+    /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
+    fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
+        while self.hops.len() >= self.limits.hops {
+            let Some((queued, oldest)) = self.eviction.pop_front() else {
+                break;
+            };
+            match self.hops.get(&oldest) {
+                Some(tracked) if tracked.hop.last_seen > queued => {
+                    self.eviction.push_back((tracked.hop.last_seen, oldest));
+                }
+                Some(_) => {
+                    self.forget(oldest);
+                    self.stats.hops_evicted += 1;
+                }
+                None => {}
+            }
+        }
+        let mut hop = Hop::new(upstream, at, &self.limits);
+        hop.mid_stream = mid_stream;
+        hop.lost_before = self.stats.records_lost;
+        if !mid_stream {
+            hop.connecting();
+        }
+        self.stats.hops += 1;
+        self.stats.hops_mid_stream += u64::from(mid_stream);
+        self.hops.insert(id, Tracked { hop, armed: None });
+        // Hops that were forgotten leave their place in the queue behind: clear those now and then.
+        if self.eviction.len() > 2 * self.limits.hops.max(1) {
+            let hops = &self.hops;
+            self.eviction.retain(|(_, id)| hops.contains_key(id));
+        }
+        self.eviction.push_back((at, id));
+    }
+
+    fn forget(&mut self, id: HopId) {
+        let Some(Tracked { hop, .. }) = self.hops.remove(&id) else {
+            return;
+        };
+        if let Some(local) = hop.local {
+            let ends = (local, hop.upstream);
+            if self.ends.get(&ends) == Some(&id) {
+                self.ends.remove(&ends);
+            }
+        }
+    }
+
+    /// Lets a hop handle something, then sees to its deadline and verdicts.
+    fn with_hop(&mut self, id: HopId, handle: impl FnOnce(&mut Hop, &mut Context<'_>) -> Outcome) {
+        let Some(tracked) = self.hops.get_mut(&id) else {
+            return;
+        };
+        let mut cx = Context {
+            limits: &self.limits,
+            patience: self.config.patience,
+            stats: &mut self.stats,
+            upstream_alive: self.alive.get(&tracked.hop.upstream).copied(),
+        };
+        let out = handle(&mut tracked.hop, &mut cx);
+        if out.deadline != tracked.armed {
+            tracked.armed = out.deadline;
+            if let Some(deadline) = out.deadline {
+                self.timers.set(deadline, id);
+            }
+        }
+        if out.established {
+            let upstream = tracked.hop.upstream;
+            self.note_alive(upstream);
+        }
+        for judged in out.judged {
+            self.judged(id, judged);
+        }
+    }
+
+    fn note_alive(&mut self, upstream: SocketAddr) {
+        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&upstream) {
+            let recent = Duration::from_mins(1);
+            let now = self.now;
+            self.alive.retain(|_, seen| now.since(*seen) < recent);
+            if self.alive.len() >= self.limits.upstreams {
+                self.stats.upstreams_dropped += 1;
+                return;
+            }
+        }
+        self.alive.insert(upstream, self.now);
+    }
+
+    fn judged(&mut self, id: HopId, judged: Judged) {
+        let Judged {
+            at,
+            verdict,
+            exchange,
+            status,
+        } = judged;
+        let Some(Tracked { hop, .. }) = self.hops.get(&id) else {
+            return;
+        };
+        let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
+        let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
+        let mut event = self.event(event_id, at, verdict, hop.upstream, hop.process.as_ref());
+        event.local = hop.local.map(|local| LocalInfo {
+            address: local.ip(),
+            port: local.port(),
+        });
+        event.connection = ConnectionInfo {
+            reused: exchange
+                .as_ref()
+                .is_some_and(|exchange| hop.reused(exchange)),
+            age_ms: millis(at.since(hop.opened)),
+            idle_ms: exchange
+                .as_ref()
+                .and_then(|exchange| exchange.idle)
+                .map(millis),
+            rtt_us: hop.rtt_us,
+            syn_retransmits: hop.syn_retransmits,
+            retransmits: hop.retransmits(),
+        };
+        event.completeness = Completeness {
+            lost_segments: hop.lost() + (self.stats.records_lost - hop.lost_before),
+            truncated: hop.truncated(),
+            mid_stream: hop.mid_stream,
+        };
+        if event.completeness.lost_segments > 0 && event.proof == Proof::Proven {
+            // What was missed may have held another answer.
+            event.proof = Proof::Inferred;
+        }
+        event.exchange = exchange.map(|exchange| {
+            let head = exchange.head.unwrap_or_default();
+            let known = |text: String| Some(text).filter(|text| !text.is_empty());
+            ExchangeInfo {
+                method: known(head.method),
+                path: known(head.path),
+                host: head.host,
+                request_id: head.request_id,
+                traceparent: head.traceparent,
+                status,
+                ordinal: exchange.ordinal,
+                first_byte_ms: exchange
+                    .first_response
+                    .map(|first| millis(first.since(exchange.last_request))),
+                duration_ms: millis(at.since(exchange.began)),
+                request_bytes: exchange.end_offset - exchange.offset,
+                response_bytes: exchange.response_bytes,
+            }
+        });
+        self.emit(event);
+    }
+
+    /// An event with everything that the verdict itself says.
+    fn event(
+        &self,
+        id: String,
+        at: Timestamp,
+        verdict: Verdict,
+        upstream: SocketAddr,
+        process: Option<&Arc<Process>>,
+    ) -> HopEvent {
+        let info = verdict.cause.info();
+        HopEvent {
+            id,
+            time: at,
+            node: Arc::clone(&self.config.node),
+            cause: verdict.cause,
+            proof: verdict.proof,
+            rivals: verdict.rivals,
+            splitter: verdict.splitter.map(str::to_owned),
+            proxy_error: info.proxy_error.map(Into::into),
+            recommended_status: info.recommended_status,
+            fault_side: info.fault_side,
+            phase: verdict.phase,
+            upstream: UpstreamInfo {
+                address: upstream.ip(),
+                port: upstream.port(),
+                name: None,
+            },
+            local: None,
+            gateway: process.map(|process| GatewayInfo {
+                pid: process.pid,
+                comm: Arc::clone(&process.comm),
+                netns: process.netns,
+                cgroup: Arc::clone(&process.cgroup),
+                container_id: process.container_id.clone(),
+            }),
+            exchange: None,
+            connection: ConnectionInfo::default(),
+            evidence: verdict.evidence,
+            capture_id: None,
+            completeness: Completeness::default(),
+        }
+    }
+
+    fn emit(&mut self, event: HopEvent) {
+        self.stats.events += 1;
+        if self.events.len() >= self.limits.events {
+            self.stats.events_dropped += 1;
+            return;
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// Milliseconds with the microseconds as fraction.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -6,6 +6,15 @@
 //! does no IO and reads no clock; a build without default features proves that. The other modules are
 //! edges: sources that feed it and services that carry its events away.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::cast_possible_truncation,
+        clippy::semicolon_if_nothing_returned,
+        reason = "tests handle small numbers and chain steps"
+    )
+)]
+
 pub mod classify;
 pub mod engine;
 pub mod http1;

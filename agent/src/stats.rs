@@ -35,8 +35,37 @@ stats! {
     signals,
     /// Hops opened or joined.
     hops,
+    /// Hops joined mid-stream.
+    hops_mid_stream,
+    /// Hops evicted because the table was full.
+    hops_evicted,
+    /// Hops that carry something other than HTTP/1: judged by their connect only.
+    hops_opaque,
     /// Exchanges that ended, failed ones included.
     exchanges,
     /// Events decided.
     events,
+    /// Events dropped because nobody polled them.
+    events_dropped,
+    /// Exchanges that ended where a gap hid the framing: not judged.
+    unjudged_gap,
+    /// Exchanges that the gateway ended too soon to blame the upstream: its own client left, most
+    /// likely.
+    unjudged_gateway_closed,
+    /// Responses with a broken rule that their gateway is known to tolerate.
+    tolerated,
+    /// Responses that nobody had asked for, by segment.
+    unsolicited,
+    /// Requests not followed because too many were in flight on one hop.
+    pipelined_dropped,
+    /// Failed connects with an error that is no cause of the catalogue.
+    connect_unmapped,
+    /// Failed connects that were too short to be a failure: the gateway's own client left.
+    connect_abandoned,
+    /// ICMP errors that quote no known hop.
+    icmp_unmatched,
+    /// Records that the source lost.
+    records_lost,
+    /// Upstreams not remembered because the table was full.
+    upstreams_dropped,
 }

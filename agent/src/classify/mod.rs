@@ -1,1 +1,128 @@
-//! Facts of a finished exchange -> cause and proof: ordered, pure rules.
+//! Facts of a finished exchange or connect -> cause and proof.
+//!
+//! Ordered rules over plain facts, pure: no table, no time, no IO. The first rule that fits decides;
+//! where none fits there is no verdict, because a wrong one is worse than none.
+
+mod connect;
+mod exchange;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+pub use connect::{ConnectFacts, connect, connect_call};
+pub use exchange::{Acked, Ended, ExchangeFacts, closed_before_request, exchange};
+
+use crate::http1::{Finding, FindingKind, GATEWAYS};
+use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};
+
+/// A cause with how firmly it stands and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The one cause.
+    pub cause: Cause,
+    /// How firmly it stands.
+    pub proof: Proof,
+    /// What the facts do not exclude.
+    pub rivals: Vec<Cause>,
+    /// What would split them.
+    pub splitter: Option<&'static str>,
+    /// Where it failed.
+    pub phase: Phase,
+    /// What proves it, the decisive piece first.
+    pub evidence: Vec<Evidence>,
+}
+
+impl Verdict {
+    fn new(cause: Cause, proof: Proof, phase: Phase, decisive: Evidence) -> Self {
+        Self {
+            cause,
+            proof,
+            rivals: Vec::new(),
+            splitter: None,
+            phase,
+            evidence: vec![decisive],
+        }
+    }
+
+    /// Adds a supporting fact.
+    #[must_use]
+    fn with(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
+        self.evidence.extend(evidence);
+        self
+    }
+
+    /// Names what the facts leave open.
+    #[must_use]
+    fn against(mut self, rivals: &[Cause], splitter: &'static str) -> Self {
+        self.proof = Proof::Underdetermined;
+        self.rivals = rivals.to_vec();
+        self.splitter = Some(splitter);
+        self
+    }
+}
+
+/// A fact without bytes.
+fn fact(source: EvidenceSource, what: &'static str, text: impl Into<String>) -> Evidence {
+    Evidence {
+        source,
+        what: Cow::Borrowed(what),
+        offset: None,
+        bytes: Vec::new(),
+        text: text.into(),
+    }
+}
+
+/// A duration as people write it.
+fn human(duration: Duration) -> String {
+    if duration >= Duration::from_secs(1) {
+        format!("{:.2} s", duration.as_secs_f64())
+    } else {
+        format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+    }
+}
+
+/// The broken rule that made this gateway fail, if any of them did.
+fn decisive<'a>(findings: &'a [Finding], comm: Option<&str>) -> Option<&'a Finding> {
+    findings
+        .iter()
+        .find(|finding| finding.kind.fails_behind(comm))
+}
+
+/// The verdict on a broken rule.
+fn broken_rule(finding: &Finding, phase: Phase) -> Verdict {
+    let mut text = match finding.kind {
+        FindingKind::NotHttp(foreign) => format!("the upstream answered with {foreign}"),
+        kind => format!("{} at offset {}", kind.text(), finding.offset),
+    };
+    if let Some(header) = &finding.header {
+        text += " in header ";
+        text += header;
+    }
+    if !finding.excerpt.is_empty() {
+        text += ": ";
+        text += &finding.excerpt.escape_ascii().to_string();
+    }
+    let decisive = Evidence {
+        source: EvidenceSource::Packet,
+        what: Cow::Borrowed("broken_rule"),
+        offset: Some(finding.offset),
+        bytes: finding.excerpt.clone(),
+        text,
+    };
+    let outcomes = GATEWAYS.iter().zip(finding.kind.outcomes());
+    let (tolerate, reject): (Vec<_>, Vec<_>) =
+        outcomes.partition(|(_, outcome)| outcome.tolerates());
+    let names = |list: &[(&crate::http1::Gateway, crate::http1::Outcome)]| {
+        list.iter()
+            .map(|(gateway, _)| gateway.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut text = format!("rejected by {}", names(&reject));
+    if !tolerate.is_empty() {
+        text += "; tolerated by ";
+        text += &names(&tolerate);
+    }
+    let profile = fact(EvidenceSource::Packet, "gateway_profiles", text);
+    Verdict::new(finding.kind.cause(), Proof::Proven, phase, decisive).with([profile])
+}

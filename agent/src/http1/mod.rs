@@ -1,1 +1,18 @@
-//! HTTP/1 on the hop: requests as far as they frame responses, responses strictly.
+//! HTTP/1 on the hop: requests as far as they frame and name an exchange, responses strictly.
+//!
+//! It decides which bytes belong to which message and which byte breaks RFC 9110 or RFC 9112; it
+//! leaves alone whether that made an exchange fail. The same bytes in any split give the same result.
+
+mod body;
+mod fields;
+mod finding;
+mod profile;
+mod request;
+mod response;
+mod status_line;
+
+pub use body::{Body, BodyStep, Chunked, FramingLost};
+pub use finding::{Finding, FindingKind, Foreign};
+pub use profile::{GATEWAYS, Gateway, Outcome};
+pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};
+pub use response::{RequestKind, ResponseEvent, ResponseParser, Stage};

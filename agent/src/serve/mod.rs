@@ -1,1 +1,24 @@
 //! The gRPC agent API and the push to collectors.
+//!
+//! Everything here carries events away from the engine and decides nothing about them. The one rule
+//! that shapes it: whoever publishes an event never waits. Readers that are too slow are dropped or
+//! lose events, and both are counted.
+
+mod agent;
+mod convert;
+mod filter;
+mod hub;
+mod listen;
+mod push;
+mod queue;
+
+pub use agent::{AgentService, EventStream, serve_agent};
+pub use convert::{ConvertError, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto};
+pub use filter::{Filter, FilterError, UpstreamPattern};
+pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
+pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
+pub use push::{Push, PushConfig};
+pub use queue::{Ended, Subscription};
+
+pub(crate) use agent::reflection;
+pub(crate) use listen::server;

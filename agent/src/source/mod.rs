@@ -1,1 +1,205 @@
-//! Capture files as a source.
+//! Capture files as a source: pcap and pcapng to the engine's inputs.
+//!
+//! Decides in which order packets and deadlines reach the engine: time is the packets' own, and a
+//! deadline that is due before a packet expires before it. Leaves verdicts to the engine, and
+//! opening files and printing to the command line.
+
+mod hints;
+mod hops;
+mod options;
+mod reader;
+mod window;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use thiserror::Error;
+
+pub use hops::{HopCounters, UpstreamTally};
+pub use options::{Options, UpstreamFilter, UpstreamFilterError};
+pub use reader::{Cut, CutReason, Packet, Reader};
+
+use crate::engine::Engine;
+use crate::input::frame::{FrameError, LinkType, parse_frame};
+use crate::input::packet::{IcmpQuote, IpPacket};
+use crate::model::{HopEvent, IcmpError, Input, Timestamp};
+
+use hops::Hops;
+
+/// Why a file gave nothing.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// Neither pcap nor pcapng.
+    #[error("not a pcap or pcapng capture: {found}")]
+    NotACapture {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// The operating system could not read it.
+    #[error("cannot read: {0}")]
+    Read(#[from] std::io::Error),
+}
+
+/// What was read, and what of it could not be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Packets read.
+    pub packets: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+    /// TCP segments among them.
+    pub segments: u64,
+    /// ICMP errors that quote a TCP segment.
+    pub icmp: u64,
+    /// IP packets with something else.
+    pub other: u64,
+    /// IP fragments, which are not put together.
+    pub fragments: u64,
+    /// Packets that gave no IP packet, by reason.
+    pub undecodable: BTreeMap<FrameError, u64>,
+    /// Packet records whose own lengths or interface made no sense.
+    pub skipped: u64,
+    /// Connections, by what was done with them.
+    pub hops: HopCounters,
+    /// Upstreams in the order in which they were met.
+    pub upstreams: Vec<UpstreamTally>,
+    /// Link types of the packets.
+    pub links: BTreeSet<LinkType>,
+    /// Time of the earliest packet.
+    pub first: Option<Timestamp>,
+    /// Time of the latest packet.
+    pub last: Option<Timestamp>,
+    /// Where the last file that could not be read to its end stopped.
+    pub truncated_at: Option<Cut>,
+}
+
+/// Feeds one engine from one or more capture files, in the order of their packets.
+pub struct Analysis<'e> {
+    engine: &'e mut Engine,
+    hops: Hops,
+    summary: Summary,
+    /// Kept between packets, which mostly share it.
+    link: Option<LinkType>,
+}
+
+impl<'e> Analysis<'e> {
+    /// An analysis that has read nothing yet.
+    pub fn new(options: Options, engine: &'e mut Engine) -> Self {
+        Self {
+            engine,
+            hops: Hops::new(options),
+            summary: Summary::default(),
+            link: None,
+        }
+    }
+
+    /// Reads one file to its end and says where it stopped, if that was before the end.
+    pub fn read(
+        &mut self,
+        reader: impl Read,
+        on_event: &mut dyn FnMut(HopEvent),
+    ) -> Result<Option<Cut>, SourceError> {
+        let mut reader = Reader::open(reader)?;
+        while let Some(packet) = reader.next_packet()? {
+            self.packet(&packet, on_event);
+        }
+        self.summary.skipped += reader.skipped();
+        let cut = reader.cut().cloned();
+        if cut.is_some() {
+            self.summary.truncated_at.clone_from(&cut);
+        }
+        Ok(cut)
+    }
+
+    /// Ends the analysis: hops that are still open are decided as far as they can be.
+    pub fn finish(mut self, on_event: &mut dyn FnMut(HopEvent)) -> Summary {
+        let engine = &mut *self.engine;
+        self.hops.finish(&mut |at, hop, segment| {
+            feed(engine, at, Input::Segment { hop, segment }, on_event);
+        });
+        self.engine.finish(self.summary.last.unwrap_or_default());
+        drain(self.engine, on_event);
+        self.summary.hops = self.hops.counters();
+        self.summary.upstreams = self.hops.tallies().to_vec();
+        self.summary
+    }
+
+    fn packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+        let summary = &mut self.summary;
+        summary.packets += 1;
+        summary.bytes += packet.data.len() as u64;
+        summary.first = Some(
+            summary
+                .first
+                .map_or(packet.at, |first| first.min(packet.at)),
+        );
+        summary.last = summary.last.max(Some(packet.at));
+        if self.link != Some(packet.link) {
+            self.link = Some(packet.link);
+            summary.links.insert(packet.link);
+        }
+        match parse_frame(packet.link, packet.data, packet.wire_len) {
+            Ok(IpPacket::Tcp(tcp)) => {
+                summary.segments += 1;
+                let engine = &mut *self.engine;
+                self.hops.segment(packet.at, &tcp, &mut |at, hop, segment| {
+                    feed(engine, at, Input::Segment { hop, segment }, on_event);
+                });
+            }
+            Ok(IpPacket::Icmp(quote)) => {
+                summary.icmp += 1;
+                if self.hops.is_from_gateway(quote.src, quote.dst) {
+                    let input = Input::Icmp(icmp_error(&quote));
+                    feed(self.engine, packet.at, input, on_event);
+                }
+            }
+            Ok(IpPacket::Other) => summary.other += 1,
+            Ok(IpPacket::Fragment) => summary.fragments += 1,
+            Err(reason) => *summary.undecodable.entry(reason).or_default() += 1,
+        }
+    }
+}
+
+/// Reads one capture file into `engine` and ends the analysis.
+pub fn analyze(
+    reader: impl Read,
+    options: &Options,
+    engine: &mut Engine,
+    on_event: &mut dyn FnMut(HopEvent),
+) -> Result<Summary, SourceError> {
+    let mut analysis = Analysis::new(options.clone(), engine);
+    analysis.read(reader, on_event)?;
+    Ok(analysis.finish(on_event))
+}
+
+fn icmp_error(quote: &IcmpQuote) -> IcmpError {
+    IcmpError {
+        netns: 0,
+        from: quote.from,
+        from_self: quote.from == quote.src.ip(),
+        code: quote.code,
+        local: quote.src,
+        upstream: quote.dst,
+    }
+}
+
+/// Gives the engine one input, after the deadlines that are due before it.
+fn feed(engine: &mut Engine, at: Timestamp, input: Input<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= at) {
+        engine.handle_timeout(due);
+        drain(engine, on_event);
+        // An engine that asks for the same moment again is given the present one, once.
+        if engine.poll_timeout().is_some_and(|next| next <= due) {
+            engine.handle_timeout(at);
+            break;
+        }
+    }
+    engine.handle(at, input);
+    drain(engine, on_event);
+}
+
+fn drain(engine: &mut Engine, on_event: &mut dyn FnMut(HopEvent)) {
+    while let Some(event) = engine.poll_event() {
+        on_event(event);
+    }
+}

@@ -1,1 +1,9 @@
-//! TCP on the hop: reassembly, connection state, timers.
+//! TCP on the hop: puts a direction's bytes in order and tracks what was acknowledged and closed.
+//!
+//! It decides which byte comes next and what is missing; it leaves alone what the bytes mean.
+
+mod flow;
+mod reassembly;
+
+pub use flow::{Close, Flow};
+pub use reassembly::{Chunk, Reassembler};

@@ -1,0 +1,187 @@
+//! `hopscope events`: what an agent has found.
+
+use std::collections::HashSet;
+
+use hopscope_proto::v1 as proto;
+use hopscope_proto::v1::hop_agent_client::HopAgentClient;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tracing::warn;
+
+use super::output::{Format, Out};
+use super::{CliError, clock, config, runtime};
+use crate::model::HopEvent;
+use crate::serve::{Endpoint, Filter, from_proto, timestamp_to_proto};
+
+/// Where an agent serves unless told otherwise.
+const AGENT: &str = "http://127.0.0.1:7502";
+
+/// Flags of `hopscope events`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Agent to ask [default: http://127.0.0.1:7502].
+    #[arg(long, value_name = "HOST:PORT")]
+    agent: Option<String>,
+
+    /// Go on with events as they are decided.
+    #[arg(long, short)]
+    follow: bool,
+
+    /// Only this cause, or family such as `tcp.*`; repeat for more.
+    #[arg(long = "cause", value_name = "ID")]
+    causes: Vec<String>,
+
+    /// Only this upstream: ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT; repeat for more.
+    #[arg(long = "upstream", value_name = "UPSTREAM")]
+    upstreams: Vec<String>,
+
+    /// Nothing older: an age such as `5m`, or a date such as 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+
+    /// At most so many of the events that the agent holds, the newest. With --follow, 0 shows new
+    /// ones only.
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+
+    /// Text for people or JSON lines for programs [default: text].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+}
+
+pub(super) fn run(args: Args, file: config::Events) -> Result<(), CliError> {
+    let agent = args.agent.or(file.agent);
+    let agent: Endpoint = agent
+        .as_deref()
+        .unwrap_or(AGENT)
+        .parse()
+        .map_err(CliError::usage)?;
+    let format = args.format.or(file.format).unwrap_or_default();
+    let now = clock::now();
+    let since = args.since.map(|since| clock::parse_since(&since, now));
+    let since = since.transpose().map_err(CliError::usage)?;
+    // Checked here too: the error comes before any connection, and sooner.
+    Filter::parse(&args.causes, &args.upstreams, since).map_err(CliError::usage)?;
+    let filter = proto::EventFilter {
+        causes: args.causes,
+        upstreams: args.upstreams,
+        since: since.map(timestamp_to_proto),
+    };
+    let show = Show {
+        agent,
+        filter,
+        limit: args.limit,
+        follow: args.follow,
+        format,
+    };
+    runtime::client()?.block_on(show.run())
+}
+
+struct Show {
+    agent: Endpoint,
+    filter: proto::EventFilter,
+    limit: Option<u32>,
+    follow: bool,
+    format: Format,
+}
+
+impl Show {
+    async fn run(self) -> Result<(), CliError> {
+        let mut out = Out::stdout();
+        let endpoint = self.agent.tonic().map_err(CliError::usage)?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            CliError::failed(format!(
+                "cannot reach an agent at {}: {}; start `hopscope run` or give another --agent",
+                self.agent,
+                root_cause(&error)
+            ))
+        })?;
+        let mut client = HopAgentClient::new(channel);
+        if !self.follow {
+            self.recent(&mut client, &mut out).await?;
+            return Ok(());
+        }
+        // Subscribed before the recent ones are asked for, so that none falls between.
+        let request = proto::SubscribeRequest {
+            filter: Some(self.filter.clone()),
+        };
+        let stream = client.subscribe(request).await;
+        let mut stream = stream.map_err(|status| self.refused(&status))?.into_inner();
+        let mut shown = self.recent(&mut client, &mut out).await?;
+        while let Some(event) = stream
+            .message()
+            .await
+            .map_err(|status| self.refused(&status))?
+        {
+            if shown.remove(&event.id) {
+                continue;
+            }
+            self.print(event, &mut out)?;
+            out.flush()?;
+        }
+        Err(CliError::failed(format!(
+            "the agent at {} ended the stream",
+            self.agent
+        )))
+    }
+
+    /// Prints the events that the agent holds and returns their ids.
+    async fn recent(
+        &self,
+        client: &mut HopAgentClient<Channel>,
+        out: &mut Out,
+    ) -> Result<HashSet<String>, CliError> {
+        let mut shown = HashSet::new();
+        if self.limit == Some(0) {
+            return Ok(shown);
+        }
+        let request = proto::QueryRequest {
+            filter: Some(self.filter.clone()),
+            limit: self.limit.unwrap_or(0),
+        };
+        let response = client
+            .query(request)
+            .await
+            .map_err(|status| self.refused(&status))?;
+        let response = response.into_inner();
+        if response.omitted > 0 && self.limit.is_none() {
+            warn!(
+                "{} older events did not fit into the answer; narrow it with --cause or --upstream",
+                response.omitted
+            );
+        }
+        for event in response.events {
+            shown.insert(event.id.clone());
+            self.print(event, out)?;
+        }
+        out.flush()?;
+        Ok(shown)
+    }
+
+    fn print(&self, event: proto::HopEvent, out: &mut Out) -> Result<(), CliError> {
+        let event: HopEvent = from_proto(event).map_err(|error| {
+            CliError::failed(format!(
+                "cannot read an event of the agent at {}: {error}",
+                self.agent
+            ))
+        })?;
+        Ok(out.event(&event, self.format)?)
+    }
+
+    fn refused(&self, status: &Status) -> CliError {
+        let message = format!("the agent at {} says: {}", self.agent, status.message());
+        match status.code() {
+            Code::InvalidArgument => CliError::usage(message),
+            _ => CliError::failed(message),
+        }
+    }
+}
+
+/// tonic says "transport error" only; the reason is at the end of its chain.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

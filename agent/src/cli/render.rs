@@ -1,0 +1,155 @@
+//! Events for people and for programs. Decides layout only.
+//!
+//! Bytes of the wire end up here (paths, hosts, evidence), so everything that a terminal would act
+//! upon is escaped.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use owo_colors::{OwoColorize as _, Style};
+
+use crate::model::{ExchangeInfo, HopEvent, Proof, Timestamp};
+
+/// Fits all but three ids of the catalogue; those shift their line.
+const CAUSE_WIDTH: usize = 30;
+
+/// `underdetermined`.
+const PROOF_WIDTH: usize = 15;
+
+/// An IPv4 address with a port.
+const UPSTREAM_WIDTH: usize = 21;
+
+/// One event as one line of JSON.
+pub fn event_json(event: &HopEvent) -> Result<String, serde_json::Error> {
+    serde_json::to_string(event)
+}
+
+/// One event as an aligned line, followed by one indented line for each piece of evidence. No line
+/// end at the end.
+pub fn event_text(event: &HopEvent, colour: bool) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_event(&mut text, event, colour);
+    text
+}
+
+fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result {
+    let styled = |style: Style| if colour { style } else { Style::new() };
+    let proof = match event.proof {
+        Proof::Proven => Style::new().green(),
+        Proof::Inferred => Style::new().yellow(),
+        Proof::Underdetermined => Style::new().magenta(),
+    };
+    let faint = styled(Style::new().dimmed());
+    write!(
+        text,
+        "{}  {}  {}  {:UPSTREAM_WIDTH$}",
+        time(event.time).style(faint),
+        format_args!("{:CAUSE_WIDTH$}", event.cause).style(styled(Style::new().red().bold())),
+        format_args!("{:PROOF_WIDTH$}", event.proof.as_str()).style(styled(proof)),
+        event.upstream.socket_addr(),
+    )?;
+    match &event.gateway {
+        Some(gateway) => write!(text, "  {}[{}]", printable(&gateway.comm), gateway.pid)?,
+        None => text.push_str("  -"),
+    }
+    if let Some(exchange) = &event.exchange {
+        write_exchange(text, exchange)?;
+    }
+    for piece in &event.evidence {
+        write!(
+            text,
+            "\n    {:11}  {}",
+            piece.source.as_str().style(faint),
+            printable(&piece.text)
+        )?;
+        if let Some(offset) = piece.offset {
+            write!(text, " (byte {offset})")?;
+        }
+    }
+    if !event.rivals.is_empty() {
+        let rivals: Vec<_> = event.rivals.iter().map(|rival| rival.id()).collect();
+        write!(
+            text,
+            "\n    {:11}  {}",
+            "or else".style(faint),
+            rivals.join(", ")
+        )?;
+    }
+    if let Some(splitter) = &event.splitter {
+        write!(
+            text,
+            "\n    {:11}  {}",
+            "to tell".style(faint),
+            printable(splitter)
+        )?;
+    }
+    if let Some(gaps) = gaps(event) {
+        write!(text, "\n    {:11}  {gaps}", "incomplete".style(faint))?;
+    }
+    Ok(())
+}
+
+fn write_exchange(text: &mut String, exchange: &ExchangeInfo) -> fmt::Result {
+    let method = exchange.method.as_deref().unwrap_or("?");
+    let host = exchange.host.as_deref().unwrap_or_default();
+    let path = exchange.path.as_deref().unwrap_or_default();
+    write!(
+        text,
+        "  {} {}{}",
+        printable(method),
+        printable(host),
+        printable(path)
+    )?;
+    if let Some(status) = exchange.status {
+        write!(text, " -> {status}")?;
+    }
+    write!(text, " after {:.1} ms", exchange.duration_ms)
+}
+
+/// What was lost around a verdict, where anything was.
+fn gaps(event: &HopEvent) -> Option<String> {
+    let completeness = event.completeness;
+    let lost = completeness.lost_segments;
+    let gaps: Vec<_> = [
+        (lost > 0).then(|| format!("{lost} segments lost")),
+        completeness
+            .truncated
+            .then(|| "payload captured short".to_owned()),
+        completeness
+            .mid_stream
+            .then(|| "joined mid-stream".to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!gaps.is_empty()).then(|| gaps.join(", "))
+}
+
+/// Milliseconds are enough for people; JSON has the rest.
+fn time(time: Timestamp) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(time.as_nanos())) {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => time.to_string(),
+    }
+}
+
+/// `text` with everything escaped that moves the cursor, changes colours, or reorders what is read.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if acts(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}

@@ -1,0 +1,241 @@
+//! `hopscope run`: the agent.
+
+use core::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::size::ByteSize;
+use super::watch::Watcher;
+use super::{CliError, clock, config, runtime};
+use crate::engine::{self, Engine};
+use crate::limits::Limits;
+use crate::live::LiveConfig;
+use crate::serve::{Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, serve_agent};
+
+/// Where the agent serves gRPC unless told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7502);
+
+/// Flags of `hopscope run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address for gRPC [default: 127.0.0.1:7502].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Command name of a gateway; repeat for more. NAME replaces the built-in list, +NAME adds to it.
+    #[arg(long = "gateway", value_name = "NAME")]
+    gateways: Vec<String>,
+
+    /// Cgroup whose processes all count as gateways; repeat for more.
+    #[arg(long = "cgroup", value_name = "PATH")]
+    cgroups: Vec<PathBuf>,
+
+    /// Upstream whose clients all count as gateways: ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT;
+    /// repeat for more.
+    #[arg(long = "upstream", value_name = "UPSTREAM")]
+    upstreams: Vec<String>,
+
+    /// Payload bytes taken of each segment [default: 2048].
+    #[arg(long, value_name = "BYTES")]
+    snap_len: Option<ByteSize>,
+
+    /// Size of the ring between kernel and agent, such as 8M.
+    #[arg(long, value_name = "BYTES")]
+    ring_size: Option<ByteSize>,
+
+    /// Name of this node on every event [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// Collector to push events to; repeat for more.
+    #[arg(long = "collector", value_name = "HOST:PORT")]
+    collectors: Vec<String>,
+
+    /// Recent events kept for queries [default: 10000].
+    #[arg(long, value_name = "N")]
+    recent: Option<usize>,
+
+    /// Log the kernel programs' own lines.
+    #[arg(long)]
+    kernel_log: bool,
+}
+
+/// Flags and file together.
+#[derive(Debug)]
+struct Settings {
+    listen: SocketAddr,
+    live: LiveConfig,
+    hub: HubConfig,
+    collectors: Vec<Endpoint>,
+}
+
+impl Settings {
+    fn merge(args: Args, file: config::Run) -> Result<Self, CliError> {
+        let mut live = LiveConfig::default();
+        choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
+        live.cgroups = given(args.cgroups, file.cgroups);
+        for text in given(args.upstreams, file.upstreams) {
+            let upstream = text
+                .parse()
+                .map_err(|error| CliError::usage(format!("bad upstream `{text}`: {error}")))?;
+            live.upstreams.push(upstream);
+        }
+        if let Some(ByteSize(bytes)) = args.snap_len.or(file.snap_len) {
+            live.snap_len = bytes;
+        }
+        if let Some(ByteSize(bytes)) = args.ring_size.or(file.ring_size) {
+            live.ring_bytes = bytes;
+        }
+        live.kernel_log = args.kernel_log || file.kernel_log;
+        let mut collectors = Vec::new();
+        for text in given(args.collectors, file.collectors) {
+            collectors.push(text.parse().map_err(CliError::usage)?);
+        }
+        let host = rustix::system::uname();
+        let node = args.node.or(file.node);
+        let node = node.unwrap_or_else(|| host.nodename().to_string_lossy().into_owned());
+        let defaults = HubConfig::default();
+        Ok(Self {
+            listen: args.listen.or(file.listen).unwrap_or(LISTEN),
+            live,
+            hub: HubConfig {
+                recent: args.recent.or(file.recent).unwrap_or(defaults.recent),
+                node: Arc::from(node),
+                kernel: host.release().to_string_lossy().into_owned(),
+                started: clock::now(),
+                ..defaults
+            },
+            collectors,
+        })
+    }
+}
+
+/// A list on the command line replaces the file's.
+fn given<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file } else { flags }
+}
+
+/// Plain names replace the built-in ones; names after a plus are added.
+fn choose_gateways(gateways: &mut Vec<String>, chosen: Vec<String>) {
+    if chosen.iter().any(|name| !name.starts_with('+')) {
+        gateways.clear();
+    }
+    for name in chosen {
+        let name = name.strip_prefix('+').unwrap_or(&name).to_owned();
+        if !gateways.contains(&name) {
+            gateways.push(name);
+        }
+    }
+}
+
+pub(super) fn run(args: Args, file: config::Run) -> Result<(), CliError> {
+    let settings = Settings::merge(args, file)?;
+    runtime::service()?.block_on(watch_and_serve(settings))
+}
+
+async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
+    let mut signal = runtime::StopSignal::new()?;
+    // The port comes first: it is the cheapest thing to fail, and needs no undoing.
+    let listener = Listener::bind(settings.listen)
+        .await
+        .map_err(CliError::failed)?;
+    let address = listener.address();
+    let engine_config = engine::Config {
+        node: Arc::clone(&settings.hub.node),
+        ..engine::Config::default()
+    };
+    let engine = Engine::new(engine_config, Limits::default());
+    let hub = Hub::new(settings.hub);
+    let start = Watcher::start(settings.live, engine, Arc::clone(&hub));
+    let mut watcher = start.await.map_err(CliError::failed)?;
+    let collectors = settings.collectors.into_iter();
+    let pushes: Vec<_> = collectors
+        .map(|endpoint| Push::start(&hub, PushConfig::new(endpoint)))
+        .collect();
+    let (stop_serving, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        // A dropped sender means stop as well.
+        let _ = stopped.await;
+    };
+    let mut server = tokio::spawn(serve_agent(listener, Arc::clone(&hub), stopped));
+
+    let attached = watcher.probes.iter().filter(|probe| probe.attached).count();
+    for probe in watcher.probes.iter().filter(|probe| !probe.attached) {
+        warn!("probe {} is not attached: {}", probe.name, probe.reason);
+    }
+    info!(
+        node = %hub.config().node,
+        listen = %address,
+        probes = %format_args!("{attached}/{}", watcher.probes.len()),
+        "watching"
+    );
+
+    let mut served = None;
+    let failure = tokio::select! {
+        name = signal.wait() => {
+            info!("stopping on {name}");
+            None
+        }
+        error = watcher.failed() => Some(CliError::failed(error)),
+        outcome = &mut server => {
+            served = Some(outcome);
+            None
+        }
+    };
+
+    // The source first, so that nothing is published after the readers have gone.
+    watcher.stop().await;
+    let stopping: Vec<_> = pushes
+        .into_iter()
+        .map(|push| tokio::spawn(push.stop(STOP_GRACE)))
+        .collect();
+    for push in stopping {
+        match push.await {
+            Ok(0) | Err(_) => {}
+            Ok(lost) => warn!(
+                lost,
+                "events were not acknowledged by a collector and are lost"
+            ),
+        }
+    }
+    drop(stop_serving);
+    let served = match served {
+        Some(served) => served,
+        None => server.await,
+    };
+    match failure {
+        Some(error) => Err(error),
+        None => served.map_err(CliError::failed)?.map_err(CliError::failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(names: &[&str]) -> Vec<String> {
+        let mut gateways = vec!["nginx".to_owned(), "haproxy".to_owned()];
+        choose_gateways(
+            &mut gateways,
+            names.iter().map(|&name| name.to_owned()).collect(),
+        );
+        gateways
+    }
+
+    #[test]
+    fn gateways_replace_or_add() {
+        assert_eq!(chosen(&[]), ["nginx", "haproxy"]);
+        assert_eq!(chosen(&["+edge", "+nginx"]), ["nginx", "haproxy", "edge"]);
+        assert_eq!(chosen(&["edge"]), ["edge"]);
+        assert_eq!(chosen(&["+other", "edge"]), ["other", "edge"]);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        assert_eq!(given(vec![1], vec![2, 3]), [1]);
+        assert_eq!(given(Vec::new(), vec![2, 3]), [2, 3]);
+    }
+}

@@ -1,0 +1,62 @@
+//! The tokio runtime of a command, and the signals that ask it to stop.
+
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::CliError;
+
+/// A runtime for a service. Two threads carry more events than one host makes, and leave the
+/// processors to the gateway.
+pub(super) fn service() -> Result<Runtime, CliError> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.map_err(no_runtime)
+}
+
+/// A runtime for a client.
+pub(super) fn client() -> Result<Runtime, CliError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_runtime)
+}
+
+fn no_runtime(error: io::Error) -> CliError {
+    CliError::failed(format!(
+        "cannot start the asynchronous runtime: {error}; raise the limits on threads and open files"
+    ))
+}
+
+/// SIGTERM and SIGINT, from the moment that it is made.
+#[derive(Debug)]
+pub(super) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    /// Starts to listen. Must be called on a runtime.
+    pub(super) fn new() -> Result<Self, CliError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                CliError::failed(format!("cannot listen for SIGTERM and SIGINT: {error}"))
+            })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves with the name of the signal that came.
+    pub(super) async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The exchanges of one hop: which bytes belong to which request and response.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::http1::{
+    Finding, Protocol, RequestEvent, RequestHead, RequestKind, RequestParser, ResponseEvent,
+    ResponseParser, Stage,
+};
+use crate::limits::Limits;
+use crate::model::Timestamp;
+use crate::stats::Stats;
+use crate::tcp::Chunk;
+
+/// Bytes kept of an upstream that speaks first: enough to name its protocol.
+const EARLY_BYTES: usize = 1024;
+
+/// One request and its response, as far as they got.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// Place on the hop, from 1.
+    pub(super) ordinal: u32,
+    /// First request byte.
+    pub(super) began: Timestamp,
+    /// Stream offset of the first request byte.
+    pub(super) offset: u64,
+    /// Stream offset just past the last request byte seen.
+    pub(super) end_offset: u64,
+    /// Whether the request is complete.
+    pub(super) complete: bool,
+    pub(super) head: Option<RequestHead>,
+    pub(super) last_request: Timestamp,
+    /// Silence on the hop before it.
+    pub(super) idle: Option<Duration>,
+    /// Whether the upstream had closed before it began.
+    pub(super) closed_before: bool,
+    pub(super) first_response: Option<Timestamp>,
+    pub(super) last_response: Option<Timestamp>,
+    pub(super) response_bytes: u64,
+    /// Its event is out, or it was found not to need one.
+    pub(super) judged: bool,
+}
+
+/// A response that is complete, with its exchange.
+#[derive(Debug)]
+pub(super) struct Completed {
+    pub(super) exchange: Exchange,
+    pub(super) status: Option<u16>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) stage: Stage,
+}
+
+/// Follows requests and responses on one hop.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    request: RequestParser,
+    pub(super) response: ResponseParser,
+    /// Exchanges whose response is not complete, the oldest first.
+    pub(super) open: VecDeque<Exchange>,
+    /// Whether the newest of `open` is still sending its request.
+    sending: bool,
+    /// What the gateway speaks, once a byte told.
+    pub(super) protocol: Option<Protocol>,
+    /// Exchanges begun.
+    begun: u32,
+    /// When the last exchange ended.
+    last_end: Option<Timestamp>,
+    /// Request bytes handed over.
+    sent: u64,
+    /// What the upstream sent before the first request. The gateway will take it for the response.
+    early: Vec<u8>,
+}
+
+impl Exchanges {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            request: RequestParser::default(),
+            response: ResponseParser::new(limits.head_bytes),
+            open: VecDeque::new(),
+            sending: false,
+            protocol: None,
+            begun: 0,
+            last_end: None,
+            sent: 0,
+            early: Vec::new(),
+        }
+    }
+
+    /// Takes bytes of the gateway.
+    pub(super) fn sent(
+        &mut self,
+        at: Timestamp,
+        chunk: Chunk<'_>,
+        upstream_closed: bool,
+        limits: &Limits,
+        stats: &mut Stats,
+    ) {
+        match chunk {
+            Chunk::Data(mut bytes) => {
+                if self.open.is_empty() {
+                    // What a gap hid is over with its exchange.
+                    self.request.resume();
+                }
+                loop {
+                    let (taken, event) = self.request.take(bytes);
+                    bytes = bytes.get(taken..).unwrap_or_default();
+                    let started = matches!(event, Some(RequestEvent::Begin));
+                    self.count_sent(at, taken as u64, !started);
+                    match event {
+                        Some(event) => self.on_request(at, event, upstream_closed, limits, stats),
+                        None if bytes.is_empty() => return,
+                        None => {}
+                    }
+                }
+            }
+            Chunk::Gap(bytes) => {
+                self.count_sent(at, bytes, true);
+                if self.request.skip(bytes) {
+                    self.on_request(at, RequestEvent::End, upstream_closed, limits, stats);
+                }
+            }
+        }
+    }
+
+    /// Counts bytes for the request that is being sent. `ours` is false for empty lines before it.
+    fn count_sent(&mut self, at: Timestamp, bytes: u64, ours: bool) {
+        self.sent += bytes;
+        if self.sending
+            && ours
+            && bytes > 0
+            && let Some(exchange) = self.open.back_mut()
+        {
+            exchange.end_offset = self.sent;
+            exchange.last_request = at;
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        at: Timestamp,
+        event: RequestEvent,
+        upstream_closed: bool,
+        limits: &Limits,
+        stats: &mut Stats,
+    ) {
+        match event {
+            RequestEvent::Begin => {
+                if self.open.len() >= limits.pipelined {
+                    stats.pipelined_dropped += 1;
+                    return;
+                }
+                self.begun += 1;
+                self.sending = true;
+                self.open.push_back(Exchange {
+                    ordinal: self.begun,
+                    began: at,
+                    offset: self.sent,
+                    end_offset: self.sent,
+                    complete: false,
+                    head: None,
+                    last_request: at,
+                    idle: self.last_end.map(|end| at.since(end)),
+                    closed_before: upstream_closed,
+                    first_response: None,
+                    last_response: None,
+                    response_bytes: 0,
+                    judged: false,
+                });
+            }
+            RequestEvent::Head(head) => {
+                self.protocol = Some(Protocol::Http1);
+                if let Some(exchange) = self.open.back_mut().filter(|_| self.sending) {
+                    exchange.head = Some(head);
+                }
+            }
+            RequestEvent::End => {
+                if let Some(exchange) = self.open.back_mut().filter(|_| self.sending) {
+                    exchange.complete = true;
+                }
+                self.sending = false;
+            }
+            RequestEvent::Opaque(protocol) => {
+                self.protocol = Some(protocol);
+                stats.hops_opaque += 1;
+                self.open.clear();
+                self.begun = 0;
+                self.sending = false;
+            }
+        }
+    }
+
+    /// Takes bytes of the upstream. Responses that are complete go to `done`.
+    pub(super) fn received(
+        &mut self,
+        at: Timestamp,
+        chunk: Chunk<'_>,
+        stats: &mut Stats,
+        done: &mut Vec<Completed>,
+    ) {
+        if self
+            .protocol
+            .is_some_and(|protocol| protocol != Protocol::Http1)
+        {
+            return;
+        }
+        let (mut bytes, mut gap) = match chunk {
+            Chunk::Data(bytes) => (bytes, 0),
+            Chunk::Gap(gap) => (&[][..], gap),
+        };
+        loop {
+            let Some(exchange) = self.open.front_mut() else {
+                if self.begun == 0 {
+                    let room = EARLY_BYTES.saturating_sub(self.early.len());
+                    self.early.extend(bytes.iter().take(room));
+                } else if !bytes.is_empty() || gap > 0 {
+                    stats.unsolicited += 1;
+                }
+                return;
+            };
+            let stage = self.response.stage();
+            let (taken, event) = if gap > 0 {
+                self.response.skip(gap)
+            } else {
+                let (taken, event) = self.response.take(bytes, kind(exchange));
+                (taken as u64, event)
+            };
+            if gap > 0 {
+                gap -= taken;
+            } else {
+                let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+                bytes = bytes.get(taken..).unwrap_or_default();
+            }
+            if taken > 0 {
+                exchange.response_bytes += taken;
+                exchange.last_response = Some(at);
+            }
+            match event {
+                Some(ResponseEvent::Begin) => exchange.first_response = Some(at),
+                Some(ResponseEvent::End) => self.complete(at, stage, done),
+                None if bytes.is_empty() && gap == 0 => return,
+                Some(ResponseEvent::Head) | None => {}
+            }
+        }
+    }
+
+    /// Hands what the upstream sent before the first request to the response parser, once there is a
+    /// request that it seems to answer.
+    pub(super) fn take_early(
+        &mut self,
+        at: Timestamp,
+        stats: &mut Stats,
+        done: &mut Vec<Completed>,
+    ) {
+        if !self.early.is_empty() && self.protocol == Some(Protocol::Http1) {
+            let early = std::mem::take(&mut self.early);
+            self.received(at, Chunk::Data(&early), stats, done);
+        }
+    }
+
+    /// The upstream's FIN completes a body that only the close delimits.
+    pub(super) fn upstream_fin(&mut self, at: Timestamp, done: &mut Vec<Completed>) {
+        if self.response.stage() == Stage::BodyUntilClose {
+            self.complete(at, Stage::BodyUntilClose, done);
+        }
+    }
+
+    fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Vec<Completed>) {
+        if let Some(exchange) = self.open.pop_front() {
+            if self.open.is_empty() {
+                // The rest of a request that was answered early belongs to no open exchange.
+                self.sending = false;
+            }
+            let (status, findings) = (self.response.status(), self.response.findings());
+            done.push(Completed {
+                exchange,
+                status,
+                findings,
+                stage,
+            });
+        }
+        self.last_end = Some(at);
+        self.response.reset();
+    }
+}
+
+fn kind(exchange: &Exchange) -> RequestKind {
+    match &exchange.head {
+        Some(head) if head.method == "HEAD" => RequestKind::Head,
+        _ => RequestKind::Plain,
+    }
+}

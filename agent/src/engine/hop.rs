@@ -1,0 +1,460 @@
+//! One hop: puts what its segments and signals say together and asks the rules for a verdict.
+//!
+//! ```text
+//!            SYN-ACK or ESTABLISHED                 FIN or RST of either side
+//!  Connecting ───────────────────────▶ Established ───────────────────────────▶ Closed
+//!      │ RST, ICMP error, or closed without                                        ▲
+//!      └───────────────▶ connect failed (judged after a moment) ───────────────────┘
+//! ```
+
+mod judge;
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exchange::{Exchange, Exchanges};
+use crate::classify::{Ended, Verdict};
+use crate::limits::Limits;
+use crate::model::{
+    Actor, Direction, Errno, IcmpError, Process, ResetReason, Segment, Signal, TcpFlags, TcpState,
+    Timestamp,
+};
+use crate::stats::Stats;
+use crate::tcp::{Close, Flow};
+
+/// Kernel facts about a failed connect follow the packet at once; an ICMP error comes through a
+/// socket of its own and may be a little later.
+const CONNECT_SETTLE: Duration = Duration::from_millis(20);
+const ICMP_SETTLE: Duration = Duration::from_millis(150);
+
+/// Without a kernel, an ICMP error is final unless another SYN follows; the second SYN comes after
+/// one second (RFC 6298 section 2).
+const ICMP_FINAL: Duration = Duration::from_millis(1200);
+
+/// A closed hop is kept this long for late segments.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Linux gives up a connect after six retransmissions, 127 s (`tcp_syn_retries`).
+const CONNECT_LIMIT: Duration = Duration::from_secs(130);
+
+/// Where the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Established,
+    /// The connect failed and was judged, or the connection is over on both sides.
+    Over,
+}
+
+/// Why the engine should look at the hop again, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Judge the failed connect.
+    Connect,
+    /// Judge the oldest exchange on the broken rule that was found.
+    Finding,
+    /// Judge the oldest exchange on the upstream's earlier close.
+    Closed,
+    /// Forget the hop.
+    Forget,
+}
+
+/// A verdict with what the event needs of its exchange.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) at: Timestamp,
+    pub(super) verdict: Verdict,
+    pub(super) exchange: Option<Exchange>,
+    pub(super) status: Option<u16>,
+}
+
+/// What an input led to.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) judged: Vec<Judged>,
+    /// The connection was just established.
+    pub(super) established: bool,
+    /// When the hop wants to be looked at.
+    pub(super) deadline: Option<Timestamp>,
+}
+
+/// Everything that a hop's handling may look at beside the hop itself.
+pub(super) struct Context<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) patience: Duration,
+    pub(super) stats: &'a mut Stats,
+    /// When a connection to this upstream was last established.
+    pub(super) upstream_alive: Option<Timestamp>,
+}
+
+/// One hop.
+#[derive(Debug)]
+pub(super) struct Hop {
+    pub(super) process: Option<Arc<Process>>,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) upstream: SocketAddr,
+    pub(super) opened: Timestamp,
+    pub(super) mid_stream: bool,
+    /// Records that the source had lost when the hop was opened.
+    pub(super) lost_before: u64,
+    /// When anything was last heard of it.
+    pub(super) last_seen: Timestamp,
+    pub(super) rtt_us: Option<u32>,
+    pub(super) syn_retransmits: u32,
+    phase: Phase,
+    /// Whether a kernel signal was ever seen: then the end of a connect is seen too.
+    kernel: bool,
+    to: Flow,
+    from: Flow,
+    exchanges: Exchanges,
+    established: Option<Timestamp>,
+    last_syn: Option<Timestamp>,
+    connect: ConnectEnd,
+    /// Why the upstream's kernel reset, where it is on this host.
+    reset_reason: Option<ResetReason>,
+    /// The side that closed first, and how.
+    first_close: Option<(Actor, Close)>,
+    /// Whether a close before any request byte was judged.
+    unused_judged: bool,
+    waits: Vec<(Timestamp, Wait)>,
+}
+
+/// What is known of how the connect ended.
+#[derive(Debug, Default)]
+struct ConnectEnd {
+    at: Option<Timestamp>,
+    reset_ttl: Option<u8>,
+    icmp: Option<IcmpError>,
+    errno: Option<Errno>,
+    returned: Option<Errno>,
+    over: bool,
+}
+
+impl Hop {
+    pub(super) fn new(upstream: SocketAddr, at: Timestamp, limits: &Limits) -> Self {
+        Self {
+            process: None,
+            local: None,
+            upstream,
+            opened: at,
+            mid_stream: false,
+            lost_before: 0,
+            last_seen: at,
+            rtt_us: None,
+            syn_retransmits: 0,
+            phase: Phase::Established,
+            kernel: false,
+            to: Flow::default(),
+            from: Flow::default(),
+            exchanges: Exchanges::new(limits),
+            established: None,
+            last_syn: None,
+            connect: ConnectEnd::default(),
+            reset_reason: None,
+            first_close: None,
+            unused_judged: false,
+            waits: Vec::new(),
+        }
+    }
+
+    /// Marks a hop whose SYN is about to be sent.
+    pub(super) fn connecting(&mut self) {
+        self.phase = Phase::Connecting;
+    }
+
+    /// Segments that were missed.
+    pub(super) const fn lost(&self) -> u64 {
+        self.to.lost() + self.from.lost()
+    }
+
+    /// Whether payload was captured short.
+    pub(super) const fn truncated(&self) -> bool {
+        self.from.truncated()
+    }
+
+    /// Request segments sent again.
+    pub(super) const fn retransmits(&self) -> u32 {
+        self.to.repeated()
+    }
+
+    /// Whether another exchange ran on the connection before this one, or may have.
+    pub(super) const fn reused(&self, exchange: &Exchange) -> bool {
+        exchange.ordinal > 1 || self.mid_stream
+    }
+
+    /// Takes a segment.
+    pub(super) fn segment(
+        &mut self,
+        at: Timestamp,
+        segment: &Segment<'_>,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
+        let mut out = Outcome::default();
+        self.last_seen = at;
+        self.local.get_or_insert(segment.local);
+        let mut done = Vec::new();
+        if segment.flags.contains(TcpFlags::SYN) {
+            self.syn(at, segment, &mut out);
+        } else if self.phase == Phase::Connecting
+            && segment.flags.contains(TcpFlags::RST)
+            && segment.direction == Direction::FromUpstream
+        {
+            self.connect.reset_ttl = Some(segment.ttl);
+            self.connect_ended(at, CONNECT_SETTLE);
+            self.arm(&mut out);
+            return out;
+        } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {
+            // The SYN-ACK itself was missed.
+            self.establish(at, &mut out);
+        }
+        let Self {
+            to,
+            from,
+            exchanges,
+            ..
+        } = self;
+        let acks = segment.flags.contains(TcpFlags::ACK);
+        let upstream_closed = from.closed().is_some();
+        match segment.direction {
+            Direction::ToUpstream => {
+                if acks {
+                    from.acknowledged(segment.ack, |chunk| {
+                        exchanges.received(at, chunk, cx.stats, &mut done);
+                    });
+                }
+                let limits = cx.limits;
+                to.segment(at, segment, limits, |chunk| {
+                    exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                });
+                exchanges.take_early(at, cx.stats, &mut done);
+            }
+            Direction::FromUpstream => {
+                if acks {
+                    let limits = cx.limits;
+                    to.acknowledged(segment.ack, |chunk| {
+                        exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                    });
+                }
+                from.segment(at, segment, cx.limits, |chunk| {
+                    exchanges.received(at, chunk, cx.stats, &mut done);
+                });
+            }
+        }
+        self.after_bytes(at, done, cx, &mut out);
+        self.after_close(at, cx, &mut out);
+        self.arm(&mut out);
+        out
+    }
+
+    /// SYN or SYN-ACK.
+    fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
+        match segment.direction {
+            Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
+                if self.last_syn.is_some() {
+                    self.syn_retransmits += 1;
+                    self.connect.icmp = None;
+                    self.waits.retain(|(_, wait)| *wait != Wait::Connect);
+                } else if !self.to.started() {
+                    self.phase = Phase::Connecting;
+                    self.mid_stream = false;
+                }
+                self.last_syn = Some(at);
+                if !self.kernel {
+                    // Without a kernel nothing tells when the gateway gives up.
+                    self.waits.push((at.after(CONNECT_LIMIT), Wait::Connect));
+                }
+            }
+            Direction::FromUpstream if self.phase == Phase::Connecting => {
+                if let Some(sent) = self.last_syn
+                    && self.syn_retransmits == 0
+                {
+                    self.rtt_us = u32::try_from(at.since(sent).as_micros()).ok();
+                }
+                self.establish(at, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn establish(&mut self, at: Timestamp, out: &mut Outcome) {
+        self.phase = Phase::Established;
+        self.established.get_or_insert(at);
+        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
+        out.established = true;
+    }
+
+    /// Takes a kernel fact.
+    pub(super) fn signal(
+        &mut self,
+        at: Timestamp,
+        signal: Signal,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
+        let mut out = Outcome::default();
+        self.last_seen = at;
+        self.kernel = true;
+        match signal {
+            Signal::Opened { process, .. } => {
+                self.process = Some(process);
+                // The SYN tells the local end: most ports are bound after SYN_SENT.
+                if !self.to.started() {
+                    self.phase = Phase::Connecting;
+                    self.mid_stream = false;
+                }
+            }
+            Signal::Seeded { process, local, .. } => {
+                self.process = Some(process);
+                self.local = Some(local);
+            }
+            Signal::State {
+                old,
+                new,
+                errno,
+                bytes_acked,
+                rtt_us,
+            } => {
+                self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
+                self.state(at, old, new, errno, bytes_acked, cx, &mut out);
+            }
+            Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
+            Signal::ResetReceived => {
+                if self.phase == Phase::Connecting {
+                    self.connect.reset_ttl.get_or_insert(0);
+                }
+            }
+            Signal::ResetSent {
+                by: Actor::Upstream,
+                reason,
+            } => {
+                self.reset_reason = reason.or_else(|| self.reset_reason.take());
+            }
+            Signal::SocketError { errno } => {
+                if self.phase == Phase::Connecting {
+                    self.connect.errno = Some(errno);
+                }
+            }
+            // Both are seen as segments too; the kernel's word only matters where those are missing.
+            Signal::ResetSent {
+                by: Actor::Gateway, ..
+            }
+            | Signal::Retransmitted { .. } => {}
+        }
+        self.arm(&mut out);
+        out
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]
+    fn state(
+        &mut self,
+        at: Timestamp,
+        old: TcpState,
+        new: TcpState,
+        errno: Option<Errno>,
+        bytes_acked: Option<u64>,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        match (old, new) {
+            (_, TcpState::Established) if self.phase == Phase::Connecting => {
+                self.establish(at, out);
+            }
+            // Only a socket that never left SYN_SENT failed to connect; one whose SYN was
+            // acknowledged did not, whatever record of that was lost.
+            (TcpState::SynSent, TcpState::Close) if bytes_acked.unwrap_or(0) == 0 => {
+                self.connect.errno = errno.or(self.connect.errno);
+                self.connect.over = true;
+                let explained = self.connect.reset_ttl.is_some() || self.connect.icmp.is_some();
+                let settle = if explained || self.connect.errno.is_none() {
+                    CONNECT_SETTLE
+                } else {
+                    ICMP_SETTLE
+                };
+                self.connect_ended(at, settle);
+            }
+            (_, TcpState::Close) => {
+                // A reset that was not seen as a segment.
+                if errno == Some(Errno::ECONNRESET) && self.first_close.is_none() {
+                    self.upstream_closed(at, Close::Rst, cx, out);
+                } else {
+                    self.gateway_closed(at, cx, out);
+                }
+                self.over(at);
+            }
+            (TcpState::Established, TcpState::FinWait1) => self.gateway_closed(at, cx, out),
+            _ => {}
+        }
+    }
+
+    /// Takes an ICMP error that quotes a segment of this hop.
+    pub(super) fn icmp(&mut self, at: Timestamp, icmp: IcmpError) -> Outcome {
+        let mut out = Outcome::default();
+        // On an established connection it is a hint, not an end (RFC 5927 section 4.1).
+        if self.phase == Phase::Connecting {
+            self.connect.icmp = Some(icmp);
+            if self.kernel {
+                if self.connect.over {
+                    self.connect_ended(at, CONNECT_SETTLE);
+                }
+            } else {
+                self.connect_ended(at, ICMP_FINAL);
+            }
+        }
+        self.arm(&mut out);
+        out
+    }
+
+    /// Notes the end of a failed connect, to be judged after `settle`.
+    fn connect_ended(&mut self, at: Timestamp, settle: Duration) {
+        self.connect.at.get_or_insert(at);
+        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
+        self.waits.push((at.after(settle), Wait::Connect));
+    }
+
+    /// The connection is over; late segments may still come.
+    fn over(&mut self, at: Timestamp) {
+        if self.phase != Phase::Over {
+            self.phase = Phase::Over;
+            self.waits.push((at.after(LINGER), Wait::Forget));
+        }
+    }
+
+    fn waiting(&self, for_what: Wait) -> bool {
+        self.waits.iter().any(|(_, wait)| *wait == for_what)
+    }
+
+    fn arm(&self, out: &mut Outcome) {
+        out.deadline = self.waits.iter().map(|(at, _)| *at).min();
+    }
+
+    /// Lets the deadlines up to `now` expire. Returns what follows, and whether the hop is forgotten.
+    pub(super) fn timeout(&mut self, now: Timestamp, cx: &mut Context<'_>) -> (Outcome, bool) {
+        let mut out = Outcome::default();
+        let mut forget = false;
+        while let Some(index) = self.waits.iter().position(|(at, _)| *at <= now) {
+            let (at, wait) = self.waits.swap_remove(index);
+            match wait {
+                Wait::Connect => self.judge_connect(at, cx, &mut out),
+                Wait::Finding => self.judge_open(at, Ended::Settled, cx, &mut out),
+                Wait::Closed => self.judge_open(at, Ended::UpstreamFin, cx, &mut out),
+                Wait::Forget => forget = true,
+            }
+        }
+        self.arm(&mut out);
+        (out, forget)
+    }
+
+    /// The observation ends: judges what needs no further observation.
+    pub(super) fn finish(&mut self, at: Timestamp, cx: &mut Context<'_>) -> Outcome {
+        let mut out = Outcome::default();
+        if self.phase == Phase::Connecting {
+            self.connect.at.get_or_insert(at);
+            self.judge_connect(at, cx, &mut out);
+        } else if self.waiting(Wait::Closed) {
+            self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
+        } else {
+            self.judge_open(at, Ended::Settled, cx, &mut out);
+        }
+        out
+    }
+}

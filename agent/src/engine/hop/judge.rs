@@ -1,0 +1,333 @@
+//! When a hop's facts are complete enough to ask the rules, and with which facts.
+//!
+//! The first side to close decides how an exchange ended; what follows on the wire only adds to it.
+
+use std::time::Duration;
+
+use super::{Context, Hop, Judged, Outcome, Phase, Wait};
+use crate::classify::{
+    Acked, ConnectFacts, Ended, ExchangeFacts, closed_before_request, connect, exchange,
+};
+use crate::engine::exchange::{Completed, Exchange};
+use crate::http1::{Finding, Protocol, Stage};
+use crate::model::{Actor, Timestamp};
+use crate::stats::Stats;
+use crate::tcp::{Close, Flow};
+
+/// A broken rule is told this long after its byte, should the exchange not end before.
+const FINDING_SETTLE: Duration = Duration::from_millis(500);
+
+/// The reset that answers a request on a closed connection is waited for this long.
+const CLOSED_SETTLE: Duration = Duration::from_millis(100);
+
+impl Hop {
+    pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        let end = self.connect.at.or(self.last_syn).unwrap_or(at);
+        let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
+        let alive = cx
+            .upstream_alive
+            .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
+        let facts = ConnectFacts {
+            elapsed,
+            syn_retransmits: self.syn_retransmits,
+            reset_ttl: self.connect.reset_ttl,
+            icmp: self.connect.icmp,
+            errno: self.connect.errno,
+            returned: self.connect.returned,
+            upstream_alive: alive,
+            over: self.connect.over,
+            patience: cx.patience,
+        };
+        match connect(&facts) {
+            Some(verdict) => {
+                out.judged.push(Judged {
+                    at: end,
+                    verdict,
+                    exchange: None,
+                    status: None,
+                });
+            }
+            None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
+            None => cx.stats.connect_abandoned += 1,
+        }
+        self.over(at);
+    }
+
+    /// Judges complete responses, and watches a broken one.
+    pub(super) fn after_bytes(
+        &mut self,
+        at: Timestamp,
+        done: Vec<Completed>,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        for completed in done {
+            cx.stats.exchanges += 1;
+            if completed.exchange.judged {
+                continue;
+            }
+            let facts = ExchangeFacts {
+                status: completed.status,
+                findings: &completed.findings,
+                stage: completed.stage,
+                ..self.facts(
+                    at,
+                    Ended::Complete,
+                    &completed.exchange,
+                    &completed.findings,
+                    cx,
+                )
+            };
+            if let Some(verdict) = exchange(&facts) {
+                let status = completed.status;
+                out.judged.push(Judged {
+                    at,
+                    verdict,
+                    exchange: Some(completed.exchange),
+                    status,
+                });
+            } else if !completed.findings.is_empty() {
+                cx.stats.tolerated += 1;
+            }
+        }
+        let unjudged = self
+            .exchanges
+            .open
+            .front()
+            .is_some_and(|exchange| !exchange.judged);
+        if unjudged && self.exchanges.response.is_broken() && !self.waiting(Wait::Finding) {
+            self.waits.push((at.after(FINDING_SETTLE), Wait::Finding));
+        }
+        // A request on a connection that the upstream has closed already gets no response.
+        let doomed = self
+            .exchanges
+            .open
+            .front()
+            .is_some_and(|exchange| exchange.closed_before);
+        if doomed && unjudged && !self.waiting(Wait::Closed) {
+            self.waits.push((at.after(CLOSED_SETTLE), Wait::Closed));
+        }
+    }
+
+    /// Judges what a close leaves open.
+    pub(super) fn after_close(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
+        if let Some((close, _)) = self.from.closed() {
+            self.upstream_closed(at, close, cx, out);
+        }
+        if self.to.closed().is_some() {
+            self.gateway_closed(at, cx, out);
+        }
+        let reset = |flow: &Flow| matches!(flow.closed(), Some((Close::Rst, _)));
+        let both = self.to.closed().is_some() && self.from.closed().is_some();
+        if both || reset(&self.to) || reset(&self.from) {
+            self.over(at);
+        }
+    }
+
+    pub(super) fn upstream_closed(
+        &mut self,
+        at: Timestamp,
+        close: Close,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
+        if close == Close::Fin {
+            let mut done = Vec::new();
+            self.exchanges.upstream_fin(at, &mut done);
+            self.after_bytes(at, done, cx, out);
+        }
+        if !first {
+            return;
+        }
+        let ended = match close {
+            Close::Fin => Ended::UpstreamFin,
+            Close::Rst => Ended::UpstreamRst,
+        };
+        // A request that only began after the FIN is judged with the reset that it draws, or after a
+        // moment.
+        let wait = close == Close::Fin
+            && self
+                .exchanges
+                .open
+                .front()
+                .is_some_and(|exchange| exchange.closed_before);
+        if !wait {
+            self.judge_open(at, ended, cx, out);
+        }
+        if close == Close::Rst {
+            self.judge_unused(close, at, cx, out);
+        }
+    }
+
+    /// The gateway sent FIN or RST, or its socket closed.
+    pub(super) fn gateway_closed(
+        &mut self,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        let (closer, close) = *self.first_close.get_or_insert((Actor::Gateway, Close::Fin));
+        if closer == Actor::Gateway {
+            self.judge_open(at, Ended::Gateway, cx, out);
+            return;
+        }
+        let ended = if close == Close::Rst {
+            Ended::UpstreamRst
+        } else {
+            Ended::UpstreamFin
+        };
+        self.judge_open(at, ended, cx, out);
+        self.judge_unused(close, at, cx, out);
+    }
+
+    /// A fresh connection that the upstream closed before a single request byte.
+    pub(super) fn judge_unused(
+        &mut self,
+        close: Close,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        let unused = self.to.offset() == 0 && self.from.offset() == 0 && !self.mid_stream;
+        let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
+            return;
+        };
+        self.unused_judged = true;
+        let closed = self.from.closed().map_or(at, |(_, closed)| closed);
+        let since = closed.since(established);
+        match closed_before_request(close == Close::Rst, since, self.from.ttl()) {
+            Some(verdict) => {
+                out.judged.push(Judged {
+                    at: closed,
+                    verdict,
+                    exchange: None,
+                    status: None,
+                });
+            }
+            None => cx.stats.connect_abandoned += 1,
+        }
+    }
+
+    /// Judges every open exchange on the same end.
+    pub(super) fn judge_open(
+        &mut self,
+        at: Timestamp,
+        ended: Ended,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        if self.exchanges.protocol != Some(Protocol::Http1) {
+            return;
+        }
+        let findings = self.exchanges.response.findings();
+        let mut later = false;
+        let mut index = 0;
+        while let Some(open) = self.exchanges.open.get(index) {
+            if !open.judged {
+                // Only the oldest exchange's response has begun.
+                let facts = if later {
+                    ExchangeFacts {
+                        stage: Stage::Idle,
+                        findings: &[],
+                        partial_head: &[],
+                        status: None,
+                        ..self.facts(at, ended, open, &[], cx)
+                    }
+                } else {
+                    self.facts(at, ended, open, &findings, cx)
+                };
+                let verdict = exchange(&facts);
+                let (stage, status) = (facts.stage, facts.status);
+                if verdict.is_none() {
+                    count_unjudged(ended, stage, cx.stats);
+                }
+                if (ended != Ended::Settled || verdict.is_some())
+                    && let Some(open) = self.exchanges.open.get_mut(index)
+                {
+                    open.judged = true;
+                }
+                if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
+                    let exchange = Some(open.snapshot());
+                    out.judged.push(Judged {
+                        at,
+                        verdict,
+                        exchange,
+                        status,
+                    });
+                }
+            }
+            if ended == Ended::Settled {
+                break;
+            }
+            later = true;
+            index += 1;
+        }
+    }
+
+    fn facts<'a>(
+        &'a self,
+        at: Timestamp,
+        ended: Ended,
+        open: &Exchange,
+        findings: &'a [Finding],
+        cx: &Context<'_>,
+    ) -> ExchangeFacts<'a> {
+        let acked = self.to.acked();
+        let response = &self.exchanges.response;
+        ExchangeFacts {
+            ended,
+            fresh: !self.reused(open),
+            idle: open.idle,
+            request_complete: open.complete,
+            closed_before: open.closed_before,
+            acked: if acked <= open.offset {
+                Acked::Nothing
+            } else if acked < open.end_offset {
+                Acked::Part
+            } else {
+                Acked::All
+            },
+            request_bytes: open.end_offset - open.offset,
+            stage: response.stage(),
+            status: response.status(),
+            missing: response.missing(),
+            response_bytes: open.response_bytes,
+            event_stream: response.event_stream(),
+            findings,
+            partial_head: response.partial_head(),
+            comm: self.process.as_ref().map(|process| &*process.comm),
+            silence: at.since(open.last_response.unwrap_or(open.last_request)),
+            since_established: self.established.map(|established| at.since(established)),
+            reset_reason: self.reset_reason.as_ref(),
+            gateway_window_closed: self.to.window_closed(),
+            upstream_window_closed: self.from.window_closed(),
+            retransmits: self.to.repeated(),
+            patience: cx.patience,
+            ttl: self.from.ttl(),
+        }
+    }
+}
+
+impl Exchange {
+    /// What an event needs of an exchange that stays open.
+    fn snapshot(&self) -> Self {
+        Self {
+            head: self.head.clone(),
+            ..*self
+        }
+    }
+}
+
+/// Counts an exchange that ended without a verdict although it did not end well.
+const fn count_unjudged(ended: Ended, stage: Stage, stats: &mut Stats) {
+    match (ended, stage) {
+        (Ended::Settled, _) | (_, Stage::Tunnel) => {}
+        (_, Stage::Lost) => stats.unjudged_gap += 1,
+        (Ended::Gateway, _) => stats.unjudged_gateway_closed += 1,
+        _ => {}
+    }
+}

@@ -1,0 +1,8 @@
+//! Scenario tests on a simulated hop with its own clock: each cause, each trap, with kernel signals
+//! and from packets alone.
+
+mod connect;
+mod http;
+mod robust;
+mod sim;
+mod tcp;

@@ -1,0 +1,247 @@
+//! Failed connects, and what must not be taken for one.
+
+use std::sync::Arc;
+
+use super::sim::{GET, OK, Sim};
+use crate::model::{Cause, Errno, Input, Phase, Process, Proof, Signal, TcpState};
+
+/// Runs a scenario with kernel signals and from packets alone.
+fn both(run: impl Fn(&mut Sim)) {
+    for mut sim in [Sim::live("nginx"), Sim::packets()] {
+        run(&mut sim);
+    }
+}
+
+#[test]
+fn refused() {
+    both(|sim| {
+        let event = sim.syn().refuse().expect_refused();
+        assert_eq!(event.phase, Phase::Connect);
+        assert_eq!(event.recommended_status, Some(502));
+        assert_eq!(event.proxy_error.as_deref(), Some("connection_refused"));
+    });
+}
+
+impl Sim {
+    #[track_caller]
+    fn expect_refused(&mut self) -> crate::model::HopEvent {
+        self.expect(Cause::TcpConnectRefused, Proof::Proven)
+    }
+}
+
+#[test]
+fn refused_without_packets() {
+    let mut sim = Sim::live("nginx");
+    let upstream = "10.0.0.2:8080".parse().unwrap();
+    let process = Arc::new(Process {
+        pid: 42,
+        comm: Arc::from("nginx"),
+        ..Process::default()
+    });
+    sim.signal(Signal::Opened {
+        process,
+        local: None,
+        upstream,
+    });
+    sim.signal(Signal::ResetReceived);
+    sim.state(
+        TcpState::SynSent,
+        TcpState::Close,
+        Some(Errno::ECONNREFUSED),
+        0,
+    );
+    sim.expect_refused();
+}
+
+#[test]
+fn blackholed_when_the_gateway_gives_up() {
+    let mut sim = Sim::live("nginx");
+    sim.syn()
+        .ms(1000)
+        .syn_again()
+        .ms(1000)
+        .state(TcpState::SynSent, TcpState::Close, None, 0);
+    let event = sim.expect(Cause::TcpConnectBlackholed, Proof::Inferred);
+    assert_eq!(event.connection.syn_retransmits, 1);
+}
+
+#[test]
+fn blackholed_from_packets_alone() {
+    let mut sim = Sim::packets();
+    sim.syn().ms(1000).syn_again();
+    sim.expect(Cause::TcpConnectBlackholed, Proof::Inferred);
+}
+
+#[test]
+fn one_unanswered_syn_at_the_end_of_a_capture_is_no_failure() {
+    let mut sim = Sim::packets();
+    sim.syn().ms(900);
+    sim.engine.finish(crate::model::Timestamp::from_nanos(
+        1_700_000_001_000_000_000,
+    ));
+    sim.expect_none();
+}
+
+#[test]
+fn silence_beside_working_connections_may_be_a_full_backlog() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(OK).gateway_fin().upstream_fin();
+    sim.next_hop();
+    sim.syn()
+        .ms(1000)
+        .syn_again()
+        .ms(1000)
+        .state(TcpState::SynSent, TcpState::Close, None, 0);
+    let event = sim.expect(Cause::TcpConnectBlackholed, Proof::Underdetermined);
+    assert_eq!(event.rivals, [Cause::TcpConnectBacklogFull]);
+    assert!(event.splitter.is_some());
+}
+
+#[test]
+fn a_gateway_that_gives_up_at_once_lost_its_client() {
+    let mut sim = Sim::live("nginx");
+    sim.syn()
+        .ms(50)
+        .state(TcpState::SynSent, TcpState::Close, None, 0);
+    sim.expect_none();
+    assert_eq!(sim.engine.stats().connect_abandoned, 1);
+}
+
+#[test]
+fn no_neighbour_and_unreachable_host_are_split_by_who_complains() {
+    for (from, own, code, cause) in [
+        ([10, 0, 0, 1], true, 1, Cause::TcpConnectNoNeighbour),
+        ([10, 0, 0, 254], false, 1, Cause::TcpConnectHostUnreachable),
+        ([10, 0, 0, 254], false, 0, Cause::TcpConnectHostUnreachable),
+        (
+            [10, 0, 0, 254],
+            false,
+            13,
+            Cause::TcpConnectRejectedByFilter,
+        ),
+        ([10, 0, 0, 254], false, 3, Cause::TcpConnectRejectedByFilter),
+    ] {
+        let close = |sim: &mut Sim| {
+            sim.state(
+                TcpState::SynSent,
+                TcpState::Close,
+                Some(Errno::EHOSTUNREACH),
+                0,
+            );
+        };
+        // The raw socket and the ring are two ways: either may be first.
+        let mut sim = Sim::live("nginx");
+        close(sim.syn().ms(3000).icmp(from, own, code));
+        sim.expect(cause, Proof::Proven);
+        let mut sim = Sim::live("nginx");
+        close(sim.syn().ms(3000));
+        sim.ms(30)
+            .icmp(from, own, code)
+            .expect(cause, Proof::Proven);
+        let mut sim = Sim::packets();
+        sim.syn()
+            .ms(10)
+            .icmp(from, own, code)
+            .expect(cause, Proof::Proven);
+    }
+}
+
+#[test]
+fn an_unseen_icmp_error_leaves_rivals() {
+    let mut sim = Sim::live("nginx");
+    sim.syn().ms(3000).state(
+        TcpState::SynSent,
+        TcpState::Close,
+        Some(Errno::EHOSTUNREACH),
+        0,
+    );
+    let event = sim.expect(Cause::TcpConnectHostUnreachable, Proof::Underdetermined);
+    assert!(event.rivals.contains(&Cause::TcpConnectNoNeighbour));
+}
+
+#[test]
+fn a_soft_icmp_error_is_forgotten_when_the_connect_succeeds() {
+    both(|sim| {
+        sim.syn().icmp([10, 0, 0, 254], false, 1);
+        sim.ms(1000).syn_again();
+        sim.open()
+            .request()
+            .reply(OK)
+            .gateway_fin()
+            .upstream_fin()
+            .expect_none();
+    });
+}
+
+#[test]
+fn refused_by_the_own_kernel_before_any_packet() {
+    for (errno, cause) in [
+        (101, Cause::TcpConnectNoRoute),
+        (113, Cause::TcpConnectNoRoute),
+        (13, Cause::TcpConnectLocalPolicy),
+        (1, Cause::TcpConnectLocalPolicy),
+        (22, Cause::TcpConnectLocalPolicy),
+        (99, Cause::GwPortExhausted),
+    ] {
+        let mut sim = Sim::live("nginx");
+        let process = Arc::new(Process {
+            pid: 42,
+            comm: Arc::from("nginx"),
+            ..Process::default()
+        });
+        let upstream = "10.0.0.2:8080".parse().unwrap();
+        sim.input(Input::ConnectFailed {
+            process,
+            upstream,
+            errno: Errno(errno),
+        });
+        sim.expect(cause, Proof::Proven);
+    }
+}
+
+#[test]
+fn no_free_port_is_not_silence() {
+    let mut sim = Sim::live("nginx");
+    let upstream = "10.0.0.2:8080".parse().unwrap();
+    let process = Arc::new(Process {
+        pid: 42,
+        comm: Arc::from("nginx"),
+        ..Process::default()
+    });
+    sim.signal(Signal::Opened {
+        process,
+        local: None,
+        upstream,
+    });
+    sim.state(TcpState::SynSent, TcpState::Close, None, 0);
+    sim.signal(Signal::ConnectReturned {
+        errno: Errno::EADDRNOTAVAIL,
+    });
+    sim.expect(Cause::GwPortExhausted, Proof::Proven);
+}
+
+#[test]
+fn a_connection_that_succeeded_never_failed_to_connect() {
+    // A fast success that carried nothing and is closed idle.
+    both(|sim| sim.open().ms(9).gateway_fin().upstream_fin().expect_none());
+    // The record of ESTABLISHED was lost, but the SYN was acknowledged.
+    let mut sim = Sim::live("nginx");
+    sim.syn()
+        .ms(2000)
+        .state(TcpState::SynSent, TcpState::Close, None, 1);
+    sim.expect_none();
+}
+
+#[test]
+fn a_late_syn_ack_succeeds() {
+    both(|sim| {
+        sim.syn().ms(1000).syn_again().ms(2000);
+        sim.open()
+            .send(GET)
+            .ack()
+            .reply(OK)
+            .gateway_fin()
+            .upstream_fin()
+            .expect_none();
+    });
+}

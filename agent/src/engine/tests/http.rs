@@ -1,0 +1,341 @@
+//! Broken, cut and late responses.
+
+use super::sim::{GET, OK, Sim};
+use crate::model::{Cause, HopEvent, Proof};
+
+/// The event of a fresh hop whose upstream answers these bytes and then closes.
+#[track_caller]
+fn answered(comm: Option<&'static str>, bytes: &[u8], cause: Cause) -> HopEvent {
+    let mut sim = comm.map_or_else(Sim::packets, Sim::live);
+    sim.open()
+        .request()
+        .reply(bytes)
+        .upstream_fin()
+        .gateway_fin();
+    sim.expect(cause, Proof::Proven)
+}
+
+#[track_caller]
+fn tolerated(comm: &'static str, bytes: &[u8]) {
+    let mut sim = Sim::live(comm);
+    sim.open()
+        .request()
+        .reply(bytes)
+        .upstream_fin()
+        .gateway_fin()
+        .expect_none();
+}
+
+#[test]
+fn own_error() {
+    for bytes in [
+        &b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno"[..],
+        b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.0 502 No\r\n\r\nuntil close",
+    ] {
+        let event = answered(Some("nginx"), bytes, Cause::UpstreamOwnError);
+        assert!(event.exchange.unwrap().status.unwrap() >= 500);
+        assert_eq!(event.recommended_status, None);
+    }
+}
+
+#[test]
+fn healthy_responses_give_nothing() {
+    for bytes in [
+        OK,
+        b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+        b"HTTP/1.1 200\r\nContent-Length: 0005\r\n\r\nhello",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil close",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nT: t\r\n\r\n",
+        b"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n\x01\x02\x03",
+    ] {
+        for comm in ["nginx", "haproxy", "something"] {
+            tolerated(comm, bytes);
+        }
+    }
+}
+
+#[test]
+fn not_http() {
+    let event = answered(None, b"SSH-2.0-OpenSSH_9.2\r\n", Cause::Http1NotHttp);
+    assert!(
+        event.evidence[0].text.contains("SSH"),
+        "{:?}",
+        event.evidence
+    );
+    answered(None, b"<html>no head</html>", Cause::Http1NotHttp);
+    answered(
+        None,
+        b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64",
+        Cause::Http1NotHttp,
+    );
+    answered(
+        None,
+        b"\x15\x03\x03\0\x02\x02\x46",
+        Cause::TlsPlaintextToTlsPort,
+    );
+}
+
+#[test]
+fn a_banner_that_comes_before_the_request_is_its_answer() {
+    let mut sim = Sim::live("haproxy");
+    sim.open()
+        .reply(b"220 mail ESMTP\r\n")
+        .request()
+        .gateway_fin();
+    let event = sim.expect(Cause::Http1NotHttp, Proof::Proven);
+    assert!(
+        event.evidence[0].text.contains("SMTP"),
+        "{:?}",
+        event.evidence
+    );
+}
+
+#[test]
+fn status_line_invalid() {
+    for line in [
+        "HTTP/1.1 2xx OK",
+        "HTTP/2 200",
+        "http/1.1 200 OK",
+        "ICY 200 OK",
+        "HTTP/1.1 20 OK",
+    ] {
+        let bytes = format!("{line}\r\nContent-Length: 5\r\n\r\nhello");
+        answered(
+            Some("nginx"),
+            bytes.as_bytes(),
+            Cause::Http1StatusLineInvalid,
+        );
+    }
+}
+
+#[test]
+fn header_syntax_by_what_the_gateway_rejects() {
+    let event = answered(
+        Some("nginx"),
+        b"HTTP/1.1 200 OK\r\nX-A : a\r\nContent-Length: 5\r\n\r\nhello",
+        Cause::Http1HeaderSyntax,
+    );
+    assert_eq!(event.evidence[0].offset, Some(20));
+    assert!(event.evidence[0].text.contains("X-A"));
+    let no_colon = b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 5\r\n\r\nhello";
+    tolerated("nginx", no_colon);
+    answered(Some("haproxy"), no_colon, Cause::Http1HeaderSyntax);
+    answered(None, no_colon, Cause::Http1HeaderSyntax);
+}
+
+#[test]
+fn content_length_invalid() {
+    for value in ["+5", "-5", "0x5", "", "abc", "99999999999999999999999"] {
+        let bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nhello");
+        answered(
+            Some("haproxy"),
+            bytes.as_bytes(),
+            Cause::Http1ContentLengthInvalid,
+        );
+    }
+}
+
+#[test]
+fn chunk_syntax() {
+    for body in [
+        "ZZ\r\nhello",
+        "5\r\nhelloXX",
+        "-5\r\nhello",
+        "\r\nhello",
+        "ffffffffffffffffff\r\n",
+    ] {
+        let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        answered(Some("nginx"), bytes.as_bytes(), Cause::Http1ChunkSyntax);
+    }
+}
+
+#[test]
+fn cut_short_by_fin_and_rst() {
+    for (bytes, cause) in [
+        (&b"HTTP/1.1 20"[..], Cause::Http1HeadTruncated),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", Cause::Http1HeadTruncated),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+            Cause::Http1BodyTruncated,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            Cause::Http1LastChunkMissing,
+        ),
+    ] {
+        answered(Some("nginx"), bytes, cause);
+        answered(None, bytes, cause);
+        let mut sim = Sim::live("haproxy");
+        sim.open()
+            .request()
+            .reply(bytes)
+            .upstream_rst()
+            .expect(cause, Proof::Proven);
+    }
+    let mut sim = Sim::packets();
+    sim.open()
+        .request()
+        .reply(b"HTTP/1.0 200 OK\r\n\r\nuntil")
+        .upstream_rst();
+    sim.expect(Cause::Http1EofBodyReset, Proof::Proven);
+}
+
+#[test]
+fn a_cut_5xx_is_a_cut() {
+    answered(
+        Some("nginx"),
+        b"HTTP/1.1 500 No\r\nContent-Length: 50\r\n\r\nhello",
+        Cause::Http1BodyTruncated,
+    );
+}
+
+#[test]
+fn stalls() {
+    let head = b"HTTP/1.1 200 OK\r\nContent-Le";
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(head).ms(2000).gateway_fin();
+    sim.expect(Cause::UpstreamStalledInHead, Proof::Inferred);
+    let body = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello";
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(body).ms(2000).gateway_fin();
+    let event = sim.expect(Cause::UpstreamStalledInBody, Proof::Inferred);
+    assert!(event.evidence[0].text.contains("45 body bytes missing"));
+}
+
+#[test]
+fn a_gateway_that_leaves_while_data_flows_has_its_own_reason() {
+    let body = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhello";
+    let mut sim = Sim::live("nginx");
+    sim.open()
+        .request()
+        .reply(body)
+        .ms(20)
+        .gateway_fin()
+        .expect_none();
+    // It does not read: its own client is slow, or gone.
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.window = 0;
+    sim.reply(body).ms(5000).gateway_rst().expect_none();
+    // A stream of events may be silent.
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
+    sim.ms(30_000).gateway_fin().expect_none();
+}
+
+#[test]
+fn one_event_where_the_upstream_stays_open() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(b"SSH-2.0-OpenSSH_9.2\r\n");
+    let event = sim.ms(600).expect(Cause::Http1NotHttp, Proof::Proven);
+    assert_eq!(event.exchange.unwrap().ordinal, 1);
+    sim.ms(5000).gateway_fin().upstream_rst().expect_none();
+}
+
+#[test]
+fn a_failure_does_not_hide_the_next_exchange() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(OK).request();
+    sim.reply(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+        .request()
+        .reply(OK);
+    let event = sim.expect(Cause::UpstreamOwnError, Proof::Proven);
+    assert_eq!(event.exchange.unwrap().ordinal, 2);
+}
+
+#[test]
+fn a_response_to_head_needs_no_body() {
+    let mut sim = Sim::packets();
+    sim.open().send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n").ack();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
+        .upstream_fin()
+        .expect_none();
+}
+
+#[test]
+fn an_early_response_ends_its_exchange() {
+    let mut sim = Sim::packets();
+    sim.open()
+        .send(b"POST / HTTP/1.1\r\nContent-Length: 5000\r\n\r\nabc")
+        .ack();
+    sim.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+        .upstream_rst()
+        .expect_none();
+}
+
+#[test]
+fn bodies_captured_short_are_skipped() {
+    let mut body = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".to_vec();
+    let head = body.len();
+    body.resize(head + 100_000, b'x');
+    let mut sim = Sim::packets();
+    sim.open()
+        .request()
+        .reply_short(&body, head + 10)
+        .request()
+        .reply(OK)
+        .expect_none();
+    assert_eq!(sim.engine.stats().exchanges, 2);
+}
+
+#[test]
+fn a_missed_piece_of_a_body_is_told_on_the_verdict() {
+    let mut sim = Sim::packets();
+    sim.open()
+        .request()
+        .reply(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
+    sim.reply_unseen(40).reply(b"ten bytes!").upstream_fin();
+    let event = sim.expect(Cause::Http1BodyTruncated, Proof::Inferred);
+    assert_eq!(event.completeness.lost_segments, 1);
+    assert!(event.evidence[0].text.contains("50 body bytes"));
+}
+
+#[test]
+fn a_missed_head_is_not_judged() {
+    let mut sim = Sim::packets();
+    sim.open()
+        .request()
+        .reply_unseen(300)
+        .reply(b"the rest")
+        .upstream_fin()
+        .expect_none();
+    assert_eq!(sim.engine.stats().unjudged_gap, 1);
+    assert_eq!(sim.engine.stats().events, 0);
+}
+
+#[test]
+fn other_protocols_are_left_alone() {
+    for first in [
+        &b"\x16\x03\x01\x02\0\x01"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x01\x01\0\x01\0\x08",
+    ] {
+        let mut sim = Sim::live("nginx");
+        sim.open()
+            .send(first)
+            .ack()
+            .ms(2000)
+            .upstream_rst()
+            .expect_none();
+        assert_eq!(sim.engine.stats().hops_opaque, 1);
+    }
+}
+
+#[test]
+fn pipelined_requests_each_get_their_verdict() {
+    let mut sim = Sim::packets();
+    sim.open()
+        .send(GET)
+        .send(GET)
+        .ack()
+        .reply(OK)
+        .upstream_fin();
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    assert_eq!(event.exchange.unwrap().ordinal, 2);
+}

@@ -1,0 +1,129 @@
+//! Hostile input, caps and determinism.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::sim::{GET, OK, Sim};
+use crate::limits::Limits;
+use crate::model::{Cause, Direction, Errno, Input, Proof, TcpFlags, TcpState};
+
+#[test]
+fn the_hop_table_is_capped_and_evicts_the_silent_ones() {
+    let limits = Limits {
+        hops: 10,
+        ..Limits::default()
+    };
+    let mut sim = Sim::with(Some("nginx"), limits);
+    for _ in 0..100 {
+        sim.open();
+        sim.next_hop();
+    }
+    assert_eq!(sim.engine.open_hops(), 10);
+    assert_eq!(sim.engine.stats().hops_evicted, 90);
+}
+
+#[test]
+fn closed_hops_are_forgotten() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(OK).gateway_fin().upstream_fin();
+    sim.state(TcpState::FinWait2, TcpState::Close, None, 100);
+    sim.ms(5000);
+    assert_eq!(sim.engine.open_hops(), 0);
+}
+
+#[test]
+fn lost_records_make_a_verdict_less_firm() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.input(Input::Lost { records: 3 });
+    sim.ms(30).upstream_fin();
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    assert_eq!(event.completeness.lost_segments, 3);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_events() {
+    let run = || {
+        let mut sim = Sim::live("nginx");
+        sim.syn().refuse();
+        sim.next_hop();
+        sim.open().request().upstream_fin();
+        serde_json::to_string(&sim.events()).unwrap()
+    };
+    assert_eq!(run(), run());
+}
+
+/// One step of a made-up life of a hop.
+#[derive(Clone, Debug)]
+enum Step {
+    Segment {
+        to: bool,
+        flags: u8,
+        seq: u32,
+        bytes: Vec<u8>,
+        longer: u32,
+    },
+    State(u32, u32, i32, u64),
+    Good(u8),
+    Sleep(u16),
+    Icmp(u8),
+    NextHop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        Just(GET.to_vec()),
+        Just(OK.to_vec()),
+        Just(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n".to_vec()),
+    ];
+    let seq = prop_oneof![any::<u32>(), 4990_u32..5200, u32::MAX - 30..u32::MAX];
+    prop_oneof![
+        4 => (any::<bool>(), any::<u8>(), seq, bytes, prop_oneof![Just(0), any::<u32>()])
+            .prop_map(|(to, flags, seq, bytes, longer)| Step::Segment { to, flags, seq, bytes, longer }),
+        1 => (1_u32..13, 1_u32..13, 0_i32..120, 0_u64..3)
+            .prop_map(|(old, new, errno, acked)| Step::State(old, new, errno, acked)),
+        4 => (0_u8..8).prop_map(Step::Good),
+        1 => any::<u16>().prop_map(Step::Sleep),
+        1 => any::<u8>().prop_map(Step::Icmp),
+        1 => Just(Step::NextHop),
+    ]
+}
+
+proptest! {
+    /// No sequence of observations panics, and memory stays within the caps.
+    #[test]
+    fn any_life_of_a_hop(steps in prop::collection::vec(step(), 0..80), live in any::<bool>()) {
+        let limits = Limits { hops: 4, events: 16, pipelined: 3, ..Limits::default() };
+        let mut sim = Sim::with(live.then_some("nginx"), limits);
+        for step in steps {
+            match step {
+                Step::Segment { to, flags, seq, bytes, longer } => {
+                    let direction = if to { Direction::ToUpstream } else { Direction::FromUpstream };
+                    let wire_len = (bytes.len() as u32).saturating_add(longer);
+                    sim.segment(direction, TcpFlags(flags), seq, &bytes, wire_len);
+                }
+                Step::State(old, new, errno, acked) => {
+                    let state = |number| TcpState::from_kernel(number).unwrap();
+                    let errno = (errno > 0).then_some(Errno(errno));
+                    sim.state(state(old), state(new), errno, acked);
+                }
+                Step::Good(0) => { sim.open(); }
+                Step::Good(1) => { sim.request(); }
+                Step::Good(2) => { sim.reply(OK); }
+                Step::Good(3) => { sim.upstream_fin(); }
+                Step::Good(4) => { sim.gateway_fin(); }
+                Step::Good(5) => { sim.upstream_rst(); }
+                Step::Good(6) => { sim.refuse(); }
+                Step::Good(_) => { sim.seeded(); }
+                Step::Sleep(ms) => { sim.sleep(Duration::from_millis(u64::from(ms))); }
+                Step::Icmp(code) => { sim.icmp([10, 0, 0, 9], false, code); }
+                Step::NextHop => sim.next_hop(),
+            }
+            prop_assert!(sim.engine.open_hops() <= 4);
+        }
+        sim.engine.finish(crate::model::Timestamp::MAX);
+        prop_assert_eq!(sim.engine.open_hops(), 0);
+    }
+}

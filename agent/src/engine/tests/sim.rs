@@ -1,0 +1,368 @@
+//! A simulated hop: segments with correct sequence numbers, and the kernel's signals if wanted.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Config, Engine};
+use crate::limits::Limits;
+use crate::model::{
+    Actor, Cause, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
+    Segment, Signal, TcpFlags, TcpState, Timestamp,
+};
+
+pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
+pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+const START: u64 = 1_700_000_000_000_000_000;
+const ACK: TcpFlags = TcpFlags::ACK;
+
+pub(super) struct Sim {
+    pub(super) engine: Engine,
+    now: Timestamp,
+    hop: HopId,
+    local: SocketAddr,
+    upstream: SocketAddr,
+    /// Next sequence numbers of gateway and upstream.
+    gateway_seq: u32,
+    upstream_seq: u32,
+    /// What each side has acknowledged of the other.
+    upstream_acked: u32,
+    gateway_acked: u32,
+    /// Name of the gateway process, if a kernel tells it.
+    comm: Option<&'static str>,
+    pub(super) window: u16,
+    events: Vec<HopEvent>,
+}
+
+impl Sim {
+    /// A hop seen by packets alone.
+    pub(super) fn packets() -> Self {
+        Self::with(None, Limits::default())
+    }
+
+    /// A hop of this gateway process, with the kernel's signals.
+    pub(super) fn live(comm: &'static str) -> Self {
+        Self::with(Some(comm), Limits::default())
+    }
+
+    pub(super) fn with(comm: Option<&'static str>, limits: Limits) -> Self {
+        Self {
+            engine: Engine::new(Config::default(), limits),
+            now: Timestamp::from_nanos(START),
+            hop: HopId(7),
+            local: "10.0.0.1:40000".parse().unwrap(),
+            upstream: "10.0.0.2:8080".parse().unwrap(),
+            gateway_seq: u32::MAX - 20,
+            upstream_seq: 5000,
+            upstream_acked: u32::MAX - 20,
+            gateway_acked: 5000,
+            comm,
+            window: 500,
+            events: Vec::new(),
+        }
+    }
+
+    /// Turns to another hop of the same engine.
+    pub(super) fn next_hop(&mut self) {
+        self.hop = HopId(self.hop.0 + 1);
+        self.local.set_port(self.local.port() + 1);
+    }
+
+    pub(super) fn sleep(&mut self, time: Duration) -> &mut Self {
+        let until = self.now.after(time);
+        while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
+            self.engine.handle_timeout(due);
+        }
+        self.now = until;
+        self.drain();
+        self
+    }
+
+    pub(super) fn ms(&mut self, ms: u64) -> &mut Self {
+        self.sleep(Duration::from_millis(ms))
+    }
+
+    fn drain(&mut self) {
+        while let Some(event) = self.engine.poll_event() {
+            self.events.push(event);
+        }
+    }
+
+    pub(super) fn input(&mut self, input: Input<'_>) {
+        self.now = self.now.after(Duration::from_micros(20));
+        self.engine.handle(self.now, input);
+        self.drain();
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) -> &mut Self {
+        if self.comm.is_some() {
+            self.input(Input::Signal {
+                hop: self.hop,
+                signal,
+            });
+        }
+        self
+    }
+
+    pub(super) fn state(
+        &mut self,
+        old: TcpState,
+        new: TcpState,
+        errno: Option<Errno>,
+        bytes_acked: u64,
+    ) -> &mut Self {
+        self.signal(Signal::State {
+            old,
+            new,
+            errno,
+            bytes_acked: Some(bytes_acked),
+            rtt_us: None,
+        })
+    }
+
+    fn process(&self) -> Arc<Process> {
+        Arc::new(Process {
+            pid: 42,
+            comm: Arc::from(self.comm.unwrap_or("")),
+            ..Process::default()
+        })
+    }
+
+    pub(super) fn segment(
+        &mut self,
+        direction: Direction,
+        flags: TcpFlags,
+        seq: u32,
+        payload: &[u8],
+        wire_len: u32,
+    ) {
+        let ack = match direction {
+            Direction::ToUpstream => self.gateway_acked,
+            Direction::FromUpstream => self.upstream_acked,
+        };
+        let segment = Segment {
+            direction,
+            local: self.local,
+            upstream: self.upstream,
+            seq,
+            ack,
+            flags,
+            window: self.window,
+            payload,
+            wire_len,
+            ttl: 64,
+            ip_id: None,
+        };
+        self.input(Input::Segment {
+            hop: self.hop,
+            segment,
+        });
+    }
+
+    pub(super) fn syn(&mut self) -> &mut Self {
+        let (process, upstream) = (self.process(), self.upstream);
+        self.signal(Signal::Opened {
+            process,
+            local: None,
+            upstream,
+        });
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);
+        self
+    }
+
+    pub(super) fn syn_again(&mut self) -> &mut Self {
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);
+        self
+    }
+
+    pub(super) fn open(&mut self) -> &mut Self {
+        self.syn();
+        self.gateway_seq = self.gateway_seq.wrapping_add(1);
+        self.upstream_acked = self.gateway_seq;
+        let seq = self.upstream_seq;
+        self.segment(
+            Direction::FromUpstream,
+            TcpFlags::SYN.union(ACK),
+            seq,
+            &[],
+            0,
+        );
+        self.upstream_seq += 1;
+        self.gateway_acked = self.upstream_seq;
+        self.state(TcpState::SynSent, TcpState::Established, None, 1);
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, ACK, seq, &[], 0);
+        self
+    }
+
+    /// Tells of a connection that was already open.
+    pub(super) fn seeded(&mut self) -> &mut Self {
+        let (process, local, upstream) = (self.process(), self.local, self.upstream);
+        self.signal(Signal::Seeded {
+            process,
+            local,
+            upstream,
+        })
+    }
+
+    /// The gateway sends; nothing acknowledges it yet.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> &mut Self {
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, ACK, seq, bytes, bytes.len() as u32);
+        self.gateway_seq = seq.wrapping_add(bytes.len() as u32);
+        self
+    }
+
+    /// The upstream's kernel acknowledges everything sent.
+    pub(super) fn ack(&mut self) -> &mut Self {
+        self.upstream_acked = self.gateway_seq;
+        let seq = self.upstream_seq;
+        self.segment(Direction::FromUpstream, ACK, seq, &[], 0);
+        self
+    }
+
+    pub(super) fn request(&mut self) -> &mut Self {
+        self.send(GET).ack()
+    }
+
+    /// The upstream sends, and the gateway acknowledges.
+    pub(super) fn reply(&mut self, bytes: &[u8]) -> &mut Self {
+        self.reply_short(bytes, bytes.len())
+    }
+
+    /// Of what the upstream sends, only `kept` bytes are captured.
+    pub(super) fn reply_short(&mut self, bytes: &[u8], kept: usize) -> &mut Self {
+        let seq = self.upstream_seq;
+        self.segment(
+            Direction::FromUpstream,
+            ACK,
+            seq,
+            &bytes[..kept],
+            bytes.len() as u32,
+        );
+        self.reply_unseen(bytes.len() as u32)
+    }
+
+    /// The upstream sends what the observer misses; the gateway acknowledges it.
+    pub(super) fn reply_unseen(&mut self, len: u32) -> &mut Self {
+        self.upstream_seq = self.upstream_seq.wrapping_add(len);
+        self.gateway_acked = self.upstream_seq;
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, ACK, seq, &[], 0);
+        self
+    }
+
+    pub(super) fn upstream_fin(&mut self) -> &mut Self {
+        let seq = self.upstream_seq;
+        self.segment(
+            Direction::FromUpstream,
+            TcpFlags::FIN.union(ACK),
+            seq,
+            &[],
+            0,
+        );
+        self.upstream_seq += 1;
+        self.state(TcpState::Established, TcpState::CloseWait, None, 100)
+    }
+
+    /// A reset in answer to data: no acknowledgement.
+    pub(super) fn upstream_rst(&mut self) -> &mut Self {
+        let seq = self.upstream_seq;
+        self.segment(Direction::FromUpstream, TcpFlags::RST, seq, &[], 0);
+        self.signal(Signal::ResetReceived);
+        self.state(
+            TcpState::Established,
+            TcpState::Close,
+            Some(Errno::ECONNRESET),
+            100,
+        )
+    }
+
+    pub(super) fn reason(&mut self, reason: ResetReason) -> &mut Self {
+        self.signal(Signal::ResetSent {
+            by: Actor::Upstream,
+            reason: Some(reason),
+        })
+    }
+
+    pub(super) fn gateway_fin(&mut self) -> &mut Self {
+        self.state(TcpState::Established, TcpState::FinWait1, None, 100);
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, TcpFlags::FIN.union(ACK), seq, &[], 0);
+        self.gateway_seq = seq.wrapping_add(1);
+        self
+    }
+
+    pub(super) fn gateway_rst(&mut self) -> &mut Self {
+        self.state(TcpState::Established, TcpState::Close, None, 100);
+        let seq = self.gateway_seq;
+        self.segment(Direction::ToUpstream, TcpFlags::RST.union(ACK), seq, &[], 0);
+        self
+    }
+
+    /// The refusal of a SYN, with the kernel's view of it.
+    pub(super) fn refuse(&mut self) -> &mut Self {
+        self.segment(Direction::FromUpstream, TcpFlags::RST.union(ACK), 0, &[], 0);
+        self.signal(Signal::ResetReceived);
+        self.state(
+            TcpState::SynSent,
+            TcpState::Close,
+            Some(Errno::ECONNREFUSED),
+            0,
+        )
+    }
+
+    pub(super) fn icmp(&mut self, from: [u8; 4], from_self: bool, code: u8) -> &mut Self {
+        let from = IpAddr::V4(Ipv4Addr::from(from));
+        let (local, upstream) = (self.local, self.upstream);
+        self.input(Input::Icmp(IcmpError {
+            netns: 0,
+            from,
+            from_self,
+            code,
+            local,
+            upstream,
+        }));
+        self
+    }
+
+    /// Everything that was decided once all deadlines have passed.
+    #[track_caller]
+    pub(super) fn events(&mut self) -> Vec<HopEvent> {
+        self.ms(300_000);
+        std::mem::take(&mut self.events)
+    }
+
+    #[track_caller]
+    pub(super) fn expect(&mut self, cause: Cause, proof: Proof) -> HopEvent {
+        let mut events = self.events();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| (event.cause, event.proof))
+            .collect();
+        assert_eq!(told, [(cause, proof)], "{events:#?}");
+        let event = events.remove(0);
+        assert_eq!(event.upstream.socket_addr(), self.upstream);
+        assert!(!event.evidence.is_empty());
+        assert_eq!(
+            event.rivals.is_empty(),
+            event.proof != Proof::Underdetermined
+        );
+        if let Some(comm) = self.comm {
+            let gateway = event
+                .gateway
+                .as_ref()
+                .expect("a live event names its gateway");
+            assert_eq!((gateway.pid, &*gateway.comm), (42, comm));
+        }
+        event
+    }
+
+    #[track_caller]
+    pub(super) fn expect_none(&mut self) {
+        assert_eq!(self.events(), []);
+    }
+}

@@ -1,0 +1,562 @@
+//! Assigns packets to hops: which connection, and which of its ends is the gateway.
+//!
+//! Decides by the SYN (its sender is the gateway), and without one, in this order: by an end that
+//! `--gateway` names or a hop before showed to be an upstream, by a payload that begins a request or
+//! a response, by ports (one end below the ephemeral range is the upstream). Where none of these
+//! tells, a few segments wait for a payload that does. A guess from ports that a later payload
+//! contradicts is corrected by a new hop, since the engine cannot turn one around.
+//!
+//! A SYN with another initial sequence number is a new hop: ports are used again.
+//! Memory is bounded: connections that were idle longest are forgotten, and counted.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::hash_map::Entry as Slot;
+
+use foldhash::fast::RandomState;
+
+use super::hints::direction_of;
+use super::options::Options;
+use crate::input::packet::TcpPacket;
+use crate::model::{Direction, HopId, Segment, TcpFlags, Timestamp};
+
+/// Connections in one of the two generations of the table.
+const GENERATION: usize = 65_536;
+/// Connections that may wait for a payload that shows the roles.
+const MAX_WAITING: usize = 1024;
+/// Segments and payload bytes that one of them may hold meanwhile.
+const MAX_HELD_SEGMENTS: usize = 8;
+const MAX_HELD_BYTES: usize = 16 * 1024;
+/// Upstreams that are counted one by one.
+const MAX_UPSTREAMS: u32 = 4096;
+/// Linux takes ephemeral ports from here by default; services below it are the rule.
+const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// Seeded at random as the standard hasher, and several times as fast.
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
+
+/// What was seen of one upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamTally {
+    /// Its end.
+    pub upstream: SocketAddr,
+    /// Connections to it.
+    pub hops: u64,
+    /// When the first packet was seen.
+    pub first: Timestamp,
+    /// When the last packet was seen.
+    pub last: Timestamp,
+}
+
+/// What the table did that a reader of the verdicts may want to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HopCounters {
+    /// Connections seen.
+    pub hops: u64,
+    /// Of these, those whose gateway was guessed from ports.
+    pub guessed: u64,
+    /// Guesses that a later payload contradicted; the connection was counted once more.
+    pub corrected: u64,
+    /// Segments of connections that `--gateway` or `--upstream` exclude.
+    pub filtered: u64,
+    /// Connections forgotten, while still open, to bound memory.
+    pub evicted: u64,
+    /// Segments forgotten with them before it was known who the gateway is.
+    pub dropped: u64,
+    /// Hops to upstreams beyond the number that is counted one by one.
+    pub untallied: u64,
+}
+
+/// Both ends of a connection in a fixed order, as bytes: there are many, and they are hashed for
+/// each packet. IPv4 addresses are mapped into IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Key([u8; 36]);
+
+impl Key {
+    /// The key, and whether `a` is its low end.
+    fn new(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
+        let (a, b) = (end_number(a), end_number(b));
+        let a_is_low = a <= b;
+        let (low, high) = if a_is_low { (a, b) } else { (b, a) };
+        let mut bytes = [0; 36];
+        for (half, (address, port)) in bytes.chunks_exact_mut(18).zip([low, high]) {
+            let (head, tail) = half.split_at_mut(16);
+            head.copy_from_slice(&address.to_be_bytes());
+            tail.copy_from_slice(&port.to_be_bytes());
+        }
+        (Self(bytes), a_is_low)
+    }
+}
+
+fn end_number(end: SocketAddr) -> (u128, u16) {
+    let address = match end.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    (u128::from(address), end.port())
+}
+
+/// Where the gateway's end lies in a [`Key`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gateway {
+    Low,
+    High,
+}
+
+impl Gateway {
+    const fn sender(from_low: bool) -> Self {
+        if from_low { Self::Low } else { Self::High }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Low => Self::High,
+            Self::High => Self::Low,
+        }
+    }
+
+    const fn direction(self, from_low: bool) -> Direction {
+        if matches!(self, Self::Low) == from_low {
+            Direction::ToUpstream
+        } else {
+            Direction::FromUpstream
+        }
+    }
+}
+
+struct Tracked {
+    hop: HopId,
+    gateway: Gateway,
+    /// Whether the role is known, not guessed.
+    sure: bool,
+    /// Excluded by the options.
+    filtered: bool,
+    /// Initial sequence number of the gateway's side.
+    isn: Option<u32>,
+    /// Whether the upstream sent anything.
+    answered: bool,
+    /// FIN from the low end, FIN from the high end, reset.
+    ended: [bool; 3],
+    /// Its place among the tallies.
+    tally: Option<u32>,
+}
+
+impl Tracked {
+    const fn closed(&self) -> bool {
+        matches!(self.ended, [true, true, _] | [_, _, true])
+    }
+}
+
+/// A segment kept until the roles are known.
+struct Held {
+    at: Timestamp,
+    from_low: bool,
+    src: SocketAddr,
+    dst: SocketAddr,
+    segment: Segment<'static>,
+    payload: Vec<u8>,
+}
+
+enum Connection {
+    Tracked(Tracked),
+    Waiting(Vec<Held>),
+}
+
+/// The table of connections.
+pub(super) struct Hops {
+    options: Options,
+    young: HashMap<Key, Connection>,
+    old: HashMap<Key, Connection>,
+    next: u64,
+    waiting: usize,
+    tallies: Vec<UpstreamTally>,
+    tally_of: HashMap<SocketAddr, u32>,
+    counters: HopCounters,
+}
+
+/// Takes the segments of hops.
+pub(super) type Sink<'s> = dyn FnMut(Timestamp, HopId, Segment<'_>) + 's;
+
+impl Hops {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            options,
+            young: HashMap::default(),
+            old: HashMap::default(),
+            next: 0,
+            waiting: 0,
+            tallies: Vec::new(),
+            tally_of: HashMap::default(),
+            counters: HopCounters::default(),
+        }
+    }
+
+    pub(super) const fn counters(&self) -> HopCounters {
+        self.counters
+    }
+
+    pub(super) fn tallies(&self) -> &[UpstreamTally] {
+        &self.tallies
+    }
+
+    /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
+    pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
+        let (key, from_low) = Key::new(tcp.src, tcp.dst);
+        let found = match self.young.entry(key) {
+            Slot::Occupied(slot) => Some(slot.into_mut()),
+            // Used again: back among the young.
+            Slot::Vacant(slot) => self.old.remove(&key).map(|found| slot.insert(found)),
+        };
+        match found {
+            Some(Connection::Tracked(tracked)) if !begins_anew(tracked, tcp, from_low) => {
+                if !tracked.sure
+                    && let Some(direction) = direction_of(tcp.payload)
+                {
+                    tracked.sure = direction == tracked.gateway.direction(from_low);
+                    if !tracked.sure {
+                        let gateway = tracked.gateway.other();
+                        self.counters.corrected += 1;
+                        self.track(key, at, tcp, from_low, gateway, true);
+                    }
+                }
+            }
+            Some(Connection::Waiting(_)) => {
+                self.wait(key, at, tcp, from_low, sink);
+            }
+            _ => match self.role(tcp, from_low) {
+                Some((gateway, sure)) => self.track(key, at, tcp, from_low, gateway, sure),
+                None => self.wait(key, at, tcp, from_low, sink),
+            },
+        }
+        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
+            deliver(
+                tracked,
+                &mut self.tallies,
+                &mut self.counters,
+                at,
+                tcp,
+                from_low,
+                sink,
+            );
+        }
+        if self.young.len() >= GENERATION {
+            self.age();
+        }
+    }
+
+    /// The roles of the ends of a segment that an ICMP error quotes: whether its sender is the
+    /// gateway of a hop that the options include.
+    pub(super) fn is_from_gateway(&self, src: SocketAddr, dst: SocketAddr) -> bool {
+        let (key, from_low) = Key::new(src, dst);
+        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+            Some(Connection::Tracked(tracked)) => {
+                !tracked.filtered && tracked.gateway.direction(from_low) == Direction::ToUpstream
+            }
+            _ => {
+                self.options.admit(src, dst)
+                    && self
+                        .guess(src, dst, from_low)
+                        .is_none_or(|gateway| gateway == Gateway::sender(from_low))
+            }
+        }
+    }
+
+    /// Lets the segments go that still wait, with the roles guessed.
+    pub(super) fn finish(&mut self, sink: &mut Sink<'_>) {
+        let mut waiting: Vec<_> = self
+            .young
+            .iter()
+            .chain(&self.old)
+            .filter_map(|(key, connection)| match connection {
+                Connection::Waiting(held) => Some((held.first()?.at, *key)),
+                Connection::Tracked(_) => None,
+            })
+            .collect();
+        // The table has no order of its own, and the same input must give the same events.
+        waiting.sort_unstable();
+        for (_, key) in waiting {
+            self.release(key, None, sink);
+        }
+    }
+
+    /// Who is the gateway, and whether that is more than a guess; `None` where nothing tells yet.
+    fn role(&self, tcp: &TcpPacket<'_>, from_low: bool) -> Option<(Gateway, bool)> {
+        let sender = Gateway::sender(from_low);
+        let receiver = Gateway::sender(!from_low);
+        if tcp.flags.contains(TcpFlags::SYN) {
+            let answer = tcp.flags.contains(TcpFlags::ACK);
+            return Some((if answer { receiver } else { sender }, true));
+        }
+        if let Some(sender_named) = self.options.names_gateway(tcp.src, tcp.dst) {
+            return Some((if sender_named { sender } else { receiver }, true));
+        }
+        if let Some(direction) = direction_of(tcp.payload) {
+            return Some(match direction {
+                Direction::ToUpstream => (sender, true),
+                Direction::FromUpstream => (receiver, true),
+            });
+        }
+        self.guess(tcp.src, tcp.dst, from_low)
+            .map(|gateway| (gateway, false))
+    }
+
+    /// The gateway by what was seen of its ends before, then by ports.
+    fn guess(&self, src: SocketAddr, dst: SocketAddr, from_low: bool) -> Option<Gateway> {
+        let known = |end: &SocketAddr| self.tally_of.contains_key(end);
+        let service = |end: &SocketAddr| end.port() < FIRST_EPHEMERAL;
+        match (known(&src), known(&dst), service(&src), service(&dst)) {
+            (false, true, ..) | (false, false, false, true) | (true, true, false, true) => {
+                Some(Gateway::sender(from_low))
+            }
+            (true, false, ..) | (false, false, true, false) | (true, true, true, false) => {
+                Some(Gateway::sender(!from_low))
+            }
+            _ => None,
+        }
+    }
+
+    /// Begins a hop.
+    fn track(
+        &mut self,
+        key: Key,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        gateway: Gateway,
+        sure: bool,
+    ) {
+        let (local, upstream) = match gateway.direction(from_low) {
+            Direction::ToUpstream => (tcp.src, tcp.dst),
+            Direction::FromUpstream => (tcp.dst, tcp.src),
+        };
+        let filtered = !self.options.admit(local, upstream);
+        let mut tally = None;
+        if !filtered {
+            self.next += 1;
+            self.counters.hops += 1;
+            self.counters.guessed += u64::from(!sure);
+            tally = self.tally(upstream, at);
+        }
+        let syn = tcp.flags.contains(TcpFlags::SYN);
+        let isn = syn.then(|| match gateway.direction(from_low) {
+            Direction::ToUpstream => tcp.seq,
+            Direction::FromUpstream => tcp.ack.wrapping_sub(1),
+        });
+        let tracked = Tracked {
+            hop: HopId(self.next),
+            gateway,
+            sure,
+            filtered,
+            isn,
+            answered: false,
+            ended: [false; 3],
+            tally,
+        };
+        self.young.insert(key, Connection::Tracked(tracked));
+    }
+
+    fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
+        let next = u32::try_from(self.tallies.len()).unwrap_or(u32::MAX);
+        let index = match self.tally_of.get(&upstream) {
+            Some(index) => *index,
+            None if next < MAX_UPSTREAMS => {
+                self.tally_of.insert(upstream, next);
+                self.tallies.push(UpstreamTally {
+                    upstream,
+                    hops: 0,
+                    first: at,
+                    last: at,
+                });
+                next
+            }
+            None => {
+                self.counters.untallied += 1;
+                return None;
+            }
+        };
+        if let Some(tally) = self.tallies.get_mut(index as usize) {
+            tally.hops += 1;
+        }
+        Some(index)
+    }
+
+    /// Keeps a segment, unless it tells the roles or there is no more room to wait.
+    fn wait(
+        &mut self,
+        key: Key,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        sink: &mut Sink<'_>,
+    ) {
+        let role = self.role(tcp, from_low);
+        let held = match self.young.get(&key) {
+            Some(Connection::Waiting(held)) => held.as_slice(),
+            _ => &[],
+        };
+        let bytes = tcp.payload.len() + held.iter().map(|held| held.payload.len()).sum::<usize>();
+        let full = held.len() >= MAX_HELD_SEGMENTS
+            || bytes > MAX_HELD_BYTES
+            || (held.is_empty() && self.waiting >= MAX_WAITING);
+        if role.is_some() || full {
+            self.release(key, role, sink);
+            if is_syn(tcp) || !matches!(self.young.get(&key), Some(Connection::Tracked(_))) {
+                let guess = || (lower_port(tcp.src, tcp.dst, from_low), false);
+                let (gateway, sure) = role.unwrap_or_else(guess);
+                self.track(key, at, tcp, from_low, gateway, sure);
+            }
+            return;
+        }
+        let connection = self.young.entry(key).or_insert_with(|| {
+            self.waiting += 1;
+            Connection::Waiting(Vec::new())
+        });
+        if let Connection::Waiting(held) = connection {
+            held.push(Held {
+                at,
+                from_low,
+                src: tcp.src,
+                dst: tcp.dst,
+                segment: segment(tcp, &[], Direction::ToUpstream),
+                payload: tcp.payload.to_vec(),
+            });
+        }
+    }
+
+    /// Begins the hop of the segments that wait, in the role that was found or else is guessed, and
+    /// lets them go.
+    fn release(&mut self, key: Key, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
+        let waiting = match self.young.remove(&key) {
+            None => self.old.remove(&key),
+            found => found,
+        };
+        let Some(Connection::Waiting(held)) = waiting else {
+            return;
+        };
+        self.waiting = self.waiting.saturating_sub(1);
+        for (index, held) in held.iter().enumerate() {
+            let tcp = TcpPacket {
+                src: held.src,
+                dst: held.dst,
+                seq: held.segment.seq,
+                ack: held.segment.ack,
+                flags: held.segment.flags,
+                window: held.segment.window,
+                payload: &held.payload,
+                wire_len: held.segment.wire_len,
+                ttl: held.segment.ttl,
+                ip_id: held.segment.ip_id,
+            };
+            if index == 0 {
+                let (gateway, sure) =
+                    role.unwrap_or_else(|| (lower_port(tcp.src, tcp.dst, held.from_low), false));
+                self.track(key, held.at, &tcp, held.from_low, gateway, sure);
+            }
+            if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
+                let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+                deliver(
+                    tracked,
+                    tallies,
+                    counters,
+                    held.at,
+                    &tcp,
+                    held.from_low,
+                    sink,
+                );
+            }
+        }
+    }
+
+    /// Forgets the connections that were not seen since the last time, closed ones without counting.
+    fn age(&mut self) {
+        let young = std::mem::take(&mut self.young);
+        for connection in std::mem::replace(&mut self.old, young).into_values() {
+            match connection {
+                Connection::Tracked(tracked) => {
+                    self.counters.evicted += u64::from(!tracked.closed() && !tracked.filtered);
+                }
+                Connection::Waiting(held) => {
+                    self.waiting = self.waiting.saturating_sub(1);
+                    self.counters.evicted += 1;
+                    self.counters.dropped += held.len() as u64;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a segment is the SYN of a new connection between the same ends.
+fn begins_anew(tracked: &Tracked, tcp: &TcpPacket<'_>, from_low: bool) -> bool {
+    if !is_syn(tcp) {
+        return false;
+    }
+    match tracked.gateway.direction(from_low) {
+        Direction::ToUpstream => tracked.isn != Some(tcp.seq),
+        // Both ends may open at the same time; otherwise the roles are the other way round now.
+        Direction::FromUpstream => tracked.answered || tracked.closed(),
+    }
+}
+
+/// Whether a segment asks for a connection.
+const fn is_syn(tcp: &TcpPacket<'_>) -> bool {
+    tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK)
+}
+
+/// The last resort: the lower port is the upstream's, and the first to be seen sending is the gateway.
+fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
+    Gateway::sender(if src.port() < dst.port() {
+        !from_low
+    } else {
+        from_low
+    })
+}
+
+fn deliver(
+    tracked: &mut Tracked,
+    tallies: &mut [UpstreamTally],
+    counters: &mut HopCounters,
+    at: Timestamp,
+    tcp: &TcpPacket<'_>,
+    from_low: bool,
+    sink: &mut Sink<'_>,
+) {
+    if tracked.filtered {
+        counters.filtered += 1;
+        return;
+    }
+    let direction = tracked.gateway.direction(from_low);
+    tracked.answered |= direction == Direction::FromUpstream;
+    let [low, high, reset] = &mut tracked.ended;
+    *(if from_low { low } else { high }) |= tcp.flags.contains(TcpFlags::FIN);
+    *reset |= tcp.flags.contains(TcpFlags::RST);
+    if let Some(tally) = tracked
+        .tally
+        .and_then(|index| tallies.get_mut(index as usize))
+    {
+        tally.first = tally.first.min(at);
+        tally.last = tally.last.max(at);
+    }
+    sink(at, tracked.hop, segment(tcp, tcp.payload, direction));
+}
+
+fn segment<'a>(tcp: &TcpPacket<'_>, payload: &'a [u8], direction: Direction) -> Segment<'a> {
+    let (local, upstream) = match direction {
+        Direction::ToUpstream => (tcp.src, tcp.dst),
+        Direction::FromUpstream => (tcp.dst, tcp.src),
+    };
+    Segment {
+        direction,
+        local,
+        upstream,
+        seq: tcp.seq,
+        ack: tcp.ack,
+        flags: tcp.flags,
+        window: tcp.window,
+        payload,
+        wire_len: tcp.wire_len,
+        ttl: tcp.ttl,
+        ip_id: tcp.ip_id,
+    }
+}
+
+#[cfg(test)]
+mod tests;
