@@ -1,7 +1,7 @@
 //! The lab's one reading of the clock: deadlines for waits.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
@@ -50,4 +50,12 @@ pub fn wait_for<T>(
 #[expect(clippy::disallowed_methods, reason = "the lab's one edge to the clock")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Time since 1970, for packet captures.
+#[expect(clippy::disallowed_methods, reason = "the lab's one edge to the clock")]
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -16,7 +16,7 @@ use crate::scenario::{Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTRE
 use crate::upstream::Upstreams;
 
 /// The gateways' end of the veth pair.
-pub const INTERFACE: &str = "hop0";
+const INTERFACE: &str = "hop0";
 
 /// First upstream port. Each scenario takes a block of ten.
 const FIRST_PORT: u16 = 20_000;

@@ -265,10 +265,9 @@ fn connecting() -> [Scenario; 8] {
             .not_in_packets(),
         Scenario {
             nginx: TIMED_OUT,
-            // Silence alone cannot tell a lost SYN from a listener whose queue is full.
             ..cannot_connect("blackholed", "tcp.connect_blackholed")
                 .trick(Trick::DropAll)
-                .proof("underdetermined")
+                .proof("inferred")
         },
     ]
 }
@@ -319,6 +318,7 @@ fn established() -> [Scenario; 5] {
     ]
 }
 
+/// That an upstream is late is seen; that it would have come is not, so the proof is inferred.
 fn time() -> [Scenario; 6] {
     const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Le";
     const BODY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this";
@@ -334,21 +334,24 @@ fn time() -> [Scenario; 6] {
             reply(b"", End::Silence),
             TIMED_OUT,
             TIMED_OUT,
-        ),
+        )
+        .proof("inferred"),
         fails(
             "stalled_in_head",
             "upstream.stalled_in_head",
             reply(HEAD, End::Silence),
             TIMED_OUT,
             TIMED_OUT,
-        ),
+        )
+        .proof("inferred"),
         fails(
             "stalled_in_body",
             "upstream.stalled_in_body",
             reply(BODY, End::Silence),
             Seen::Cut(200),
             Seen::Cut(200),
-        ),
+        )
+        .proof("inferred"),
         fails(
             "own_error_500",
             "upstream.own_error",
@@ -424,7 +427,13 @@ fn http1_heads() -> [Scenario; 13] {
             Behaviour::Banner(b"220 mail.lab.test ESMTP\r\n"),
         ),
         not_http("not_http_html", Behaviour::Reply(HTML, End::Fin)),
-        not_http("not_http_tls", Behaviour::Reply(TLS_ALERT, End::Fin)),
+        fails(
+            "tls_alert",
+            "tls.plaintext_to_tls_port",
+            reply(TLS_ALERT, End::Fin),
+            Seen::Raw,
+            BAD_GATEWAY,
+        ),
         not_http("not_http_h2", Behaviour::Reply(H2_SETTINGS, End::Fin)),
         status_line("status_2xx", STATUS_2XX),
         status_line("status_http2", VERSION_2),

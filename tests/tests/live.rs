@@ -12,7 +12,6 @@ use hopscope_tests::agent::{Agent, analyze};
 use hopscope_tests::cleanup::Directory;
 use hopscope_tests::clock::wait_for;
 use hopscope_tests::gateway::Kind;
-use hopscope_tests::lab::INTERFACE;
 use hopscope_tests::recording::Recording;
 use hopscope_tests::scenario::{failures, healthy, traps};
 use hopscope_tests::watch::{Played, Watch};
@@ -24,7 +23,7 @@ fn every_failure_is_named_once_live_and_from_the_recording() {
     let watch = Watch::start(&Kind::ALL, &scenarios).unwrap();
     let files = Directory::new().unwrap();
     let file = files.path().join("hop.pcap");
-    let recording = Recording::start(watch.lab().namespace(), INTERFACE, &file).unwrap();
+    let recording = Recording::start(watch.lab().namespace(), &file).unwrap();
     let played = watch.play(&scenarios).unwrap();
     let recorded = analyze(&recording.finish().unwrap()).unwrap();
 

@@ -9,7 +9,6 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use hopscope_tests::agent::{self, Event};
 use hopscope_tests::gateway::Kind;
-use hopscope_tests::lab::INTERFACE;
 use hopscope_tests::recording::Recording;
 use hopscope_tests::scenario::{Scenario, failures, healthy};
 use hopscope_tests::watch::{Played, Watch};
@@ -86,7 +85,7 @@ fn live(args: &Args) -> Result<()> {
     ));
     let watch = Watch::start(&[Kind::Nginx], &scenarios)?;
     let recording = match &args.record {
-        Some(file) => Some(Recording::start(watch.lab().namespace(), INTERFACE, file)?),
+        Some(file) => Some(Recording::start(watch.lab().namespace(), file)?),
         None => None,
     };
     let played = watch.play(&scenarios)?;

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use crate::exec::{self, say};
 use crate::{host, toolchain};
 
-/// Real gateways, namespaces and the packet recorder of the live tests.
-const LIVE_PACKAGES: [&str; 5] = ["nginx", "haproxy", "iproute2", "nftables", "tcpdump"];
+/// Real gateways, and the tools for the namespaces around them.
+const LIVE_PACKAGES: [&str; 4] = ["nginx", "haproxy", "iproute2", "nftables"];
 
 /// A linker for the host's own programs.
 const BUILD_PACKAGES: [&str; 1] = ["build-essential"];
