@@ -268,6 +268,68 @@ impl Read for OneByOne<'_> {
     }
 }
 
+/// The events of a capture as JSON.
+fn events(file: &[u8]) -> Vec<String> {
+    let mut engine = Engine::new(Config::default(), Limits::default());
+    let mut events = Vec::new();
+    source::analyze(file, &Options::default(), &mut engine, &mut |event| {
+        events.push(serde_json::to_string(&event).unwrap());
+    })
+    .unwrap();
+    events
+}
+
+#[test]
+fn the_format_does_not_change_the_events() {
+    let refused = [segment(0x02, false, b""), segment(0x14, true, b"")];
+    let order = Order::Little;
+    let mut pcap = pcap_header(order, 0xa1b2_3c4d, RAW);
+    let mut pcapng = section(Order::Big);
+    pcapng.extend(interface(
+        Order::Big,
+        RAW,
+        0,
+        &[option(Order::Big, 9, &[9])],
+    ));
+    for (index, packet) in (0u32..).zip(&refused) {
+        let nanos = 1000 * index + 7;
+        pcap.extend(pcap_record(order, (9, nanos), packet, 40));
+        let units = 9_000_000_000 + u64::from(nanos);
+        pcapng.extend(enhanced(Order::Big, 0, units, packet));
+    }
+    let expected = events(&pcap);
+    assert_eq!(expected.len(), 1);
+    assert!(expected[0].contains("tcp.connect_refused"), "{expected:?}");
+    assert!(
+        expected[0].contains("1970-01-01T00:00:09.000001007Z"),
+        "{expected:?}"
+    );
+    assert_eq!(events(&pcapng), expected);
+    assert_eq!(events(&zstd::encode_all(&pcap[..], 1).unwrap()), expected);
+}
+
+#[test]
+fn packets_out_of_order_are_counted() {
+    let mut file = pcap_header(Order::Little, 0xa1b2_c3d4, RAW);
+    for (seconds, micros) in [(9, 0), (8, 500_000), (7, 0), (10, 0)] {
+        file.extend(pcap_record(Order::Little, (seconds, micros), b"", 0));
+    }
+    let summary = analyze(&file[..]).unwrap();
+    assert_eq!(summary.late, 1);
+    assert_eq!(summary.first.unwrap().as_nanos(), 7_000_000_000);
+    assert_eq!(summary.last.unwrap().as_nanos(), 10_000_000_000);
+}
+
+#[test]
+fn a_length_on_the_wire_that_no_packet_has_is_not_believed() {
+    let mut file = pcap_header(Order::Little, 0xa1b2_c3d4, RAW);
+    for wire_len in [2, 3, 1_048_576, 0xffff_0000] {
+        file.extend(pcap_record(Order::Little, (1, 0), b"abc", wire_len));
+    }
+    let lengths: Vec<_> = packets(&file).0.iter().map(|packet| packet.3).collect();
+    assert_eq!(lengths, [3, 3, 1_048_576, 3]);
+}
+
 #[test]
 fn fractions_of_pcap_seconds() {
     for order in [Order::Little, Order::Big] {

@@ -19,15 +19,19 @@ pub(super) struct Args {
     format: Format,
 }
 
+/// Rows without which the agent cannot run: the kernel programs in this binary, the right to load
+/// them, loading itself, and the program that finds hops. Anything else costs some causes only.
+const ESSENTIAL: [&str; 4] = ["programs", "privileges", "load", "state"];
+
 /// One line of `--format jsonl`.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     probe: &'a str,
-    attaches: bool,
+    works: bool,
     reason: &'a str,
 }
 
-/// The exit code tells a script whether the agent could run at all: 1 where nothing would attach.
+/// The exit code tells a script whether the agent could run at all: 1 where it could not.
 pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     let probes = live::check();
     let mut out = Out::stdout();
@@ -41,19 +45,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
                 printable(&kernel.to_string_lossy())
             ))?;
             out.line(&table(&probes))?;
-            let attached = probes.iter().filter(|probe| probe.attached).count();
-            let verdict = if attached == 0 {
-                "the agent cannot run here".to_owned()
-            } else {
-                format!("{attached} of {} would attach", probes.len())
-            };
-            out.line(&verdict)?;
+            out.line(verdict(&probes))?;
         }
         Format::Jsonl => {
             for probe in &probes {
                 let line = Line {
                     probe: probe.name,
-                    attaches: probe.attached,
+                    works: probe.attached,
                     reason: &probe.reason,
                 };
                 out.line(&serde_json::to_string(&line).map_err(CliError::failed)?)?;
@@ -61,12 +59,26 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
         }
     }
     out.flush()?;
-    let any = probes.iter().any(|probe| probe.attached);
-    Ok(if any {
+    Ok(if runs(&probes) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
+}
+
+fn runs(probes: &[ProbeStatus]) -> bool {
+    let mut probes = probes.iter();
+    probes.all(|probe| probe.attached || !ESSENTIAL.contains(&probe.name))
+}
+
+fn verdict(probes: &[ProbeStatus]) -> &'static str {
+    if !runs(probes) {
+        "the agent cannot run here"
+    } else if probes.iter().all(|probe| probe.attached) {
+        "the agent can run here, with nothing missing"
+    } else {
+        "the agent can run here, with less"
+    }
 }
 
 fn table(probes: &[ProbeStatus]) -> String {
@@ -74,10 +86,10 @@ fn table(probes: &[ProbeStatus]) -> String {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(["probe", "attaches", "why not, and what is lost"]);
+        .set_header(["probe", "works", "why not, and what is lost"]);
     for probe in probes {
-        let attaches = if probe.attached { "yes" } else { "no" };
-        table.add_row([probe.name, attaches, &printable(&probe.reason)]);
+        let works = if probe.attached { "yes" } else { "no" };
+        table.add_row([probe.name, works, &printable(&probe.reason)]);
     }
     table.trim_fmt()
 }

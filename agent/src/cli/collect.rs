@@ -45,7 +45,7 @@ impl Sink for Printer {
     }
 }
 
-pub(super) fn run(args: Args, file: config::Collect) -> Result<(), CliError> {
+pub(super) fn run(args: &Args, file: &config::Collect) -> Result<(), CliError> {
     let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
     let printer = Printer {
         out: Out::stdout(),
@@ -82,12 +82,12 @@ async fn collect(listen: SocketAddr, printer: Printer) -> Result<(), CliError> {
         }
     };
     drop(stop_serving);
-    let served = server.await.map_err(CliError::failed)?;
+    let outcome = server.await.map_err(CliError::failed)?;
     for (name, value) in collector.counters() {
         info!("{name} {value}");
     }
     match failure {
         Some(error) => Err(error),
-        None => served.map_err(CliError::failed),
+        None => outcome.map_err(CliError::failed),
     }
 }

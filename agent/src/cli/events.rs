@@ -14,12 +14,12 @@ use crate::model::HopEvent;
 use crate::serve::{Endpoint, Filter, from_proto, timestamp_to_proto};
 
 /// Where an agent serves unless told otherwise.
-const AGENT: &str = "http://127.0.0.1:7502";
+const AGENT: &str = "127.0.0.1:7502";
 
 /// Flags of `hopscope events`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Agent to ask [default: http://127.0.0.1:7502].
+    /// Agent to ask [default: 127.0.0.1:7502].
     #[arg(long, value_name = "HOST:PORT")]
     agent: Option<String>,
 
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long = "cause", value_name = "ID")]
     causes: Vec<String>,
 
-    /// Only this upstream: ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT; repeat for more.
+    /// Only this upstream: ADDRESS, CIDR, either with :PORT, or :PORT alone; repeat for more.
     #[arg(long = "upstream", value_name = "UPSTREAM")]
     upstreams: Vec<String>,
 

@@ -18,7 +18,7 @@ const INDENT: usize = 16;
 /// Flags of `hopscope explain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Id of a cause, such as tcp.connect_refused; without one, all are listed.
+    /// Id of a cause, such as `tcp.connect_refused`; without one, all are listed.
     #[arg(value_name = "CAUSE")]
     cause: Option<String>,
 
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         (Some(row), Format::Text) => out.line(&page(row, width()))?,
         (None, Format::Text) => out.line(&list(width()))?,
         (one, Format::Jsonl) => {
-            for row in one.map_or(catalogue(), std::slice::from_ref) {
+            for row in one.map_or_else(catalogue, std::slice::from_ref) {
                 let line = serde_json::to_string(&Line::new(row)).map_err(CliError::failed)?;
                 out.line(&line)?;
             }

@@ -100,7 +100,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(args, config.run).map(|()| done),
         Command::Analyze(args) => analyze::run(args).map(|()| done),
         Command::Events(args) => events::run(args, config.events).map(|()| done),
-        Command::Collect(args) => collect::run(args, config.collect).map(|()| done),
+        Command::Collect(args) => collect::run(&args, &config.collect).map(|()| done),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args).map(|()| done),
     }

@@ -33,8 +33,8 @@ pub(super) struct Args {
     #[arg(long = "cgroup", value_name = "PATH")]
     cgroups: Vec<PathBuf>,
 
-    /// Upstream whose clients all count as gateways: ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT;
-    /// repeat for more.
+    /// Upstream whose clients all count as gateways: ADDRESS, CIDR, either with :PORT, or :PORT
+    /// alone; repeat for more.
     #[arg(long = "upstream", value_name = "UPSTREAM")]
     upstreams: Vec<String>,
 
@@ -78,10 +78,7 @@ impl Settings {
         choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
         live.cgroups = given(args.cgroups, file.cgroups);
         for text in given(args.upstreams, file.upstreams) {
-            let upstream = text
-                .parse()
-                .map_err(|error| CliError::usage(format!("bad upstream `{text}`: {error}")))?;
-            live.upstreams.push(upstream);
+            live.upstreams.push(text.parse().map_err(CliError::usage)?);
         }
         if let Some(ByteSize(bytes)) = args.snap_len.or(file.snap_len) {
             live.snap_len = bytes;
@@ -173,7 +170,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         "watching"
     );
 
-    let mut served = None;
+    let mut ended = None;
     let failure = tokio::select! {
         name = signal.wait() => {
             info!("stopping on {name}");
@@ -181,7 +178,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         }
         error = watcher.failed() => Some(CliError::failed(error)),
         outcome = &mut server => {
-            served = Some(outcome);
+            ended = Some(outcome);
             None
         }
     };
@@ -202,13 +199,13 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         }
     }
     drop(stop_serving);
-    let served = match served {
-        Some(served) => served,
+    let outcome = match ended {
+        Some(outcome) => outcome,
         None => server.await,
     };
     match failure {
         Some(error) => Err(error),
-        None => served.map_err(CliError::failed)?.map_err(CliError::failed),
+        None => outcome.map_err(CliError::failed)?.map_err(CliError::failed),
     }
 }
 

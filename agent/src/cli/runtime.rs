@@ -14,7 +14,7 @@ pub(super) fn service() -> Result<Runtime, CliError> {
         .worker_threads(2)
         .enable_all()
         .build();
-    runtime.map_err(no_runtime)
+    runtime.map_err(|error| no_runtime(&error))
 }
 
 /// A runtime for a client.
@@ -22,10 +22,10 @@ pub(super) fn client() -> Result<Runtime, CliError> {
     Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(no_runtime)
+        .map_err(|error| no_runtime(&error))
 }
 
-fn no_runtime(error: io::Error) -> CliError {
+fn no_runtime(error: &io::Error) -> CliError {
     CliError::failed(format!(
         "cannot start the asynchronous runtime: {error}; raise the limits on threads and open files"
     ))

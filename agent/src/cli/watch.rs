@@ -88,14 +88,14 @@ pub(super) fn watch<S: Source>(
     Ok(())
 }
 
-/// The counters of source and engine may share names, so each gets its origin in front.
+/// The engine's names are short; its origin is put in front so that they cannot meet another's.
 fn report<S: Source>(source: &S, engine: &Engine) -> StatusReport {
-    let prefixed = |prefix: &'static str, counters: Vec<(&'static str, u64)>| {
-        let counters = counters.into_iter();
-        counters.map(move |(name, value)| (Cow::Owned(format!("{prefix}_{name}")), value))
-    };
-    let mut counters: Vec<_> = prefixed("live", source.counters()).collect();
-    counters.extend(prefixed("engine", engine.stats().counters()));
+    let own = source.counters().into_iter();
+    let mut counters: Vec<_> = own
+        .map(|(name, value)| (Cow::Borrowed(name), value))
+        .collect();
+    let of_engine = engine.stats().counters().into_iter();
+    counters.extend(of_engine.map(|(name, value)| (Cow::Owned(format!("engine_{name}")), value)));
     counters.push((Cow::Borrowed("engine_open_hops"), engine.open_hops() as u64));
     StatusReport {
         probes: source.probes(),
@@ -216,10 +216,7 @@ mod tests {
 
     fn pumps(hub: &Hub) -> Option<u64> {
         let status = hub.status();
-        let counter = status
-            .counters
-            .iter()
-            .find(|(name, _)| name == "live_pumps");
+        let counter = status.counters.iter().find(|(name, _)| name == "pumps");
         counter.map(|(_, value)| *value)
     }
 
@@ -228,8 +225,8 @@ mod tests {
         let hub = Hub::new(HubConfig::default());
         let mut engine = Engine::new(engine::Config::default(), Limits::default());
         let mut source = Script {
-            // Read from the end: the status is renewed at 1 and at 2 s, not in between.
-            times: vec![2_000_000_001, 1_500_000_000, 1],
+            // Read from the end: the status is renewed at once and a second later, not in between.
+            times: vec![1_000_000_001, 500_000_000, 1],
             waits: Vec::new(),
         };
         let stop = AtomicBool::new(false);

@@ -4,7 +4,6 @@
 //! first event is looked at.
 
 use core::net::{IpAddr, SocketAddr};
-use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -30,8 +29,8 @@ pub enum FilterError {
     Cause(String),
     /// Not an upstream pattern.
     #[error(
-        "bad upstream `{0}`: give ADDRESS, ADDRESS:PORT, CIDR or CIDR:PORT, with IPv6 in brackets \
-         before a port, such as 10.0.0.0/8:8080 or [2001:db8::1]:80"
+        "bad upstream `{0}`: give ADDRESS, ADDRESS:PORT, CIDR, CIDR:PORT or :PORT, with IPv6 in \
+         brackets before a port, such as 10.0.0.0/8:8080 or [2001:db8::1]:80"
     )]
     Upstream(String),
     /// Not a time that hopscope can hold.
@@ -92,11 +91,11 @@ impl Filter {
     }
 }
 
-/// A set of upstreams: an address or a network, and maybe a port.
+/// A set of upstreams: an address or a network, a port, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamPattern {
-    address: IpAddr,
-    prefix: u8,
+    /// An address with the number of its bits that count.
+    network: Option<(IpAddr, u8)>,
     port: Option<u16>,
 }
 
@@ -106,18 +105,18 @@ impl UpstreamPattern {
         if self.port.is_some_and(|port| port != upstream.port()) {
             return false;
         }
+        let Some((network, prefix)) = self.network else {
+            return true;
+        };
         // An IPv4 upstream of an IPv6 socket is the same upstream.
-        match (self.address, upstream.ip().to_canonical()) {
+        match (network, upstream.ip().to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
                 let differ = u32::from(network) ^ u32::from(address);
-                differ.checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0
+                differ.checked_shr(32 - u32::from(prefix)).unwrap_or(0) == 0
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
                 let differ = u128::from(network) ^ u128::from(address);
-                differ
-                    .checked_shr(128 - u32::from(self.prefix))
-                    .unwrap_or(0)
-                    == 0
+                differ.checked_shr(128 - u32::from(prefix)).unwrap_or(0) == 0
             }
             _ => false,
         }
@@ -136,6 +135,9 @@ fn parse_pattern(text: &str) -> Option<UpstreamPattern> {
     let (network, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (inside, after) = rest.split_once(']')?;
+            if !after.is_empty() && !after.starts_with([':', '/']) {
+                return None;
+            }
             match after.rsplit_once(':') {
                 // Both `[net/prefix]:port` and `[net]/prefix:port` are in use.
                 Some((prefix, port)) => (format!("{inside}{prefix}"), Some(port)),
@@ -148,6 +150,16 @@ fn parse_pattern(text: &str) -> Option<UpstreamPattern> {
         }
         None => (text.to_owned(), None),
     };
+    let port = match port {
+        Some(port) => Some(number::<u16>(port)?),
+        None => None,
+    };
+    if port.is_some() && matches!(network.as_str(), "" | "*") {
+        return Some(UpstreamPattern {
+            network: None,
+            port,
+        });
+    }
     let (address, prefix) = match network.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (network.as_str(), None),
@@ -158,13 +170,8 @@ fn parse_pattern(text: &str) -> Option<UpstreamPattern> {
         Some(prefix) => number::<u8>(prefix)?,
         None => bits,
     };
-    let port = match port {
-        Some(port) => Some(number::<u16>(port)?),
-        None => None,
-    };
     (prefix <= bits).then_some(UpstreamPattern {
-        address,
-        prefix,
+        network: Some((address, prefix)),
         port,
     })
 }
@@ -173,14 +180,4 @@ fn parse_pattern(text: &str) -> Option<UpstreamPattern> {
 fn number<T: FromStr>(text: &str) -> Option<T> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
-}
-
-impl fmt::Display for UpstreamPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.address, self.port) {
-            (IpAddr::V6(address), Some(port)) => write!(f, "[{address}/{}]:{port}", self.prefix),
-            (address, Some(port)) => write!(f, "{address}/{}:{port}", self.prefix),
-            (address, None) => write!(f, "{address}/{}", self.prefix),
-        }
-    }
 }

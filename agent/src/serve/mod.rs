@@ -20,5 +20,7 @@ pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, Ser
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
 
+#[cfg(feature = "collector")]
 pub(crate) use agent::reflection;
+#[cfg(feature = "collector")]
 pub(crate) use listen::server;

@@ -416,7 +416,11 @@ impl Hops {
                 from_low,
                 src: tcp.src,
                 dst: tcp.dst,
-                segment: segment(tcp, &[], Direction::ToUpstream),
+                segment: TcpPacket {
+                    payload: &[],
+                    ..*tcp
+                }
+                .segment(Direction::ToUpstream),
                 payload: tcp.payload.to_vec(),
             });
         }
@@ -501,6 +505,13 @@ const fn is_syn(tcp: &TcpPacket<'_>) -> bool {
     tcp.flags.contains(TcpFlags::SYN) && !tcp.flags.contains(TcpFlags::ACK)
 }
 
+/// Whether a segment does nothing but acknowledge.
+const fn is_bare_ack(tcp: &TcpPacket<'_>) -> bool {
+    let TcpFlags(flags) = tcp.flags;
+    let telling = TcpFlags::FIN.0 | TcpFlags::SYN.0 | TcpFlags::RST.0;
+    tcp.wire_len == 0 && flags & telling == 0
+}
+
 /// The last resort: the lower port is the upstream's, and the first to be seen sending is the gateway.
 fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
     Gateway::sender(if src.port() < dst.port() {
@@ -523,6 +534,10 @@ fn deliver(
         counters.filtered += 1;
         return;
     }
+    if tracked.closed() && is_bare_ack(tcp) {
+        // Says nothing, and an engine that has forgotten the hop would begin it once more.
+        return;
+    }
     let direction = tracked.gateway.direction(from_low);
     tracked.answered |= direction == Direction::FromUpstream;
     let [low, high, reset] = &mut tracked.ended;
@@ -535,27 +550,7 @@ fn deliver(
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
-    sink(at, tracked.hop, segment(tcp, tcp.payload, direction));
-}
-
-fn segment<'a>(tcp: &TcpPacket<'_>, payload: &'a [u8], direction: Direction) -> Segment<'a> {
-    let (local, upstream) = match direction {
-        Direction::ToUpstream => (tcp.src, tcp.dst),
-        Direction::FromUpstream => (tcp.dst, tcp.src),
-    };
-    Segment {
-        direction,
-        local,
-        upstream,
-        seq: tcp.seq,
-        ack: tcp.ack,
-        flags: tcp.flags,
-        window: tcp.window,
-        payload,
-        wire_len: tcp.wire_len,
-        ttl: tcp.ttl,
-        ip_id: tcp.ip_id,
-    }
+    sink(at, tracked.hop, tcp.segment(direction));
 }
 
 #[cfg(test)]

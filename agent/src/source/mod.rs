@@ -12,6 +12,7 @@ mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -25,6 +26,9 @@ use crate::input::packet::{IcmpQuote, IpPacket};
 use crate::model::{HopEvent, IcmpError, Input, Timestamp};
 
 use hops::Hops;
+
+/// Packets of several queues are out of order by less.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Why a file gave nothing.
 #[derive(Debug, Error)]
@@ -69,6 +73,8 @@ pub struct Summary {
     pub first: Option<Timestamp>,
     /// Time of the latest packet.
     pub last: Option<Timestamp>,
+    /// Packets more than a second older than one before them. To the engine they happen late.
+    pub late: u64,
     /// Where the last file that could not be read to its end stopped.
     pub truncated_at: Option<Cut>,
 }
@@ -133,7 +139,9 @@ impl<'e> Analysis<'e> {
                 .first
                 .map_or(packet.at, |first| first.min(packet.at)),
         );
-        summary.last = summary.last.max(Some(packet.at));
+        let latest = summary.last.unwrap_or_default();
+        summary.late += u64::from(latest.since(packet.at) > LATE);
+        summary.last = Some(latest.max(packet.at));
         if self.link != Some(packet.link) {
             self.link = Some(packet.link);
             summary.links.insert(packet.link);

@@ -343,7 +343,7 @@ impl<'r> Reader<'r> {
         let seconds = u64::from(order.u32(header, 0));
         let fraction = u64::from(order.u32(header, 4));
         let stated = order.u32(header, 8);
-        let wire_len = order.u32(header, 12).max(stated);
+        let wire_len = believed(order.u32(header, 12), stated);
         let caplen = usize::try_from(stated).unwrap_or(usize::MAX);
         if caplen > MAX_RECORD {
             self.cut_here(CutReason::Length(stated));
@@ -468,8 +468,17 @@ fn packet_block(
         data_at,
         caplen: caplen_usize.min(room),
         record_len: block.len(),
-        wire_len: wire_len.max(caplen),
+        wire_len: believed(wire_len, caplen),
     })
+}
+
+/// The length on the wire, unless it is less than what was captured or more than any packet has.
+fn believed(wire_len: u32, caplen: u32) -> u32 {
+    if usize::try_from(wire_len).is_ok_and(|length| length <= MAX_RECORD) {
+        wire_len.max(caplen)
+    } else {
+        caplen
+    }
 }
 
 /// The interface of a description block. Broken options leave the defaults in place.

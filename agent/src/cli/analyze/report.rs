@@ -16,7 +16,7 @@ use crate::stats::Stats;
 /// Events kept to be shown; those beyond are counted.
 const MAX_KEPT: usize = 10_000;
 /// Upstreams shown one by one, the worst first.
-const MAX_ROWS: usize = 40;
+const MAX_ROWS: usize = 30;
 
 /// What the text output is made of.
 #[derive(Default)]
@@ -62,8 +62,7 @@ impl Report {
         colour: bool,
     ) -> String {
         let mut text = String::new();
-        capture_lines(&mut text, files, summary, stats.exchanges, self.total);
-        text.push('\n');
+        capture_lines(&mut text, files, summary, stats, self.total);
         let rows = self.rows(summary);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
         if rows.len() > MAX_ROWS {
@@ -74,16 +73,21 @@ impl Report {
             );
         }
         if self.total == 0 {
-            text.push_str("\nno failure found\n");
+            text.push_str(if summary.hops.hops == 0 {
+                "\nnothing to judge: no TCP connection was read\n"
+            } else {
+                "\nno failure found\n"
+            });
             return text;
         }
         self.sort();
         let shown = self.events.len().min(limit);
-        let _ = writeln!(
-            text,
-            "\n{}, the worst first",
-            counted(self.total, "failure")
-        );
+        let order = if self.total > 1 {
+            ", the worst first"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "\n{}{order}", counted(self.total, "failure"));
         for event in self.events.iter().take(shown) {
             text.push_str(&render::event_text(event, colour));
             text.push('\n');
@@ -165,7 +169,7 @@ fn capture_lines(
     text: &mut String,
     files: &[String],
     summary: &Summary,
-    exchanges: u64,
+    stats: Stats,
     failures: u64,
 ) {
     let name = match files {
@@ -195,7 +199,7 @@ fn capture_lines(
             summary.upstreams.len() as u64 + summary.hops.untallied,
             "upstream"
         ),
-        counted(exchanges, "exchange"),
+        counted(stats.exchanges, "exchange"),
         counted(failures, "failure"),
     );
     let hops = &summary.hops;
@@ -215,13 +219,34 @@ fn capture_lines(
             .iter()
             .map(|(reason, count)| (*count, format!("packets: {reason}"))),
     );
-    let unused: Vec<_> = unused
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    if !unused.is_empty() {
-        let _ = writeln!(text, "not used: {}", unused.join("; "));
+    list(text, "not used", unused);
+    let unjudged = [
+        (
+            stats.hops_opaque,
+            "hops that carry something other than HTTP/1",
+        ),
+        (stats.unjudged_gap, "exchanges behind a gap in the capture"),
+        (
+            stats.unjudged_gateway_closed,
+            "exchanges that the gateway ended early",
+        ),
+        (
+            stats.connect_abandoned,
+            "connects that the gateway gave up early",
+        ),
+        (stats.hops_evicted, "hops given up to bound memory"),
+    ];
+    list(
+        text,
+        "not judged",
+        unjudged.map(|(count, what)| (count, what.to_owned())),
+    );
+    if summary.late > 0 {
+        let _ = writeln!(
+            text,
+            "{} out of order by more than a second: durations there are too short",
+            counted(summary.late, "packet")
+        );
     }
     if hops.guessed > 0 {
         let _ = writeln!(
@@ -232,12 +257,25 @@ fn capture_lines(
     }
 }
 
+/// What there was of each kind, on one line; nothing where there was none.
+fn list(text: &mut String, title: &str, counts: impl IntoIterator<Item = (u64, String)>) {
+    let parts: Vec<_> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if !parts.is_empty() {
+        let _ = writeln!(text, "{title}: {}", parts.join("; "));
+    }
+}
+
 /// Aligned columns: numbers to the right, the rest to the left.
 fn table(text: &mut String, rows: &[[String; 6]]) {
     const HEAD: [&str; 6] = ["UPSTREAM", "HOPS", "FAILURES", "FIRST", "LAST", "CAUSES"];
     if rows.is_empty() {
         return;
     }
+    text.push('\n');
     let mut widths = HEAD.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -106,6 +106,19 @@ fn a_port_used_again_is_a_new_hop() {
 }
 
 #[test]
+fn acknowledgements_after_the_end_are_left_out() {
+    let mut table = Table::new(Options::default());
+    table.send(CLIENT, SERVER, SYN, 100, b"");
+    table.send(SERVER, CLIENT, FIN_ACK, 7, b"");
+    assert_eq!(table.send(CLIENT, SERVER, ACK, 101, b"").len(), 1);
+    assert_eq!(table.send(CLIENT, SERVER, FIN_ACK, 101, b"").len(), 1);
+    assert_eq!(table.send(SERVER, CLIENT, ACK, 8, b""), []);
+    // Captured out of order, this may still matter.
+    assert_eq!(table.send(SERVER, CLIENT, ACK, 5, b"xy").len(), 1);
+    assert_eq!(table.send(SERVER, CLIENT, RST, 8, b"").len(), 1);
+}
+
+#[test]
 fn payload_tells_where_no_syn_does() {
     for (request, expected) in [
         (true, Direction::ToUpstream),

@@ -1,0 +1,15 @@
+//! The gRPC services, the collector and the command line, over loopback and from outside.
+#![cfg(feature = "cli")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail the test; clippy exempts test functions only"
+)]
+
+mod agent;
+mod commands;
+mod convert;
+mod filter;
+mod push;
+mod render;
+mod support;
