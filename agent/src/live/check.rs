@@ -3,7 +3,7 @@
 use super::btf::Btf;
 use super::load::{self, Loaded};
 use super::offsets::Offsets;
-use super::{LiveConfig, LiveError, cgroup, tracefs};
+use super::{LiveConfig, LiveError, cgroup, scout, tracefs};
 use crate::stats::ProbeStatus;
 
 /// What this host offers: one row per requirement, per group of kernel fields and per program. Programs
@@ -49,6 +49,7 @@ pub fn check() -> Vec<ProbeStatus> {
             }
         }
     }
+    rows.extend(scout::rows());
     if !had_tracefs && mounted.is_ok() {
         tracefs::unmount();
     }

@@ -17,6 +17,7 @@ use super::process::{self, Matcher};
 use super::source::Waker;
 use super::{LiveError, icmp, seed};
 use crate::model::Process;
+use crate::stats::ProbeStatus;
 
 /// Time between two looks. A gateway that starts in between has its connections seen as they open;
 /// only sockets that it inherited wait this long.
@@ -198,6 +199,25 @@ fn owners(
         })
     };
     of(others, false).chain(of(gateways, true)).collect()
+}
+
+/// Whether this host lets us look at all, tried on the network namespace that we are in.
+pub(super) fn rows() -> [ProbeStatus; 2] {
+    let own = std::process::id();
+    let seeds = seed::connections(&process::netns_path(own)).map(|_| ()).map_err(|error| {
+        format!("cannot ask the kernel for open connections (sock_diag, module tcp_diag): {error}: connections that were open before are not seen")
+    });
+    let icmp = icmp::open(own).map(|_| ()).map_err(|error| {
+        format!("cannot open raw ICMP sockets: {error}: who said that an upstream cannot be reached is not known")
+    });
+    [("seed", seeds), ("icmp", icmp)].map(|(name, result)| {
+        let reason = result.err().unwrap_or_default();
+        ProbeStatus {
+            name,
+            attached: reason.is_empty(),
+            reason,
+        }
+    })
 }
 
 /// The thread that looks.

@@ -21,7 +21,7 @@ use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
 use super::offsets::ResetReasons;
 use super::process::Processes;
-use super::scout::{Found, Patrol, Scout};
+use super::scout::{self, Found, Patrol, Scout};
 use super::{LiveError, translate};
 use crate::model::{HopId, Input, Signal, TcpState, Timestamp};
 use crate::stats::ProbeStatus;
@@ -111,7 +111,7 @@ impl LiveSource {
         let mut scout = Scout::new(config)?;
         let Loaded {
             mut ebpf,
-            probes,
+            mut probes,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
@@ -127,6 +127,7 @@ impl LiveSource {
             source,
         })?;
 
+        probes.extend(scout::rows());
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(|source| LiveError::Io {

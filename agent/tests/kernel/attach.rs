@@ -11,7 +11,7 @@ use hopscope::live::{LiveConfig, LiveError, LiveSource, check, programs};
 use hopscope::model::Signal;
 use object::{Object as _, ObjectSection as _};
 
-use crate::support::{DEADLINE, Gateway, Seen, Watch, now, own_programs};
+use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
 const PROGRAMS: [&str; 9] = [
     "state",
@@ -51,8 +51,13 @@ fn every_program_attaches_with_its_log() {
 
 #[test]
 fn a_check_finds_everything_here() {
-    for row in check() {
-        assert!(row.attached, "{}: {}", row.name, row.reason);
+    let rows = check();
+    assert_complete(&rows);
+    for name in PROGRAMS
+        .iter()
+        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges"])
+    {
+        assert!(rows.iter().any(|row| row.name == *name), "no row {name}");
     }
 }
 
