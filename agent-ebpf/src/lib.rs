@@ -248,6 +248,19 @@ pub struct Hop {
     pub flags: u32,
 }
 
+/// Bits of the `FILTERS` global: which of the three ways to recognise a gateway are in use.
+pub mod filter {
+    /// Names of processes, in the `COMMS` map.
+    pub const COMM: u32 = 1;
+    /// cgroup ids, in the `CGROUPS` map.
+    pub const CGROUP: u32 = 2;
+    /// Upstream addresses and ports, in the `UPSTREAMS` map.
+    pub const UPSTREAM: u32 = 4;
+}
+
+/// Value of an offset global whose field this kernel does not have.
+pub const NO_OFFSET: u32 = u32::MAX;
+
 /// Bits of [`Hop::flags`].
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
@@ -267,6 +280,9 @@ pub struct Tuple {
     pub local_port: u16,
     /// The gateway's port in host byte order.
     pub remote_port: u16,
+    /// Inode of the network namespace where the address is a loopback one: every namespace has its
+    /// own. Zero for any other address, since the two ends may live in different namespaces.
+    pub netns: u32,
 }
 
 /// Key of the `UPSTREAMS` longest-prefix map: port (network byte order, zero for any), then address.
@@ -299,6 +315,6 @@ layout! {
     ConnectRecord { size: 104, header: 0, ends: 24, caller: 64, errno: 96, reserved: 100 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
-    Tuple { size: 36, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34 }
+    Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     UpstreamKey { size: 18, port_be: 0, addr: 2 }
 }

@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
-use crate::model::TcpFlags;
+use crate::model::{Direction, Segment, TcpFlags};
 
 /// IP protocol numbers, also used as IPv6 next-header values.
 pub(crate) mod protocol {
@@ -77,6 +77,29 @@ pub struct TcpPacket<'a> {
     pub ttl: u8,
     /// IPv4 identification.
     pub ip_id: Option<u16>,
+}
+
+impl<'a> TcpPacket<'a> {
+    /// The packet as a segment of a hop.
+    pub const fn segment(&self, direction: Direction) -> Segment<'a> {
+        let (local, upstream) = match direction {
+            Direction::ToUpstream => (self.src, self.dst),
+            Direction::FromUpstream => (self.dst, self.src),
+        };
+        Segment {
+            direction,
+            local,
+            upstream,
+            seq: self.seq,
+            ack: self.ack,
+            flags: self.flags,
+            window: self.window,
+            payload: self.payload,
+            wire_len: self.wire_len,
+            ttl: self.ttl,
+            ip_id: self.ip_id,
+        }
+    }
 }
 
 /// An ICMP or `ICMPv6` "destination unreachable" and the TCP segment that it quotes.

@@ -425,7 +425,11 @@ impl Hops {
                 from_low,
                 src: tcp.src,
                 dst: tcp.dst,
-                segment: segment(tcp, &[], Direction::ToUpstream),
+                segment: TcpPacket {
+                    payload: &[],
+                    ..*tcp
+                }
+                .segment(Direction::ToUpstream),
                 payload: tcp.payload.to_vec(),
             });
         }
@@ -555,27 +559,7 @@ fn deliver(
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
-    sink(at, tracked.hop, segment(tcp, tcp.payload, direction));
-}
-
-fn segment<'a>(tcp: &TcpPacket<'_>, payload: &'a [u8], direction: Direction) -> Segment<'a> {
-    let (local, upstream) = match direction {
-        Direction::ToUpstream => (tcp.src, tcp.dst),
-        Direction::FromUpstream => (tcp.dst, tcp.src),
-    };
-    Segment {
-        direction,
-        local,
-        upstream,
-        seq: tcp.seq,
-        ack: tcp.ack,
-        flags: tcp.flags,
-        window: tcp.window,
-        payload,
-        wire_len: tcp.wire_len,
-        ttl: tcp.ttl,
-        ip_id: tcp.ip_id,
-    }
+    sink(at, tracked.hop, tcp.segment(direction));
 }
 
 #[cfg(test)]

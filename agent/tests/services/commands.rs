@@ -66,11 +66,16 @@ fn lines(stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
 
 impl Service {
     fn start(args: &[&str]) -> Self {
-        let mut command = hopscope(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        Self::spawn(hopscope(args).stdout(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         Self {
-            stdout: lines(child.stdout.take().unwrap()),
+            stdout: child
+                .stdout
+                .take()
+                .map_or_else(|| mpsc::sync_channel(0).1, lines),
             stderr: lines(child.stderr.take().unwrap()),
             child,
         }
@@ -99,10 +104,24 @@ impl Service {
         kill_process(pid, signal).unwrap();
     }
 
-    fn exit_code(&mut self) -> i32 {
-        // Its output ends when it does, so the wait below is short; a hang fails here.
-        while self.stdout.recv_timeout(DEADLINE) != Err(mpsc::RecvTimeoutError::Disconnected) {}
-        self.child.wait().unwrap().code().unwrap()
+    /// Waits for its end and gives its exit code and what it said on standard error since.
+    fn ended(&mut self) -> (i32, Vec<String>) {
+        // Its output ends when it does; a hang fails here.
+        rest(&self.stdout);
+        let said = rest(&self.stderr);
+        (self.child.wait().unwrap().code().unwrap(), said)
+    }
+}
+
+/// Every further line up to the end of a stream.
+fn rest(lines: &mpsc::Receiver<String>) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        match lines.recv_timeout(DEADLINE) {
+            Ok(line) => all.push(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return all,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end"),
+        }
     }
 }
 
@@ -414,13 +433,9 @@ async fn events_follows_until_the_agent_stops() {
         agent.hub.publish(event(number));
         assert_eq!(following.line(), event_json(&event(number)).unwrap());
     }
-    let stderr = std::mem::replace(&mut following.stderr, mpsc::sync_channel(0).1);
     agent.stop().await;
-    assert_eq!(following.exit_code(), 1);
-    assert_eq!(
-        stderr.recv_timeout(DEADLINE).unwrap(),
-        format!("hopscope: the agent at http://{address} says: the agent is stopping")
-    );
+    let said = format!("hopscope: the agent at http://{address} says: the agent is stopping");
+    assert_eq!(following.ended(), (1, vec![said]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -439,7 +454,30 @@ async fn collect_prints_one_json_line_an_event_and_stops_on_sigterm() {
     until("acknowledged", || counter(&hub, "push_acknowledged") == 2).await;
     assert_eq!(push.stop(DEADLINE).await, 0);
     collect.signal(Signal::TERM);
-    assert_eq!(collect.exit_code(), 0);
+    assert_eq!(collect.ended().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collect_ends_quietly_when_its_reader_has_left() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = hopscope(&["collect", "--listen", "127.0.0.1:0"]);
+    let mut collect = Service::spawn(command.stdout(writer));
+    let address = collect.ready("collecting");
+    let hub = Hub::new(HubConfig::default());
+    let push = Push::start(&hub, PushConfig::new(address.to_string().parse().unwrap()));
+    hub.publish(event(1));
+    let (code, said) = collect.ended();
+    assert_eq!(code, 0);
+    assert!(
+        !said.iter().any(|line| line.starts_with("hopscope: ")),
+        "{said:?}"
+    );
+    assert_eq!(
+        push.stop(std::time::Duration::ZERO).await,
+        1,
+        "nothing was taken over"
+    );
 }
 
 #[test]
@@ -447,5 +485,5 @@ fn a_service_stops_on_sigint_too() {
     let mut collect = Service::start(&["collect", "--listen", "127.0.0.1:0"]);
     collect.ready("collecting");
     collect.signal(Signal::INT);
-    assert_eq!(collect.exit_code(), 0);
+    assert_eq!(collect.ended().0, 0);
 }

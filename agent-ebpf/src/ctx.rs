@@ -1,0 +1,178 @@
+//! Reads from kernel memory at offsets that the loader resolved. All unsafe reading is here.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str_bytes, generated,
+};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
+use aya_ebpf::{EbpfContext as _, Global};
+use hopscope_ebpf::{COMM_LEN, Caller, Counter, Endpoints, NO_OFFSET};
+
+use crate::maps::{self, count};
+
+/// `AF_INET` of `include/linux/socket.h`.
+pub(crate) const AF_INET: u16 = 2;
+/// `AF_INET6` of the same file.
+pub(crate) const AF_INET6: u16 = 10;
+
+/// First twelve bytes of an IPv4 address mapped into IPv6.
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// IPv4 `addr` as RFC 4291 section 2.5.5.2 maps it.
+#[inline(always)]
+pub(crate) fn mapped(addr: [u8; 4]) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..12].copy_from_slice(&MAPPED);
+    out[12..].copy_from_slice(&addr);
+    out
+}
+
+/// The value at `offset` of the kernel object at `base`: `None` where this kernel has no such field or
+/// it cannot be read.
+#[inline(always)]
+pub(crate) fn field<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+    let offset = offset.load();
+    if offset == NO_OFFSET {
+        return None;
+    }
+    // SAFETY: the helper checks the address and fails where it is not mapped; every `T` used here is
+    // an integer or an array of bytes, for which each bit pattern is valid.
+    match unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) } {
+        Ok(value) => Some(value),
+        Err(_) => {
+            count(Counter::ReadFailed);
+            None
+        }
+    }
+}
+
+/// A `struct sock`, or a `struct sock_common` that has only the `skc_` fields.
+#[derive(Clone, Copy)]
+pub(crate) struct Sock(u64);
+
+impl Sock {
+    /// Argument `n` of a tracepoint; `None` where it is the null pointer.
+    #[inline(always)]
+    pub(crate) fn arg(ctx: &BtfTracePointContext, n: usize) -> Option<Self> {
+        let address: u64 = ctx.arg(n);
+        if address == 0 {
+            None
+        } else {
+            Some(Self(address))
+        }
+    }
+
+    /// A socket at an address that was read from memory; only its fields can be used, not its cookie.
+    #[inline(always)]
+    pub(crate) const fn at(address: u64) -> Self {
+        Self(address)
+    }
+
+    /// The socket's cookie. Only for a tracepoint's own argument.
+    #[inline(always)]
+    pub(crate) fn cookie(self) -> u64 {
+        // SAFETY: the verifier admits this call for a socket that came as a tracepoint argument only;
+        // the cookie lies in `sock_common`, so that request and time-wait sockets have one as well.
+        unsafe { bpf_get_socket_cookie(self.0 as *mut _) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn field<T: Copy>(self, offset: &Global<u32>) -> Option<T> {
+        field(self.0, offset)
+    }
+
+    /// Inode of its network namespace, zero where unknown.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> u32 {
+        self.field::<u64>(&maps::SKC_NET)
+            .and_then(|net| field(net, &maps::NET_INUM))
+            .unwrap_or(0)
+    }
+
+    /// The local port in host byte order, zero where none is bound.
+    ///
+    /// A socket that enters `TCP_CLOSE` gives its port back first (`__inet_put_port`), and sends its
+    /// reset after that. The source port of its segments stays, in full sockets only.
+    #[inline(always)]
+    fn local_port(self) -> u16 {
+        const TIME_WAIT: u8 = 6;
+        const NEW_SYN_RECV: u8 = 12;
+        let bound = self.field(&maps::SKC_NUM).unwrap_or(0);
+        if bound != 0 {
+            return bound;
+        }
+        match self.field::<u8>(&maps::SKC_STATE) {
+            Some(TIME_WAIT | NEW_SYN_RECV) | None => 0,
+            Some(_) => u16::from_be(self.field(&maps::INET_SPORT).unwrap_or(0)),
+        }
+    }
+
+    /// Both ends; zeros where a field cannot be read.
+    #[inline(always)]
+    pub(crate) fn ends(self) -> Endpoints {
+        let (local_addr, remote_addr) = match self.field::<u16>(&maps::SKC_FAMILY) {
+            Some(AF_INET) => (
+                mapped(self.field(&maps::SKC_RCV_SADDR).unwrap_or_default()),
+                mapped(self.field(&maps::SKC_DADDR).unwrap_or_default()),
+            ),
+            Some(AF_INET6) => (
+                self.field(&maps::SKC_V6_RCV_SADDR).unwrap_or_default(),
+                self.field(&maps::SKC_V6_DADDR).unwrap_or_default(),
+            ),
+            _ => ([0; 16], [0; 16]),
+        };
+        Endpoints {
+            local_addr,
+            remote_addr,
+            local_port: self.local_port(),
+            remote_port: u16::from_be(self.field(&maps::SKC_DPORT).unwrap_or(0)),
+            netns: self.netns(),
+        }
+    }
+}
+
+/// The current task.
+#[inline(always)]
+pub(crate) fn task() -> u64 {
+    // SAFETY: no arguments; the result is only ever given to `field`.
+    unsafe { generated::bpf_get_current_task() }
+}
+
+/// Name of the current process: of its thread group leader where that can be read, since threads of
+/// many gateways carry names of their own.
+#[inline(always)]
+pub(crate) fn comm() -> [u8; COMM_LEN] {
+    let offset = maps::TASK_COMM.load();
+    if offset != NO_OFFSET
+        && let Some(leader) = field::<u64>(task(), &maps::TASK_LEADER)
+    {
+        let mut name = [0; COMM_LEN];
+        let from = (leader + u64::from(offset)) as *const u8;
+        // SAFETY: the helper checks the address. It stops at the NUL, so that what an earlier, longer
+        // name left behind it does not come along.
+        if unsafe { bpf_probe_read_kernel_str_bytes(from, &mut name) }.is_ok() {
+            return name;
+        }
+        count(Counter::ReadFailed);
+    }
+    bpf_get_current_comm().unwrap_or_default()
+}
+
+/// The current process, as a record carries it.
+#[inline(always)]
+pub(crate) fn caller(comm: [u8; COMM_LEN]) -> Caller {
+    let id = bpf_get_current_pid_tgid();
+    Caller {
+        // SAFETY: no arguments.
+        cgroup_id: unsafe { generated::bpf_get_current_cgroup_id() },
+        pid: (id >> 32) as u32,
+        tid: id as u32,
+        comm,
+    }
+}
+
+/// Field of a tracepoint record at an offset that tracefs names.
+#[inline(always)]
+pub(crate) fn argument<T: Copy>(ctx: &TracePointContext, offset: &Global<u32>) -> Option<T> {
+    field(ctx.as_ptr() as u64, offset)
+}

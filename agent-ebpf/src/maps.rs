@@ -1,0 +1,146 @@
+//! Maps and read-only globals. User space fills the filters and offsets before the programs load; the
+//! verifier then removes every path that they rule out.
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use hopscope_ebpf::{COMM_LEN, COUNTERS_LEN, Counter, Hop, NO_OFFSET, Tuple, UpstreamKey};
+
+/// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
+/// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
+const HOPS_CAP: u32 = 131_072;
+
+/// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
+const CONNECTS_CAP: u32 = 16_384;
+
+/// Names, cgroups and upstreams that can be configured.
+const FILTER_CAP: u32 = 4_096;
+
+/// Records for user space. The loader sets the size.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// The hops, by socket cookie.
+#[map]
+pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+
+/// Hops as their upstreams' sockets see them, to the hop's cookie.
+#[map]
+pub(crate) static TUPLES: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+
+/// Calls of `connect()` under way, by thread.
+#[map]
+pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
+    LruHashMap::with_max_entries(CONNECTS_CAP, 0);
+
+/// Names of gateway processes, padded with zeros.
+#[map]
+pub(crate) static COMMS: HashMap<[u8; COMM_LEN], u8> = HashMap::with_max_entries(FILTER_CAP, 0);
+
+/// cgroup v2 ids of gateways.
+#[map]
+pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_CAP, 0);
+
+/// Upstreams whose callers count as gateways.
+#[map]
+pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entries(FILTER_CAP, 0);
+
+/// One count per reason that something was not seen.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
+
+/// A `connect()` under way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Pending {
+    /// Cookie of the socket once it entered `SYN_SENT`, else zero.
+    pub(crate) cookie: u64,
+    /// Where it wants to go.
+    pub(crate) remote_addr: [u8; 16],
+    /// Port in host byte order.
+    pub(crate) remote_port: u16,
+    /// Zero.
+    pub(crate) reserved: u16,
+    /// The file descriptor.
+    pub(crate) fd: u32,
+}
+
+macro_rules! globals {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $value:expr;)*) => {
+        $($(#[doc = $doc])+ #[unsafe(no_mangle)] pub(crate) static $name: Global<$ty> = Global::new($value);)*
+    };
+}
+
+globals! {
+    /// Payload bytes kept of a segment.
+    SNAP_LEN: u32 = 2048;
+    /// Bits of `hopscope_ebpf::filter`.
+    FILTERS: u32 = 0;
+    /// Not zero where `tcp_send_reset` has a third argument, the reason.
+    RESET_HAS_REASON: u32 = 0;
+    /// `sock_common.skc_family`, `u16`.
+    SKC_FAMILY: u32 = NO_OFFSET;
+    /// `sock_common.skc_state`, `u8`.
+    SKC_STATE: u32 = NO_OFFSET;
+    /// `sock_common.skc_num`, `u16`.
+    SKC_NUM: u32 = NO_OFFSET;
+    /// `inet_sock.inet_sport`, `u16`, network byte order.
+    INET_SPORT: u32 = NO_OFFSET;
+    /// `sock_common.skc_dport`, `u16`, network byte order.
+    SKC_DPORT: u32 = NO_OFFSET;
+    /// `sock_common.skc_rcv_saddr`, four bytes.
+    SKC_RCV_SADDR: u32 = NO_OFFSET;
+    /// `sock_common.skc_daddr`, four bytes.
+    SKC_DADDR: u32 = NO_OFFSET;
+    /// `sock_common.skc_v6_rcv_saddr`, sixteen bytes.
+    SKC_V6_RCV_SADDR: u32 = NO_OFFSET;
+    /// `sock_common.skc_v6_daddr`, sixteen bytes.
+    SKC_V6_DADDR: u32 = NO_OFFSET;
+    /// `sock_common.skc_net.net`, pointer.
+    SKC_NET: u32 = NO_OFFSET;
+    /// `net.ns.inum`, `u32`.
+    NET_INUM: u32 = NO_OFFSET;
+    /// `sock.sk_err`, `i32`.
+    SK_ERR: u32 = NO_OFFSET;
+    /// `sock.sk_type`, `u16`.
+    SK_TYPE: u32 = NO_OFFSET;
+    /// `sock.sk_protocol`, `u16`.
+    SK_PROTOCOL: u32 = NO_OFFSET;
+    /// `tcp_sock.bytes_acked`, `u64`.
+    TCP_BYTES_ACKED: u32 = NO_OFFSET;
+    /// `tcp_sock.srtt_us`, `u32`, eight times the value.
+    TCP_SRTT: u32 = NO_OFFSET;
+    /// `task_struct.group_leader`, pointer.
+    TASK_LEADER: u32 = NO_OFFSET;
+    /// `task_struct.comm`, sixteen bytes.
+    TASK_COMM: u32 = NO_OFFSET;
+    /// `task_struct.files`, pointer.
+    TASK_FILES: u32 = NO_OFFSET;
+    /// `files_struct.fdt`, pointer.
+    FILES_FDT: u32 = NO_OFFSET;
+    /// `fdtable.max_fds`, `u32`.
+    FDT_MAX: u32 = NO_OFFSET;
+    /// `fdtable.fd`, pointer to pointers.
+    FDT_FD: u32 = NO_OFFSET;
+    /// `file.private_data`, pointer.
+    FILE_PRIVATE: u32 = NO_OFFSET;
+    /// `socket.sk`, pointer.
+    SOCKET_SK: u32 = NO_OFFSET;
+    /// Offset of the file descriptor in a `sys_enter_connect` record, `u64`.
+    CONNECT_FD: u32 = NO_OFFSET;
+    /// Offset of the address pointer in a `sys_enter_connect` record.
+    CONNECT_ADDR: u32 = NO_OFFSET;
+    /// Offset of the result in a `sys_exit_connect` record, `i64`.
+    CONNECT_RET: u32 = NO_OFFSET;
+}
+
+/// Counts one more of `counter`.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the pointer is to this processor's own slot of a live map, and a tracing or cgroup
+        // program is not moved to another processor while it runs.
+        unsafe { *value = (*value).wrapping_add(1) };
+    }
+}

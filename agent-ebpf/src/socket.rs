@@ -1,0 +1,203 @@
+//! Facts about sockets: opened, changed state, reset, retransmitted, failed.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::debug;
+use hopscope_ebpf::{
+    Counter, Endpoints, Hop, OpenRecord, SocketRecord, StateRecord, Tuple, flag, kind,
+};
+
+use crate::ctx::{self, Sock};
+use crate::emit::{emit, header};
+use crate::gateway::is_gateway;
+use crate::maps::{self, CONNECTS, HOPS, TUPLES, count};
+
+/// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
+const ESTABLISHED: i32 = 1;
+/// `TCP_SYN_SENT` of the same file.
+const SYN_SENT: i32 = 2;
+/// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
+pub(crate) const TCP: u16 = 6;
+
+/// The cookie where the socket is a hop.
+#[inline(always)]
+fn hop(sk: Sock) -> Option<u64> {
+    let cookie = sk.cookie();
+    HOPS.get_ptr(cookie).map(|_| cookie)
+}
+
+/// `inet_sock_set_state(sk, oldstate, newstate)`.
+#[inline(always)]
+pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
+    let sk = Sock::arg(ctx, 0)?;
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    if new == SYN_SENT {
+        return opened(ctx, sk);
+    }
+    let cookie = hop(sk)?;
+    let ends = sk.ends();
+    if new == ESTABLISHED {
+        // Full or not, a tuple that is missing only loses who of two ends on this host sent a reset.
+        let _ = TUPLES.insert(reversed(&ends), cookie, 0);
+    }
+    let sk_err = sk.field::<i32>(&maps::SK_ERR);
+    let bytes_acked = sk.field::<u64>(&maps::TCP_BYTES_ACKED);
+    let srtt = sk.field::<u32>(&maps::TCP_SRTT);
+    debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
+    emit(StateRecord {
+        header: header::<StateRecord>(kind::STATE, cookie),
+        ends,
+        bytes_acked: bytes_acked.unwrap_or(0),
+        old_state: old as u32,
+        new_state: new as u32,
+        sk_err: sk_err.unwrap_or(0),
+        // The kernel keeps eight times the value (`tcp_rtt_estimator`).
+        srtt_us: srtt.unwrap_or(0) >> 3,
+        flags: known(sk_err, flag::SK_ERR)
+            | known(bytes_acked, flag::BYTES_ACKED)
+            | known(srtt, flag::SRTT),
+        reserved: 0,
+    })
+}
+
+#[inline(always)]
+fn known<T>(value: Option<T>, flag: u32) -> u32 {
+    if value.is_some() { flag } else { 0 }
+}
+
+/// A socket enters `SYN_SENT`: always in the context of the process that connects.
+#[inline(always)]
+fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
+    if sk
+        .field::<u16>(&maps::SK_PROTOCOL)
+        .is_some_and(|protocol| protocol != TCP)
+    {
+        return None;
+    }
+    let ends = sk.ends();
+    let comm = ctx::comm();
+    if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
+        count(Counter::Filtered);
+        return None;
+    }
+    let cookie = sk.cookie();
+    let caller = ctx::caller(comm);
+    let entry = Hop {
+        pid: caller.pid,
+        flags: 0,
+    };
+    if HOPS.insert(cookie, entry, 0).is_err() {
+        count(Counter::HopMapFull);
+        return None;
+    }
+    if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
+        // SAFETY: the entry is this thread's own: it is inside the very call that made it.
+        unsafe { (*pending).cookie = cookie };
+    }
+    debug!(
+        ctx,
+        "hop {}: opened by {}, port {}", cookie, caller.pid, ends.remote_port
+    );
+    emit(OpenRecord {
+        header: header::<OpenRecord>(kind::OPEN, cookie),
+        ends,
+        caller,
+    })
+}
+
+/// `tcp_receive_reset(sk)`.
+#[inline(always)]
+pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
+    let cookie = hop(Sock::arg(ctx, 0)?)?;
+    debug!(ctx, "hop {}: reset received", cookie);
+    send(kind::RESET_IN, cookie, None)
+}
+
+/// `tcp_send_reset(sk, skb)`, with a third argument `reason` on newer kernels. `sk` may be null and
+/// may be a request or time-wait socket.
+#[inline(always)]
+pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
+    let sk = Sock::arg(ctx, 0)?;
+    let own = sk.cookie();
+    let (kind, cookie) = if HOPS.get_ptr(own).is_some() {
+        (kind::RESET_OUT, own)
+    } else {
+        (kind::RESET_PEER, peer(&sk.ends())?)
+    };
+    let reason = if maps::RESET_HAS_REASON.load() != 0 {
+        Some(ctx.arg::<i32>(2))
+    } else {
+        None
+    };
+    debug!(ctx, "hop {}: reset sent, record kind {}", cookie, kind);
+    send(kind, cookie, reason)
+}
+
+/// `tcp_retransmit_skb(sk, ..)` and `inet_sk_error_report(sk)`.
+#[inline(always)]
+pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
+    let sk = Sock::arg(ctx, 0)?;
+    let cookie = hop(sk)?;
+    let value = if kind == kind::ERROR {
+        sk.field::<i32>(&maps::SK_ERR)
+    } else {
+        sk.field::<u8>(&maps::SKC_STATE).map(i32::from)
+    };
+    debug!(
+        ctx,
+        "hop {}: record kind {}, value {}",
+        cookie,
+        kind,
+        value.unwrap_or(-1)
+    );
+    send(kind, cookie, value)
+}
+
+#[inline(always)]
+fn send(kind: u16, cookie: u64, value: Option<i32>) -> Option<()> {
+    emit(SocketRecord {
+        header: header::<SocketRecord>(kind, cookie),
+        value: value.unwrap_or(0),
+        flags: known(value, flag::VALUE),
+    })
+}
+
+/// The hop's ends as the upstream's socket would have them.
+#[inline(always)]
+fn reversed(ends: &Endpoints) -> Tuple {
+    Tuple {
+        local_addr: ends.remote_addr,
+        remote_addr: ends.local_addr,
+        local_port: ends.remote_port,
+        remote_port: ends.local_port,
+        netns: scope(&ends.remote_addr, ends.netns),
+    }
+}
+
+/// The hop whose upstream is the socket with these ends.
+#[inline(always)]
+fn peer(ends: &Endpoints) -> Option<u64> {
+    let key = Tuple {
+        local_addr: ends.local_addr,
+        remote_addr: ends.remote_addr,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        netns: scope(&ends.local_addr, ends.netns),
+    };
+    // SAFETY: the value is copied out at once; an entry that is replaced meanwhile can only yield the
+    // cookie of another hop with the same two ends.
+    unsafe { TUPLES.get(key) }.copied()
+}
+
+/// The namespace where `addr` is a loopback address, else zero.
+#[inline(always)]
+fn scope(addr: &[u8; 16], netns: u32) -> u32 {
+    let mapped_loopback = addr[10] == 0xff && addr[12] == 127;
+    let own_loopback = addr[10] == 0 && addr[12] == 0 && addr[15] == 1 && addr[0] == 0;
+    if mapped_loopback || own_loopback {
+        netns
+    } else {
+        0
+    }
+}

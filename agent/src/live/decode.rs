@@ -1,0 +1,270 @@
+//! A record's bytes to its values. Kind, length and every number with a meaning are checked; no bytes
+//! are ever taken for a struct.
+
+use core::mem::{offset_of, size_of};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use hopscope_ebpf::{
+    COMM_LEN, Caller, ConnectRecord, Endpoints, Header, OpenRecord, SegmentHeader, SocketRecord,
+    StateRecord, flag, kind,
+};
+use thiserror::Error;
+
+use crate::model::TcpState;
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Malformed {
+    /// Shorter than its kind needs, or than it says.
+    #[error("a kernel record of kind {kind} is cut short")]
+    Short {
+        /// What it says that it is; zero where that is missing as well.
+        kind: u16,
+    },
+    /// Another length than its kind has.
+    #[error("a kernel record of kind {kind} says that it has {len} bytes")]
+    Length {
+        /// What it says that it is.
+        kind: u16,
+        /// The length that it says.
+        len: u32,
+    },
+    /// A kind that this version does not know.
+    #[error("a kernel record has unknown kind {0}")]
+    Kind(u16),
+    /// A TCP state that this version does not know.
+    #[error("a kernel record has unknown TCP state {0}")]
+    State(u32),
+}
+
+/// A record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record<'a> {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub(super) time_ns: u64,
+    /// Socket cookie, zero where there is no socket.
+    pub(super) cookie: u64,
+    /// What it says.
+    pub(super) body: Body<'a>,
+}
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body<'a> {
+    Open {
+        ends: Ends,
+        caller: Process,
+    },
+    State {
+        old: TcpState,
+        new: TcpState,
+        sk_err: Option<i32>,
+        bytes_acked: Option<u64>,
+        srtt_us: Option<u32>,
+    },
+    Connect {
+        ends: Ends,
+        caller: Process,
+        errno: i32,
+    },
+    ResetIn,
+    ResetOut {
+        reason: Option<i32>,
+    },
+    ResetPeer {
+        reason: Option<i32>,
+    },
+    Retransmit {
+        state: Option<i32>,
+    },
+    Error {
+        errno: Option<i32>,
+    },
+    Segment {
+        egress: bool,
+        wire_len: u32,
+        bytes: &'a [u8],
+    },
+}
+
+/// A socket's two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) netns: u32,
+}
+
+/// The calling process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) cgroup_id: u64,
+    pub(super) comm: [u8; COMM_LEN],
+}
+
+/// Reads one record.
+pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+    let head = Fields { bytes, kind: 0 };
+    let kind = head.u16(offset_of!(Header, kind))?;
+    let head = Fields { bytes, kind };
+    let len = head.u32(offset_of!(Header, len))?;
+    let body = usize::try_from(len)
+        .ok()
+        .and_then(|len| bytes.get(..len))
+        .ok_or(Malformed::Short { kind })?;
+    let fields = Fields { bytes: body, kind };
+    let exact = |size: usize| {
+        if body.len() == size {
+            Ok(())
+        } else {
+            Err(Malformed::Length { kind, len })
+        }
+    };
+    let body = match kind {
+        kind::OPEN => {
+            exact(size_of::<OpenRecord>())?;
+            Body::Open {
+                ends: fields.ends(offset_of!(OpenRecord, ends))?,
+                caller: fields.caller(offset_of!(OpenRecord, caller))?,
+            }
+        }
+        kind::STATE => {
+            exact(size_of::<StateRecord>())?;
+            fields.state()?
+        }
+        kind::CONNECT => {
+            exact(size_of::<ConnectRecord>())?;
+            Body::Connect {
+                ends: fields.ends(offset_of!(ConnectRecord, ends))?,
+                caller: fields.caller(offset_of!(ConnectRecord, caller))?,
+                errno: fields.i32(offset_of!(ConnectRecord, errno))?,
+            }
+        }
+        kind::SEGMENT => fields.segment()?,
+        kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
+            exact(size_of::<SocketRecord>())?;
+            let known = fields.u32(offset_of!(SocketRecord, flags))? & flag::VALUE != 0;
+            let value = fields.i32(offset_of!(SocketRecord, value))?;
+            let value = known.then_some(value);
+            match kind {
+                kind::RESET_IN => Body::ResetIn,
+                kind::RESET_OUT => Body::ResetOut { reason: value },
+                kind::RESET_PEER => Body::ResetPeer { reason: value },
+                kind::RETRANSMIT => Body::Retransmit { state: value },
+                _ => Body::Error { errno: value },
+            }
+        }
+        other => return Err(Malformed::Kind(other)),
+    };
+    Ok(Record {
+        time_ns: fields.u64(offset_of!(Header, time_ns))?,
+        cookie: fields.u64(offset_of!(Header, cookie))?,
+        body,
+    })
+}
+
+/// The bytes of a record, read by offset.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    kind: u16,
+}
+
+impl<'a> Fields<'a> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Malformed> {
+        self.bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .ok_or(Malformed::Short { kind: self.kind })
+    }
+
+    fn u16(&self, at: usize) -> Result<u16, Malformed> {
+        self.array(at).map(u16::from_ne_bytes)
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, Malformed> {
+        self.array(at).map(u32::from_ne_bytes)
+    }
+
+    fn i32(&self, at: usize) -> Result<i32, Malformed> {
+        self.array(at).map(i32::from_ne_bytes)
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, Malformed> {
+        self.array(at).map(u64::from_ne_bytes)
+    }
+
+    fn address(&self, addr: usize, port: usize) -> Result<SocketAddr, Malformed> {
+        let addr = IpAddr::V6(Ipv6Addr::from(self.array::<16>(addr)?)).to_canonical();
+        Ok(SocketAddr::new(addr, self.u16(port)?))
+    }
+
+    fn ends(&self, at: usize) -> Result<Ends, Malformed> {
+        Ok(Ends {
+            local: self.address(
+                at + offset_of!(Endpoints, local_addr),
+                at + offset_of!(Endpoints, local_port),
+            )?,
+            remote: self.address(
+                at + offset_of!(Endpoints, remote_addr),
+                at + offset_of!(Endpoints, remote_port),
+            )?,
+            netns: self.u32(at + offset_of!(Endpoints, netns))?,
+        })
+    }
+
+    fn caller(&self, at: usize) -> Result<Process, Malformed> {
+        Ok(Process {
+            pid: self.u32(at + offset_of!(Caller, pid))?,
+            cgroup_id: self.u64(at + offset_of!(Caller, cgroup_id))?,
+            comm: self.array(at + offset_of!(Caller, comm))?,
+        })
+    }
+
+    fn state(&self) -> Result<Body<'a>, Malformed> {
+        let state = |at| {
+            let number = self.u32(at)?;
+            TcpState::from_kernel(number).ok_or(Malformed::State(number))
+        };
+        let flags = self.u32(offset_of!(StateRecord, flags))?;
+        let known = |bit: u32| flags & bit != 0;
+        let sk_err = self.i32(offset_of!(StateRecord, sk_err))?;
+        let bytes_acked = self.u64(offset_of!(StateRecord, bytes_acked))?;
+        let srtt_us = self.u32(offset_of!(StateRecord, srtt_us))?;
+        Ok(Body::State {
+            old: state(offset_of!(StateRecord, old_state))?,
+            new: state(offset_of!(StateRecord, new_state))?,
+            sk_err: known(flag::SK_ERR).then_some(sk_err),
+            bytes_acked: known(flag::BYTES_ACKED).then_some(bytes_acked),
+            srtt_us: known(flag::SRTT).then_some(srtt_us),
+        })
+    }
+
+    fn segment(&self) -> Result<Body<'a>, Malformed> {
+        let short = Malformed::Short { kind: self.kind };
+        let captured = self.u32(offset_of!(SegmentHeader, captured))?;
+        let bytes = self.bytes.get(size_of::<SegmentHeader>()..).ok_or(short)?;
+        if usize::try_from(captured) != Ok(bytes.len()) {
+            return Err(Malformed::Length {
+                kind: self.kind,
+                len: captured,
+            });
+        }
+        Ok(Body::Segment {
+            egress: self.u32(offset_of!(SegmentHeader, egress))? != 0,
+            wire_len: self.u32(offset_of!(SegmentHeader, wire_len))?,
+            bytes,
+        })
+    }
+}
+
+/// A kernel name as text: up to its NUL, whatever is no UTF-8 replaced.
+pub(super) fn comm_text(comm: &[u8; COMM_LEN]) -> std::borrow::Cow<'_, str> {
+    let len = comm.iter().position(|byte| *byte == 0).unwrap_or(COMM_LEN);
+    String::from_utf8_lossy(&comm[..len])
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

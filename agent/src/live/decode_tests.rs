@@ -1,0 +1,222 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A record of `size` bytes with its header filled in and every other byte `fill`.
+fn record(kind: u16, size: usize, fill: u8) -> Vec<u8> {
+    let mut out = vec![fill; size];
+    put(&mut out, offset_of!(Header, kind), &kind.to_ne_bytes());
+    put(
+        &mut out,
+        offset_of!(Header, len),
+        &u32::try_from(size).unwrap().to_ne_bytes(),
+    );
+    put(&mut out, offset_of!(Header, time_ns), &77_u64.to_ne_bytes());
+    put(&mut out, offset_of!(Header, cookie), &99_u64.to_ne_bytes());
+    out
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+fn state(old: u32, new: u32, flags: u32) -> Vec<u8> {
+    let mut out = record(kind::STATE, size_of::<StateRecord>(), 0);
+    put(
+        &mut out,
+        offset_of!(StateRecord, old_state),
+        &old.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(StateRecord, new_state),
+        &new.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(StateRecord, sk_err),
+        &111_i32.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(StateRecord, bytes_acked),
+        &5_u64.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(StateRecord, srtt_us),
+        &6_u32.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(StateRecord, flags),
+        &flags.to_ne_bytes(),
+    );
+    out
+}
+
+fn segment(payload: &[u8]) -> Vec<u8> {
+    let mut out = record(kind::SEGMENT, size_of::<SegmentHeader>() + payload.len(), 0);
+    let captured = u32::try_from(payload.len()).unwrap();
+    put(
+        &mut out,
+        offset_of!(SegmentHeader, captured),
+        &captured.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(SegmentHeader, wire_len),
+        &9000_u32.to_ne_bytes(),
+    );
+    put(
+        &mut out,
+        offset_of!(SegmentHeader, egress),
+        &1_u32.to_ne_bytes(),
+    );
+    put(&mut out, size_of::<SegmentHeader>(), payload);
+    out
+}
+
+/// One good record of every kind.
+fn every_kind() -> Vec<Vec<u8>> {
+    let mut all = vec![
+        state(2, 7, 15),
+        segment(b"bytes"),
+        record(kind::OPEN, size_of::<OpenRecord>(), 1),
+        record(kind::CONNECT, size_of::<ConnectRecord>(), 1),
+    ];
+    for kind in [
+        kind::RESET_IN,
+        kind::RESET_OUT,
+        kind::RESET_PEER,
+        kind::RETRANSMIT,
+        kind::ERROR,
+    ] {
+        all.push(record(kind, size_of::<SocketRecord>(), 1));
+    }
+    all
+}
+
+#[test]
+fn every_kind_is_read() {
+    for bytes in every_kind() {
+        let record = decode(&bytes).unwrap();
+        assert_eq!((record.time_ns, record.cookie), (77, 99));
+    }
+}
+
+#[test]
+fn values_that_could_not_be_read_are_not_taken_for_zero() {
+    let all = state(2, 7, flag::SK_ERR | flag::BYTES_ACKED | flag::SRTT);
+    assert_eq!(
+        decode(&all).unwrap().body,
+        Body::State {
+            old: TcpState::SynSent,
+            new: TcpState::Close,
+            sk_err: Some(111),
+            bytes_acked: Some(5),
+            srtt_us: Some(6),
+        }
+    );
+    let Body::State {
+        sk_err,
+        bytes_acked,
+        srtt_us,
+        ..
+    } = decode(&state(2, 7, 0)).unwrap().body
+    else {
+        panic!("another kind of record");
+    };
+    assert_eq!((sk_err, bytes_acked, srtt_us), (None, None, None));
+    let unknown = record(kind::ERROR, size_of::<SocketRecord>(), 0);
+    assert_eq!(decode(&unknown).unwrap().body, Body::Error { errno: None });
+}
+
+#[test]
+fn addresses_and_names_are_read() {
+    let mut bytes = record(kind::OPEN, size_of::<OpenRecord>(), 0);
+    let ends = offset_of!(OpenRecord, ends);
+    let v4 = std::net::Ipv4Addr::new(192, 0, 2, 7)
+        .to_ipv6_mapped()
+        .octets();
+    put(&mut bytes, ends + offset_of!(Endpoints, remote_addr), &v4);
+    put(
+        &mut bytes,
+        ends + offset_of!(Endpoints, remote_port),
+        &8080_u16.to_ne_bytes(),
+    );
+    let caller = offset_of!(OpenRecord, caller);
+    put(&mut bytes, caller + offset_of!(Caller, comm), b"nginx\0old");
+    let Body::Open { ends, caller } = decode(&bytes).unwrap().body else {
+        panic!("another kind of record");
+    };
+    assert_eq!(ends.remote, "192.0.2.7:8080".parse().unwrap());
+    assert_eq!(ends.local, "[::]:0".parse().unwrap());
+    assert_eq!(comm_text(&caller.comm), "nginx");
+}
+
+#[test]
+fn a_segment_carries_its_bytes() {
+    let bytes = segment(b"bytes");
+    assert_eq!(
+        decode(&bytes).unwrap().body,
+        Body::Segment {
+            egress: true,
+            wire_len: 9000,
+            bytes: b"bytes"
+        }
+    );
+    let mut longer = bytes.clone();
+    longer.resize(bytes.len() + 100, 0xee);
+    assert_eq!(
+        decode(&longer),
+        decode(&bytes),
+        "what lies behind the record is left alone"
+    );
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    for bytes in every_kind() {
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "{cut} of {}", bytes.len());
+            // The same with a header that admits it.
+            let mut honest = bytes[..cut].to_vec();
+            if cut >= size_of::<Header>() {
+                put(
+                    &mut honest,
+                    offset_of!(Header, len),
+                    &u32::try_from(cut).unwrap().to_ne_bytes(),
+                );
+                assert!(decode(&honest).is_err(), "{cut} of {}", bytes.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn unknown_numbers_are_refused() {
+    assert_eq!(decode(&record(99, 64, 0)), Err(Malformed::Kind(99)));
+    assert_eq!(decode(&record(0, 64, 0)), Err(Malformed::Kind(0)));
+    assert_eq!(decode(&state(2, 13, 0)), Err(Malformed::State(13)));
+    assert_eq!(decode(&state(0, 7, 0)), Err(Malformed::State(0)));
+    let mut lying = segment(b"bytes");
+    put(
+        &mut lying,
+        offset_of!(SegmentHeader, captured),
+        &4_u32.to_ne_bytes(),
+    );
+    assert!(decode(&lying).is_err());
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(mut bytes: Vec<u8>, kind in 0_u16..12, len in 0_u32..200) {
+        let _ = decode(&bytes);
+        if bytes.len() >= size_of::<Header>() {
+            put(&mut bytes, offset_of!(Header, kind), &kind.to_ne_bytes());
+            put(&mut bytes, offset_of!(Header, len), &len.to_ne_bytes());
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! ICMP and `ICMPv6` "destination unreachable" in the network namespaces of gateways.
+//!
+//! The kernel tells a socket of an ICMP error by an errno alone, which does not say who sent it. A raw
+//! socket a namespace shows the message itself. It takes nothing away from anyone: the kernel hands
+//! raw sockets a copy.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, recvfrom, socket_with,
+};
+
+use super::{netns, process};
+use crate::model::IcmpError;
+
+/// "Destination unreachable" of RFC 792.
+const UNREACHABLE_V4: u8 = 3;
+/// The same of RFC 4443 section 3.1.
+const UNREACHABLE_V6: u8 = 1;
+/// `ICMP_FILTER` of `linux/icmp.h` and `ICMPV6_FILTER` of `linux/icmpv6.h`, which have the same number.
+const FILTER: libc::c_int = 1;
+/// IP header with options, ICMP header, and what RFC 4443 section 2.4 quotes at most.
+const MESSAGE_BYTES: usize = 1500;
+/// Messages read from one socket before anything else gets its turn.
+const AT_ONCE: usize = 256;
+
+/// The raw sockets of one network namespace.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// The family, so that the two kinds of message are not confused.
+    pub(super) fds: Vec<(Family, OwnedFd)>,
+    /// The namespace's own addresses.
+    pub(super) own: HashSet<IpAddr>,
+}
+
+/// Which ICMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// Opens the sockets in the namespace of process `pid`.
+pub(super) fn open(pid: u32) -> io::Result<Sockets> {
+    let fds = netns::inside(&process::netns_path(pid), || {
+        let mut fds = vec![(Family::V4, open_one(Family::V4)?)];
+        // A kernel without IPv6 has no such family.
+        fds.extend(open_one(Family::V6).ok().map(|fd| (Family::V6, fd)));
+        Ok(fds)
+    })?;
+    Ok(Sockets {
+        fds,
+        own: own_addresses(pid),
+    })
+}
+
+fn open_one(family: Family) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (domain, protocol) = match family {
+        Family::V4 => (AddressFamily::INET, ipproto::ICMP),
+        Family::V6 => (AddressFamily::INET6, ipproto::ICMPV6),
+    };
+    let fd = socket_with(domain, SocketType::RAW, flags, Some(protocol))?;
+    filter(&fd, family)?;
+    Ok(fd)
+}
+
+/// Has the kernel drop every other type of message, so that a flood of echo requests costs nothing.
+fn filter(fd: &OwnedFd, family: Family) -> io::Result<()> {
+    // A set bit blocks its type, in both filters (`linux/icmp.h`, RFC 3542 section 3.2).
+    let (level, mask) = match family {
+        Family::V4 => (libc::SOL_RAW, vec![!(1_u32 << UNREACHABLE_V4)]),
+        Family::V6 => {
+            let mut mask = vec![u32::MAX; 8];
+            mask[0] = !(1 << UNREACHABLE_V6);
+            (libc::SOL_ICMPV6, mask)
+        }
+    };
+    let len = libc::socklen_t::try_from(size_of_val(mask.as_slice())).unwrap_or(0);
+    // SAFETY: the kernel reads `len` bytes from the slice, which lives through the call, and keeps
+    // no pointer to it.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, FILTER, mask.as_ptr().cast(), len) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Reads what has arrived.
+pub(super) fn drain(netns: u64, sockets: &Sockets, mut found: impl FnMut(IcmpError)) {
+    let mut buffer = [0; MESSAGE_BYTES];
+    for (family, fd) in &sockets.fds {
+        for _ in 0..AT_ONCE {
+            let Ok((bytes, _, from)) = recvfrom(fd, &mut buffer[..], RecvFlags::empty()) else {
+                break;
+            };
+            let bytes = buffer.get(..bytes).unwrap_or_default();
+            let message = match family {
+                Family::V4 => parse_v4(bytes),
+                Family::V6 => from
+                    .and_then(|from| SocketAddr::try_from(from).ok())
+                    .and_then(|from| parse_v6(bytes, from.ip())),
+            };
+            if let Some(message) = message {
+                found(message.into_error(netns, &sockets.own));
+            }
+        }
+    }
+}
+
+/// A "destination unreachable" that quotes a TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unreachable {
+    from: IpAddr,
+    code: u8,
+    local: SocketAddr,
+    upstream: SocketAddr,
+}
+
+impl Unreachable {
+    fn into_error(self, netns: u64, own: &HashSet<IpAddr>) -> IcmpError {
+        let Self {
+            from,
+            code,
+            local,
+            upstream,
+        } = self;
+        let from_self = from == local.ip() || from.is_loopback() || own.contains(&from);
+        IcmpError {
+            netns,
+            from,
+            from_self,
+            code,
+            local,
+            upstream,
+        }
+    }
+}
+
+/// Reads a message as a raw IPv4 socket gives it, IP header included.
+fn parse_v4(bytes: &[u8]) -> Option<Unreachable> {
+    let outer = Ipv4HeaderSlice::from_slice(bytes).ok()?;
+    let message = bytes.get(outer.slice().len()..)?;
+    let (head, quoted) = message.split_first_chunk::<8>()?;
+    if outer.protocol() != IpNumber::ICMP || head[0] != UNREACHABLE_V4 {
+        return None;
+    }
+    let inner = Ipv4HeaderSlice::from_slice(quoted).ok()?;
+    if inner.protocol() != IpNumber::TCP || inner.fragments_offset().value() != 0 {
+        return None;
+    }
+    let (source, destination) = ports(quoted.get(inner.slice().len()..)?)?;
+    Some(Unreachable {
+        from: outer.source_addr().into(),
+        code: head[1],
+        local: SocketAddr::new(inner.source_addr().into(), source),
+        upstream: SocketAddr::new(inner.destination_addr().into(), destination),
+    })
+}
+
+/// Reads a message as a raw `ICMPv6` socket gives it, without the IP header.
+fn parse_v6(bytes: &[u8], from: IpAddr) -> Option<Unreachable> {
+    let (head, quoted) = bytes.split_first_chunk::<8>()?;
+    if head[0] != UNREACHABLE_V6 {
+        return None;
+    }
+    let inner = Ipv6HeaderSlice::from_slice(quoted).ok()?;
+    let after = quoted.get(inner.slice().len()..)?;
+    let (extensions, protocol, rest) =
+        Ipv6ExtensionsSlice::from_slice(inner.next_header(), after).ok()?;
+    if protocol != IpNumber::TCP || extensions.is_fragmenting_payload() {
+        return None;
+    }
+    let (source, destination) = ports(rest)?;
+    Some(Unreachable {
+        from,
+        code: head[1],
+        local: SocketAddr::new(inner.source_addr().into(), source),
+        upstream: SocketAddr::new(inner.destination_addr().into(), destination),
+    })
+}
+
+/// The two ports, all that a quotation needs to have of the TCP header (RFC 792: eight bytes).
+fn ports(tcp: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d] = *tcp.first_chunk()?;
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+/// The addresses of the namespace of process `pid`; none where they cannot be read.
+fn own_addresses(pid: u32) -> HashSet<IpAddr> {
+    let read =
+        |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let mut own = addresses_v4(&read("fib_trie"));
+    own.extend(addresses_v6(&read("if_inet6")));
+    own
+}
+
+/// Local addresses in the text of `fib_trie`: a leaf, then a line that says what it is.
+fn addresses_v4(text: &str) -> HashSet<IpAddr> {
+    let mut leaf = None;
+    let mut own = HashSet::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(addr) = line.strip_prefix("|-- ") {
+            leaf = addr.parse::<Ipv4Addr>().ok();
+        } else if line == "/32 host LOCAL" {
+            own.extend(leaf.map(IpAddr::V4));
+        }
+    }
+    own
+}
+
+/// Addresses in the text of `if_inet6`: thirty-two hexadecimal digits begin each line.
+fn addresses_v6(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
+    text.lines()
+        .filter_map(|line| u128::from_str_radix(line.split(' ').next()?, 16).ok())
+        .map(|bits| IpAddr::V6(Ipv6Addr::from(bits)))
+}
+
+/// The sockets of every namespace that has a gateway, by its inode.
+pub(super) type Namespaces = HashMap<u64, Sockets>;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Host unreachable from 10.0.0.254 about 10.0.0.1:40000 -> 10.0.0.2:80, quoting eight bytes.
+    fn v4() -> Vec<u8> {
+        let mut out = vec![
+            0x45, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 254, 10, 0, 0, 1,
+        ];
+        out.extend([3, 1, 0, 0, 0, 0, 0, 0]);
+        out.extend([
+            0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
+        out.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1]);
+        out
+    }
+
+    fn v6() -> Vec<u8> {
+        let mut out = vec![1, 3, 0, 0, 0, 0, 0, 0, 0x60, 0, 0, 0, 0, 20, 6, 64];
+        out.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        out.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        out.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1]);
+        out
+    }
+
+    #[test]
+    fn the_quoted_segment_is_read() {
+        let found = parse_v4(&v4()).unwrap();
+        assert_eq!(found.from, "10.0.0.254".parse::<IpAddr>().unwrap());
+        assert_eq!(found.code, 1);
+        assert_eq!(found.local, "10.0.0.1:40000".parse().unwrap());
+        assert_eq!(found.upstream, "10.0.0.2:80".parse().unwrap());
+        let found = parse_v6(&v6(), "fd00::9".parse().unwrap()).unwrap();
+        assert_eq!(
+            (found.code, found.upstream),
+            (3, "[fd00::2]:80".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn the_host_itself_is_told_from_a_router() {
+        let own = HashSet::from(["10.0.0.254".parse().unwrap()]);
+        let found = parse_v4(&v4()).unwrap();
+        assert!(found.into_error(1, &own).from_self);
+        assert!(!found.into_error(1, &HashSet::new()).from_self);
+        let mut from_source = v4();
+        from_source[12..16].copy_from_slice(&[10, 0, 0, 1]);
+        assert!(
+            parse_v4(&from_source)
+                .unwrap()
+                .into_error(1, &HashSet::new())
+                .from_self
+        );
+    }
+
+    #[test]
+    fn other_messages_are_left_alone() {
+        let change = |at: usize, value: u8| {
+            let mut bytes = v4();
+            bytes[at] = value;
+            parse_v4(&bytes)
+        };
+        assert_eq!(change(20, 8), None, "an echo request");
+        assert_eq!(change(37, 17), None, "a quoted datagram");
+        assert_eq!(change(35, 1), None, "a later fragment");
+        for len in 0..v4().len() - 4 {
+            assert_eq!(parse_v4(&v4()[..len]), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_read() {
+        let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.0\n        /24 link UNICAST\n\
+            \x20    |-- 10.0.0.1\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n";
+        assert_eq!(
+            addresses_v4(text),
+            HashSet::from(["10.0.0.1".parse().unwrap()])
+        );
+        let text = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        assert_eq!(
+            addresses_v6(text).collect::<Vec<_>>(),
+            ["::1".parse::<IpAddr>().unwrap()]
+        );
+        assert!(own_addresses(std::process::id()).contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes: Vec<u8>, at in 0_usize..60, value: u8) {
+            let _ = parse_v4(&bytes);
+            let _ = parse_v6(&bytes, IpAddr::V6(Ipv6Addr::LOCALHOST));
+            for mut changed in [v4(), v6()] {
+                let at = at % changed.len();
+                changed[at] = value;
+                let _ = parse_v4(&changed);
+                let _ = parse_v6(&changed, IpAddr::V6(Ipv6Addr::LOCALHOST));
+            }
+        }
+    }
+}

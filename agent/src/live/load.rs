@@ -1,0 +1,381 @@
+//! Loads the object and attaches each program by itself: one that this kernel refuses costs its own
+//! facts and no others.
+//!
+//! Everything attached hangs on file descriptors of this process, so that it is gone when the process
+//! is, however it ends.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
+};
+use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, Pod};
+use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
+use object::{Object as _, ObjectSection as _};
+
+use super::btf::Btf;
+use super::config::LiveConfig;
+use super::error::{LiveError, reason};
+use super::offsets::{Offsets, ResetReasons};
+use super::{cgroup, tracefs};
+use crate::stats::ProbeStatus;
+
+/// The object with the kernel programs; empty where the binary was built without them.
+pub(super) static PROGRAMS: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hopscope-programs"));
+
+/// Where a kernel shows its type information.
+pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Programs on tracepoints with typed arguments: name, tracepoint, and what is lost without it.
+const TRACEPOINTS: [(&str, &str, &str); 5] = [
+    (STATE, "inet_sock_set_state", "no hop is seen"),
+    (
+        "reset_in",
+        "tcp_receive_reset",
+        "a reset that arrives is known from its segment only",
+    ),
+    (
+        "reset_out",
+        "tcp_send_reset",
+        "why a reset was sent is inferred",
+    ),
+    (
+        "retransmit",
+        "tcp_retransmit_skb",
+        "repeated segments are known from the segments only",
+    ),
+    (
+        "error",
+        "inet_sk_error_report",
+        "errors of sockets are known from their state changes only",
+    ),
+];
+
+/// The program without which nothing works.
+const STATE: &str = "state";
+
+/// Programs on the cgroup root.
+const SEGMENTS: [(&str, CgroupSkbAttachType); 2] = [
+    ("segment_egress", CgroupSkbAttachType::Egress),
+    ("segment_ingress", CgroupSkbAttachType::Ingress),
+];
+
+/// Programs on the two ends of `connect()`.
+const CONNECTS: [(&str, &str); 2] = [
+    ("connect_enter", "sys_enter_connect"),
+    ("connect_exit", "sys_exit_connect"),
+];
+
+/// What is attached, and what is known about this kernel.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) probes: Vec<ProbeStatus>,
+    pub(super) reset_reasons: ResetReasons,
+}
+
+/// Loads `object` into the kernel and attaches what this host allows.
+pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveError> {
+    check_abi(object)?;
+    let bytes = read_btf()?;
+    let btf = Btf::parse(&bytes)?;
+    let offsets = Offsets::resolve(&btf);
+    let mut probes = offsets.status;
+    let mut globals = offsets.globals;
+    let mut no_connect = offsets.no_connect;
+
+    match tracefs::find()
+        .map_err(|error| format!("cannot mount tracefs at /sys/kernel/tracing: {error}"))
+        .and_then(|(events, mounted)| Ok((tracefs::connect_layout(&events)?, mounted)))
+    {
+        Ok((layout, mounted)) => {
+            globals.extend([
+                ("CONNECT_FD", layout.fd),
+                ("CONNECT_ADDR", layout.addr),
+                ("CONNECT_RET", layout.ret),
+            ]);
+            if mounted == tracefs::Mounted::Now {
+                tracing::info!("mounted tracefs at /sys/kernel/tracing");
+            }
+        }
+        Err(problem) => no_connect = Some(problem),
+    }
+    globals.extend([
+        ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
+        ("FILTERS", filters(config)),
+    ]);
+
+    let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };
+    let aya_btf = AyaBtf::parse(&bytes, Endianness::default())
+        .map_err(|error| LiveError::BadObject(error.to_string()))?;
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&aya_btf))
+        .map_max_entries("EVENTS", ring_bytes(config.ring_bytes))
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
+    }
+    let mut ebpf = loader.load(object)?;
+    fill_filters(&mut ebpf, config)?;
+
+    for (name, hook, loss) in TRACEPOINTS {
+        let result = attach_tracepoint(&mut ebpf, name, hook, &aya_btf);
+        if let (STATE, Err(reason)) = (name, &result) {
+            return Err(LiveError::Essential {
+                name,
+                reason: reason.clone(),
+            });
+        }
+        probes.push(status(name, result, loss));
+    }
+    attach_connect(&mut ebpf, no_connect, &mut probes);
+    attach_segments(&mut ebpf, &mut probes);
+    Ok(Loaded {
+        ebpf,
+        probes,
+        reset_reasons: offsets.reset_reasons,
+    })
+}
+
+/// Refuses an object of another record version before any of it is handed to the kernel.
+pub(super) fn check_abi(object: &[u8]) -> Result<(), LiveError> {
+    if object.is_empty() {
+        return Err(LiveError::NoPrograms);
+    }
+    let bad = |problem: &str| LiveError::BadObject(problem.to_owned());
+    let file = object::File::parse(object).map_err(|error| bad(&error.to_string()))?;
+    let section = file
+        .section_by_name(ABI_SECTION)
+        .ok_or_else(|| bad("they do not say which record version they speak"))?;
+    let data = section.data().map_err(|error| bad(&error.to_string()))?;
+    let version = data
+        .first_chunk()
+        .map(|bytes| u32::from_le_bytes(*bytes))
+        .ok_or_else(|| bad("their record version is cut short"))?;
+    if version == ABI_VERSION {
+        Ok(())
+    } else {
+        Err(LiveError::AbiMismatch { found: version })
+    }
+}
+
+/// The kernel's type information.
+pub(super) fn read_btf() -> Result<Vec<u8>, LiveError> {
+    std::fs::read(BTF_PATH).map_err(|source| LiveError::NoBtf {
+        path: BTF_PATH,
+        source,
+    })
+}
+
+/// The size of the ring: a power of two, so that it is a multiple of a page as well.
+const fn ring_bytes(wanted: u32) -> u32 {
+    const LEAST: u32 = 1 << 16;
+    const MOST: u32 = 1 << 30;
+    if wanted <= LEAST {
+        LEAST
+    } else if wanted >= MOST {
+        MOST
+    } else {
+        wanted.next_power_of_two()
+    }
+}
+
+fn filters(config: &LiveConfig) -> u32 {
+    let bit = |empty: bool, bit: u32| if empty { 0 } else { bit };
+    bit(config.gateways.is_empty(), filter::COMM)
+        | bit(config.cgroups.is_empty(), filter::CGROUP)
+        | bit(config.upstreams.is_empty(), filter::UPSTREAM)
+}
+
+fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
+    let mut comms: HashMap<_, [u8; COMM_LEN], u8> = map(ebpf, "COMMS")?;
+    for name in &config.gateways {
+        comms
+            .insert(comm(name)?, 1, 0)
+            .map_err(|source| LiveError::Map {
+                name: "COMMS",
+                source,
+            })?;
+    }
+    if !config.cgroups.is_empty() {
+        let mut cgroups: HashMap<_, u64, u8> = map(ebpf, "CGROUPS")?;
+        for id in cgroup_ids(&config.cgroups)? {
+            cgroups.insert(id, 1, 0).map_err(|source| LiveError::Map {
+                name: "CGROUPS",
+                source,
+            })?;
+        }
+    }
+    let mut upstreams: LpmTrie<_, [u8; 18], u8> = map(ebpf, "UPSTREAMS")?;
+    for upstream in &config.upstreams {
+        let (addr, prefix) = upstream.mapped();
+        let mut data = [0; 18];
+        data[..2].copy_from_slice(&upstream.port.unwrap_or(0).to_be_bytes());
+        data[2..].copy_from_slice(&addr);
+        upstreams
+            .insert(&Key::new(16 + u32::from(prefix), data), 1, 0)
+            .map_err(|source| LiveError::Map {
+                name: "UPSTREAMS",
+                source,
+            })?;
+    }
+    Ok(())
+}
+
+/// A name as the kernel keeps it.
+fn comm(name: &str) -> Result<[u8; COMM_LEN], LiveError> {
+    let mut out = [0; COMM_LEN];
+    match out.get_mut(..name.len()) {
+        Some(room) if !name.is_empty() && name.len() < COMM_LEN => {
+            room.copy_from_slice(name.as_bytes());
+            Ok(out)
+        }
+        _ => Err(LiveError::Config {
+            what: format!("gateway name {name:?}"),
+            problem: "the kernel keeps one to fifteen bytes of a process name",
+        }),
+    }
+}
+
+fn cgroup_ids(configured: &[PathBuf]) -> Result<Vec<u64>, LiveError> {
+    let root = cgroup::root().map_err(|source| LiveError::Cgroup {
+        path: "/proc/self/mountinfo".into(),
+        source,
+    })?;
+    configured
+        .iter()
+        .map(|path| {
+            let path = cgroup::directory(&root, path);
+            cgroup::id(&path).map_err(|source| LiveError::Cgroup { path, source })
+        })
+        .collect()
+}
+
+/// A map of the object, to be filled.
+fn map<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, LiveError>
+where
+    T: TryFrom<&'a mut Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or(LiveError::NoMap(name))?;
+    T::try_from(map).map_err(|source| LiveError::Map { name, source })
+}
+
+/// A map of the object, to be kept beside the programs.
+pub(super) fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LiveError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(LiveError::NoMap(name))?;
+    T::try_from(map).map_err(|source| LiveError::Map { name, source })
+}
+
+/// A hash map that is kept.
+pub(super) type Table<K, V> = HashMap<MapData, K, V>;
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf
+        .program_mut(name)
+        .ok_or("the object has no such program")?;
+    program
+        .try_into()
+        .map_err(|error: ProgramError| reason(&error))
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, hook: &str, btf: &AyaBtf) -> Result<(), String> {
+    let program: &mut BtfTracePoint = program(ebpf, name)?;
+    program.load(hook, btf).map_err(|error| reason(&error))?;
+    program.attach().map_err(|error| reason(&error))?;
+    Ok(())
+}
+
+fn attach_connect(ebpf: &mut Ebpf, mut problem: Option<String>, probes: &mut Vec<ProbeStatus>) {
+    const LOSS: &str = "a connect() that fails before the first SYN is not seen";
+    for (name, hook) in CONNECTS {
+        let result = match &problem {
+            Some(problem) => Err(problem.clone()),
+            None => attach_syscall(ebpf, name, hook),
+        };
+        // Either half is useless without the other.
+        if let Err(reason) = &result {
+            problem.get_or_insert_with(|| reason.clone());
+        }
+        probes.push(status(name, result, LOSS));
+    }
+}
+
+fn attach_syscall(ebpf: &mut Ebpf, name: &str, hook: &str) -> Result<(), String> {
+    let program: &mut TracePoint = program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    program
+        .attach("syscalls", hook)
+        .map_err(|error| reason(&error))?;
+    Ok(())
+}
+
+fn attach_segments(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+    const LOSS: &str = "no bytes are seen that way, so that responses cannot be judged";
+    let root = cgroup::open_root();
+    for (name, direction) in SEGMENTS {
+        let result = match &root {
+            Ok(root) => attach_segment(ebpf, name, root, direction),
+            Err(error) => Err(no_cgroup(error)),
+        };
+        probes.push(status(name, result, LOSS));
+    }
+}
+
+/// Why there is no place for the segment programs.
+pub(super) fn no_cgroup(error: &io::Error) -> String {
+    format!(
+        "cannot open the cgroup v2 root: {error}; mount it with `mount -t cgroup2 none /sys/fs/cgroup`"
+    )
+}
+
+fn attach_segment(
+    ebpf: &mut Ebpf,
+    name: &str,
+    root: &std::fs::File,
+    direction: CgroupSkbAttachType,
+) -> Result<(), String> {
+    let program: &mut CgroupSkb = program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
+    // be zero.
+    program
+        .attach(root, direction, CgroupAttachMode::Single)
+        .map_err(|error| reason(&error))?;
+    Ok(())
+}
+
+fn status(name: &'static str, result: Result<(), String>, loss: &str) -> ProbeStatus {
+    match result {
+        Ok(()) => ProbeStatus {
+            name,
+            attached: true,
+            reason: String::new(),
+        },
+        Err(reason) => {
+            let reason = format!("{reason}: {loss}");
+            tracing::warn!(probe = name, %reason, "not attached");
+            ProbeStatus {
+                name,
+                attached: false,
+                reason,
+            }
+        }
+    }
+}
+
+/// Marks what aya may copy to and from a map; every type here is an array of integers.
+const _: fn() = || {
+    fn plain<T: Pod>() {}
+    plain::<[u8; COMM_LEN]>();
+    plain::<[u32; 2]>();
+};

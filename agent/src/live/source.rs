@@ -1,0 +1,350 @@
+//! The running source: drains the ring and everything beside it into the sink, in one place and on the
+//! caller's thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use hopscope_ebpf::{Counter, hop_flag};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::Timespec;
+
+use super::clock::{Clock, monotonic_ns};
+use super::config::LiveConfig;
+use super::decode::{Body, decode};
+use super::icmp::{self, Namespaces};
+use super::load::{self, Loaded, Table};
+use super::log::KernelLog;
+use super::offsets::ResetReasons;
+use super::process::Processes;
+use super::scout::{self, Found, Patrol, Scout};
+use super::{LiveError, translate};
+use crate::model::{HopId, Input, Signal, TcpState, Timestamp};
+use crate::stats::ProbeStatus;
+
+/// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
+/// takes the processor away from its guest meanwhile.
+const SETTLE_NS: u64 = 2_000_000;
+
+/// How long a hop stays tracked after it closed: with unread data the kernel closes the socket before it
+/// sends the reset, and the segments after a close belong to the picture.
+const LINGER_NS: u64 = 1_000_000_000;
+
+/// Time between two looks at the loss counters. Each look costs a system call a counter.
+const LOSS_PERIOD_NS: u64 = 100_000_000;
+
+/// The longest wait without looking after anything but the ring.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
+const NO_EXIST: u64 = 1;
+
+/// Wakes a [`LiveSource::pump`] that waits, from any thread.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?)))
+    }
+
+    /// Ends the current wait, or the next one where none is under way.
+    pub fn wake(&self) {
+        // It fails only where the counter is full, and then the pump is awake already.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn clear(&self) {
+        let _ = rustix::io::read(&*self.0, &mut [0; 8]);
+    }
+}
+
+/// The kernel programs of this host, attached for as long as this value lives.
+pub struct LiveSource {
+    ring: RingBuf<MapData>,
+    hops: Table<u64, [u32; 2]>,
+    counts: PerCpuArray<MapData, u64>,
+    clock: Clock,
+    processes: Processes,
+    reset_reasons: ResetReasons,
+    probes: Vec<ProbeStatus>,
+    log: Option<KernelLog>,
+    waker: Waker,
+    patrol: Patrol,
+    icmp: Namespaces,
+    /// Hops that were seeded and not handed over yet.
+    waiting: Vec<(HopId, Signal)>,
+    /// Hops that closed, with the time at which they are forgotten.
+    closed: VecDeque<(u64, u64)>,
+    malformed: u64,
+    seeded: u64,
+    not_tcp: u64,
+    lost: u64,
+    lost_checked_ns: u64,
+    /// Holds the programs and their links.
+    _ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for LiveSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveSource")
+            .field("probes", &self.probes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LiveSource {
+    /// Loads and attaches the kernel programs and takes up the connections that are open already.
+    pub fn start(config: &LiveConfig) -> Result<Self, LiveError> {
+        Self::start_with(load::PROGRAMS, config)
+    }
+
+    /// The same with another object than the embedded one.
+    pub fn start_with(object: &[u8], config: &LiveConfig) -> Result<Self, LiveError> {
+        let mut scout = Scout::new(config)?;
+        let Loaded {
+            mut ebpf,
+            mut probes,
+            reset_reasons,
+        } = load::load(object, config)?;
+        let ring = load::take_map(&mut ebpf, "EVENTS")?;
+        let hops = load::take_map(&mut ebpf, "HOPS")?;
+        let counts = load::take_map(&mut ebpf, "COUNTERS")?;
+        let log = if config.kernel_log {
+            KernelLog::open(&mut ebpf)
+        } else {
+            None
+        };
+        let waker = Waker::new().map_err(|source| LiveError::Io {
+            what: "make an event descriptor",
+            source,
+        })?;
+
+        probes.extend(scout::rows());
+        let mut first = Vec::new();
+        scout.look(|found| first.push(found));
+        let patrol = Patrol::start(scout, waker.clone()).map_err(|source| LiveError::Io {
+            what: "start a thread",
+            source,
+        })?;
+        let mut source = Self {
+            ring,
+            hops,
+            counts,
+            clock: Clock::new(),
+            processes: Processes::default(),
+            reset_reasons,
+            probes,
+            log,
+            waker,
+            patrol,
+            icmp: Namespaces::default(),
+            waiting: Vec::new(),
+            closed: VecDeque::new(),
+            malformed: 0,
+            seeded: 0,
+            not_tcp: 0,
+            lost: 0,
+            lost_checked_ns: 0,
+            _ebpf: ebpf,
+        };
+        for found in first {
+            source.take_up(found);
+        }
+        Ok(source)
+    }
+
+    /// Waits up to `timeout` for records, hands over everything that is there, and returns a time up to
+    /// which everything was handed over.
+    pub fn pump(
+        &mut self,
+        timeout: Duration,
+        sink: &mut dyn FnMut(Timestamp, Input<'_>),
+    ) -> Result<Timestamp, LiveError> {
+        if self.waiting.is_empty() {
+            self.wait(timeout.min(HOUSEKEEPING))?;
+        }
+        self.clock.refresh();
+        let now_ns = monotonic_ns();
+        let now = self.clock.wall(now_ns);
+
+        while let Ok(found) = self.patrol.found.try_recv() {
+            self.take_up(found);
+        }
+        for (hop, signal) in self.waiting.drain(..) {
+            sink(now, Input::Signal { hop, signal });
+        }
+        self.drain_ring(now_ns, sink);
+        for (netns, sockets) in &self.icmp {
+            icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
+        }
+        if let Some(records) = self.newly_lost(now_ns)? {
+            sink(now, Input::Lost { records });
+        }
+        self.forget_closed(now_ns);
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        Ok(self.clock.wall(now_ns.saturating_sub(SETTLE_NS)))
+    }
+
+    /// Something that wakes [`pump`](Self::pump) from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// What is attached and what is not, and what is lost by that.
+    pub fn probes(&self) -> Vec<ProbeStatus> {
+        self.probes.clone()
+    }
+
+    /// Every counter of the kernel programs and of this source.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut all: Vec<(&'static str, u64)> = Counter::ALL
+            .iter()
+            .map(|(counter, name)| (*name, self.count(*counter).unwrap_or(0)))
+            .collect();
+        all.extend([
+            ("live_malformed", self.malformed),
+            ("live_not_tcp", self.not_tcp),
+            ("live_seeded", self.seeded),
+        ]);
+        all
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<(), LiveError> {
+        let failed = |source: rustix::io::Errno| LiveError::Io {
+            what: "wait for kernel records",
+            source: source.into(),
+        };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.ring.as_fd(), PollFlags::IN),
+            PollFd::new(&*self.waker.0, PollFlags::IN),
+        ];
+        for sockets in self.icmp.values() {
+            fds.extend(
+                sockets
+                    .fds
+                    .iter()
+                    .map(|(_, fd)| PollFd::new(fd, PollFlags::IN)),
+            );
+        }
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            // A signal is for whoever installed its handler; the pump just comes back.
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.waker.clear();
+        Ok(())
+    }
+
+    /// Takes everything out of the ring that was stamped before now. Later records stay for the next
+    /// round, so that a busy host cannot keep the caller from its own deadlines.
+    fn drain_ring(&mut self, now_ns: u64, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
+        while let Some(item) = self.ring.next() {
+            let record = match decode(&item) {
+                Ok(record) => record,
+                Err(error) => {
+                    self.malformed += 1;
+                    tracing::debug!(%error, "left a kernel record alone");
+                    continue;
+                }
+            };
+            let time = self.clock.wall(record.time_ns);
+            if let Body::State {
+                new: TcpState::Close,
+                ..
+            } = record.body
+            {
+                self.closed
+                    .push_back((record.time_ns.saturating_add(LINGER_NS), record.cookie));
+            }
+            let later = record.time_ns > now_ns;
+            match translate::input(&record, &mut self.processes, &self.reset_reasons) {
+                Ok(Some(input)) => sink(time, input),
+                Ok(None) => {}
+                Err(error) => {
+                    self.not_tcp += 1;
+                    tracing::debug!(%error, "left a packet of a hop alone");
+                }
+            }
+            if later {
+                break;
+            }
+        }
+    }
+
+    /// Acts on what the scout found.
+    fn take_up(&mut self, found: Found) {
+        match found {
+            Found::Hop {
+                cookie,
+                process,
+                local,
+                upstream,
+            } => {
+                // Whoever opened after the programs were attached is in the table already.
+                let entry = [process.pid, hop_flag::SEEDED];
+                match self.hops.insert(cookie, entry, NO_EXIST) {
+                    Ok(()) => {
+                        self.seeded += 1;
+                        let signal = Signal::Seeded {
+                            process,
+                            local,
+                            upstream,
+                        };
+                        self.waiting.push((HopId(cookie), signal));
+                    }
+                    Err(error) => tracing::debug!(%error, cookie, "not seeded"),
+                }
+            }
+            Found::Namespace { netns, sockets } => {
+                self.icmp.insert(netns, sockets);
+            }
+            Found::NamespaceGone { netns } => {
+                self.icmp.remove(&netns);
+            }
+        }
+    }
+
+    fn count(&self, counter: Counter) -> Result<u64, MapError> {
+        Ok(self.counts.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// How many records were lost since the last look.
+    fn newly_lost(&mut self, now_ns: u64) -> Result<Option<u64>, LiveError> {
+        if now_ns.saturating_sub(self.lost_checked_ns) < LOSS_PERIOD_NS {
+            return Ok(None);
+        }
+        self.lost_checked_ns = now_ns;
+        let mut total = self.malformed;
+        for counter in [Counter::RingFull, Counter::HopMapFull, Counter::LoadFailed] {
+            total += self.count(counter).map_err(|source| LiveError::Map {
+                name: "COUNTERS",
+                source,
+            })?;
+        }
+        let new = total.saturating_sub(self.lost);
+        self.lost = total;
+        Ok((new > 0).then_some(new))
+    }
+
+    /// Ends the tracking of hops that closed a while ago.
+    fn forget_closed(&mut self, now_ns: u64) {
+        while let Some((due, cookie)) = self.closed.front().copied()
+            && due <= now_ns
+        {
+            self.closed.pop_front();
+            // It fails only where the entry has left by age.
+            let _ = self.hops.remove(&cookie);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A kernel record as an input of the engine: names from the gateway, processes described, numbers
+//! that mean "nothing" taken out.
+
+use std::net::SocketAddr;
+
+use super::decode::{Body, Ends, Record};
+use super::offsets::ResetReasons;
+use super::process::Processes;
+use crate::input::packet::{IpPacket, PacketError, parse_ip};
+use crate::model::{Actor, Direction, Errno, HopId, Input, Signal, TcpState};
+
+/// The input that a record stands for; `None` where it says nothing to the engine.
+pub(super) fn input<'a>(
+    record: &Record<'a>,
+    processes: &mut Processes,
+    reset_reasons: &ResetReasons,
+) -> Result<Option<Input<'a>>, PacketError> {
+    let signal = match record.body {
+        Body::Segment {
+            egress,
+            wire_len,
+            bytes,
+        } => {
+            let direction = if egress {
+                Direction::ToUpstream
+            } else {
+                Direction::FromUpstream
+            };
+            let IpPacket::Tcp(packet) = parse_ip(bytes, wire_len)? else {
+                return Ok(None);
+            };
+            return Ok(Some(Input::Segment {
+                hop: HopId(record.cookie),
+                segment: packet.segment(direction),
+            }));
+        }
+        Body::Connect {
+            ends,
+            caller,
+            errno,
+        } if record.cookie == 0 => {
+            return Ok(Some(Input::ConnectFailed {
+                process: processes.of_caller(&caller, ends.netns),
+                upstream: ends.remote,
+                errno: Errno(errno),
+            }));
+        }
+        Body::Connect { errno, .. } => Signal::ConnectReturned {
+            errno: Errno(errno),
+        },
+        Body::Open { ends, caller } => Signal::Opened {
+            process: processes.of_caller(&caller, ends.netns),
+            local: bound(&ends),
+            upstream: ends.remote,
+        },
+        Body::State {
+            old,
+            new,
+            sk_err,
+            bytes_acked,
+            srtt_us,
+        } => Signal::State {
+            old,
+            new,
+            errno: sk_err.filter(|errno| *errno != 0).map(Errno),
+            bytes_acked,
+            // Zero until the first acknowledgement was timed.
+            rtt_us: srtt_us.filter(|micros| *micros != 0),
+        },
+        Body::ResetIn => Signal::ResetReceived,
+        Body::ResetOut { reason } => Signal::ResetSent {
+            by: Actor::Gateway,
+            reason: reason.and_then(|reason| reset_reasons.name(reason)),
+        },
+        Body::ResetPeer { reason } => Signal::ResetSent {
+            by: Actor::Upstream,
+            reason: reason.and_then(|reason| reset_reasons.name(reason)),
+        },
+        Body::Retransmit { state } => Signal::Retransmitted {
+            state: state
+                .and_then(|number| u32::try_from(number).ok())
+                .and_then(TcpState::from_kernel),
+        },
+        Body::Error { errno } => match errno {
+            Some(errno) if errno != 0 => Signal::SocketError {
+                errno: Errno(errno),
+            },
+            _ => return Ok(None),
+        },
+    };
+    Ok(Some(Input::Signal {
+        hop: HopId(record.cookie),
+        signal,
+    }))
+}
+
+/// The gateway's end, where its socket has one already.
+fn bound(ends: &Ends) -> Option<SocketAddr> {
+    (ends.local.port() != 0).then_some(ends.local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::decode;
+
+    fn ends(port: u16) -> Ends {
+        Ends {
+            local: SocketAddr::from(([10, 0, 0, 1], port)),
+            remote: SocketAddr::from(([10, 0, 0, 2], 80)),
+            netns: 7,
+        }
+    }
+
+    fn caller() -> decode::Process {
+        decode::Process {
+            pid: u32::MAX,
+            cgroup_id: 0,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+        }
+    }
+
+    fn translate(cookie: u64, body: Body<'_>) -> String {
+        let record = Record {
+            time_ns: 1,
+            cookie,
+            body,
+        };
+        format!(
+            "{:?}",
+            input(&record, &mut Processes::default(), &ResetReasons::default())
+        )
+    }
+
+    #[test]
+    fn a_failed_connect_without_a_socket_has_no_hop() {
+        let body = Body::Connect {
+            ends: ends(0),
+            caller: caller(),
+            errno: 101,
+        };
+        assert!(translate(0, body).contains("ConnectFailed"));
+        assert!(translate(5, body).contains("ConnectReturned"));
+    }
+
+    #[test]
+    fn an_unbound_end_is_unknown() {
+        assert!(
+            translate(
+                5,
+                Body::Open {
+                    ends: ends(0),
+                    caller: caller()
+                }
+            )
+            .contains("local: None")
+        );
+        assert!(
+            translate(
+                5,
+                Body::Open {
+                    ends: ends(9),
+                    caller: caller()
+                }
+            )
+            .contains("10.0.0.1:9")
+        );
+    }
+
+    #[test]
+    fn zero_is_no_error_and_no_round_trip() {
+        let body = Body::State {
+            old: TcpState::SynSent,
+            new: TcpState::Established,
+            sk_err: Some(0),
+            bytes_acked: Some(0),
+            srtt_us: Some(0),
+        };
+        let text = translate(5, body);
+        assert!(
+            text.contains("errno: None, bytes_acked: Some(0), rtt_us: None"),
+            "{text}"
+        );
+        assert_eq!(translate(5, Body::Error { errno: Some(0) }), "Ok(None)");
+        assert_eq!(translate(5, Body::Error { errno: None }), "Ok(None)");
+    }
+
+    #[test]
+    fn bytes_that_are_no_segment_are_refused() {
+        let body = Body::Segment {
+            egress: true,
+            wire_len: 4,
+            bytes: &[0x45, 0, 0, 4],
+        };
+        assert_eq!(translate(5, body), "Err(IpHeader)");
+    }
+}

@@ -1,0 +1,172 @@
+//! What is attached while a source lives, and that nothing is left of it.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use aya::programs::loaded_programs;
+use hopscope::live::{LiveConfig, LiveError, LiveSource, check, programs};
+use hopscope::model::Signal;
+use object::{Object as _, ObjectSection as _};
+
+use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
+
+const PROGRAMS: [&str; 9] = [
+    "state",
+    "reset_in",
+    "reset_out",
+    "retransmit",
+    "error",
+    "connect_enter",
+    "connect_exit",
+    "segment_egress",
+    "segment_ingress",
+];
+
+#[test]
+fn every_program_attaches() {
+    let source = LiveSource::start(&LiveConfig::default()).unwrap();
+    let probes = source.probes();
+    for name in PROGRAMS {
+        let probe = probes.iter().find(|probe| probe.name == name).unwrap();
+        assert!(probe.attached, "{name}: {}", probe.reason);
+    }
+}
+
+#[test]
+fn every_program_attaches_with_its_log() {
+    let mut gateway = Gateway::start();
+    let mut watch = Watch::start(&LiveConfig {
+        kernel_log: true,
+        ..gateway.config()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(gateway.connect(listener.local_addr().unwrap()), "0");
+    watch.until("opened", |watch| {
+        watch.has(|seen| matches!(seen, Seen::Signal(Signal::Opened { .. })))
+    });
+}
+
+#[test]
+fn a_check_finds_everything_here() {
+    let rows = check();
+    assert_complete(&rows);
+    for name in PROGRAMS
+        .iter()
+        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges"])
+    {
+        assert!(rows.iter().any(|row| row.name == *name), "no row {name}");
+    }
+}
+
+#[test]
+fn an_object_of_another_version_is_refused() {
+    let mut object = programs().to_vec();
+    let range = object::File::parse(programs())
+        .unwrap()
+        .section_by_name(hopscope_ebpf::ABI_SECTION)
+        .and_then(|section| section.file_range())
+        .unwrap();
+    let at = usize::try_from(range.0).unwrap();
+    object[at..at + 4].copy_from_slice(&99_u32.to_le_bytes());
+    let error = LiveSource::start_with(&object, &LiveConfig::default()).unwrap_err();
+    assert!(
+        matches!(error, LiveError::AbiMismatch { found: 99 }),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("version 99, this binary speaks 1;"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_object_is_refused() {
+    let start = |object: &[u8]| LiveSource::start_with(object, &LiveConfig::default()).unwrap_err();
+    assert!(matches!(start(&[]), LiveError::NoPrograms));
+    assert!(matches!(start(b"not an object"), LiveError::BadObject(_)));
+    assert!(matches!(
+        start(&programs()[..programs().len() / 2]),
+        LiveError::BadObject(_)
+    ));
+}
+
+#[test]
+fn names_that_cannot_match_are_refused() {
+    let config = LiveConfig {
+        gateways: vec!["sixteen-bytes-xx".into()],
+        ..LiveConfig::default()
+    };
+    let error = LiveSource::start(&config).unwrap_err().to_string();
+    assert!(error.contains("sixteen-bytes-xx"), "{error}");
+    let config = LiveConfig {
+        cgroups: vec!["/no/such/group".into()],
+        ..LiveConfig::default()
+    };
+    let error = LiveSource::start(&config).unwrap_err().to_string();
+    assert!(error.contains("no/such/group"), "{error}");
+}
+
+#[test]
+fn a_waker_ends_a_wait() {
+    let gateway = Gateway::start();
+    let mut source = LiveSource::start(&gateway.config()).unwrap();
+    let waker = source.waker();
+    let start = now();
+    let other = thread::spawn(move || waker.wake());
+    // Housekeeping would end the wait as well, but later.
+    source.pump(Duration::from_secs(1), &mut |_, _| {}).unwrap();
+    assert!(start.elapsed() < Duration::from_millis(900));
+    other.join().unwrap();
+}
+
+/// Whether none of the programs is in the kernel any more, now or soon: it frees them in the background.
+fn gone(ids: &[u32]) -> bool {
+    let start = now();
+    while start.elapsed() < DEADLINE {
+        if loaded_programs()
+            .flatten()
+            .all(|program| !ids.contains(&program.id()))
+        {
+            return true;
+        }
+        thread::yield_now();
+    }
+    false
+}
+
+/// Plays both parts: run again with this variable set, it holds a source until it is killed.
+const HOLD: &str = "HOPSCOPE_TEST_HOLD";
+
+#[test]
+fn a_killed_process_leaves_nothing_attached() {
+    if std::env::var_os(HOLD).is_some() {
+        let source = LiveSource::start(&LiveConfig::default()).unwrap();
+        println!("\nholding");
+        loop {
+            thread::park();
+            drop(source.probes());
+        }
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "attach::a_killed_process_leaves_nothing_attached",
+            "--nocapture",
+        ])
+        .env(HOLD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "holding"));
+    let ids = own_programs(child.id());
+    assert_eq!(ids.len(), PROGRAMS.len(), "{ids:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(gone(&ids), "{ids:?} are still in the kernel");
+}

@@ -1,0 +1,16 @@
+//! The kernel programs and the live source on this very host: root, BTF and a build with the programs
+//! inside (`HOPSCOPE_EBPF_OBJECT`) are needed, and a test fails where one of them is missing.
+//!
+//! Each test watches processes of its own name only, so that tests and other users of the host do not
+//! see each other.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test needs and does not get is a failed test"
+)]
+
+mod attach;
+mod connects;
+mod network;
+mod segments;
+mod support;

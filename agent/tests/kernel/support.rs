@@ -1,0 +1,329 @@
+//! A gateway to watch and a place to collect what was seen of it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use hopscope::live::{LiveConfig, LiveSource};
+use hopscope::model::{Direction, Errno, HopId, IcmpError, Input, Process, Signal, TcpFlags};
+use hopscope::stats::ProbeStatus;
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+#[expect(clippy::disallowed_methods, reason = "tests have deadlines")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// A process that no other test and nobody else on the host is called like: a shell, which opens
+/// connections with nothing but a redirection.
+pub(crate) struct Gateway {
+    pub(crate) name: String,
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    _home: TempDir,
+}
+
+impl Gateway {
+    /// A gateway in the network namespace of the test.
+    pub(crate) fn start() -> Self {
+        Self::launch(false)
+    }
+
+    /// A gateway in a new network namespace, where not even the loopback device is up.
+    pub(crate) fn start_isolated() -> Self {
+        Self::launch(true)
+    }
+
+    fn launch(isolated: bool) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gw{}-{number}", std::process::id());
+        let home = TempDir::new().unwrap();
+        let shell = home.path().join(&name);
+        fs::copy("/bin/bash", &shell).unwrap();
+        let mut command = if isolated {
+            let mut command = Command::new("unshare");
+            command.arg("--net").arg(&shell);
+            command
+        } else {
+            Command::new(&shell)
+        };
+        let mut child = command
+            .args(["--norc", "--noprofile"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let commands = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut gateway = Self {
+            name,
+            child,
+            commands,
+            answers,
+            _home: home,
+        };
+        // The answer says that `unshare` has become the shell.
+        gateway.run("true");
+        gateway
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs one command and waits for its end; the exit status comes back.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        writeln!(self.commands, "{command}\necho $?").unwrap();
+        self.answer()
+    }
+
+    /// The next line that the gateway printed.
+    pub(crate) fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Connects another isolated gateway to this one, which then has 10.77.0.1 and the other 10.77.0.2.
+    pub(crate) fn link(&mut self, other: &mut Self) {
+        let peer = other.pid();
+        for command in [
+            "ip link set lo up".to_owned(),
+            format!("ip link add near type veth peer name far netns {peer}"),
+            "ip addr add 10.77.0.1/24 dev near".to_owned(),
+            "ip link set near up".to_owned(),
+        ] {
+            assert_eq!(self.run(&command), "0", "{command}");
+        }
+        for command in [
+            "ip link set lo up",
+            "ip addr add 10.77.0.2/24 dev far",
+            "ip link set far up",
+        ] {
+            assert_eq!(other.run(command), "0", "{command}");
+        }
+    }
+
+    /// Starts a command that is not waited for.
+    pub(crate) fn launch_command(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").unwrap();
+    }
+
+    /// Connects file descriptor 3.
+    pub(crate) fn connect(&mut self, to: SocketAddr) -> String {
+        self.run(&format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port()))
+    }
+
+    pub(crate) fn config(&self) -> LiveConfig {
+        LiveConfig {
+            gateways: vec![self.name.clone()],
+            ..LiveConfig::default()
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An [`Input`] without borrowed bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    Segment {
+        direction: Direction,
+        flags: TcpFlags,
+        payload: Vec<u8>,
+        wire_len: u32,
+    },
+    Signal(Signal),
+    ConnectFailed {
+        process: Process,
+        upstream: SocketAddr,
+        errno: Errno,
+    },
+    Icmp(IcmpError),
+    Lost(u64),
+}
+
+impl Seen {
+    /// Whether it is a segment with these control bits, pushes aside.
+    pub(crate) fn is_segment(&self, towards: Direction, bits: TcpFlags) -> bool {
+        matches!(self, Self::Segment { direction, flags, .. }
+            if *direction == towards && flags.0 & !TcpFlags::PSH.0 == bits.0)
+    }
+}
+
+/// A source and everything that came out of it.
+pub(crate) struct Watch {
+    pub(crate) source: LiveSource,
+    pub(crate) seen: Vec<(Option<HopId>, Seen)>,
+}
+
+impl Watch {
+    pub(crate) fn start(config: &LiveConfig) -> Self {
+        let source = LiveSource::start(config).unwrap_or_else(|error| panic!("{error}"));
+        assert_complete(&source.probes());
+        Self {
+            source,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Pumps until `done` finds what it looks for.
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let start = now();
+        while !done(self) {
+            assert!(start.elapsed() < DEADLINE, "no {what} in\n{}", self.trace());
+            self.pump();
+        }
+    }
+
+    /// Pumps until a time has passed up to which everything has been seen, as the source promises.
+    pub(crate) fn settle(&mut self) {
+        let mark = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_nanos();
+        let mark = u64::try_from(mark).unwrap();
+        let start = now();
+        while self.pump() < mark {
+            assert!(start.elapsed() < DEADLINE, "time stands still");
+        }
+    }
+
+    fn pump(&mut self) -> u64 {
+        let seen = &mut self.seen;
+        let up_to = self
+            .source
+            .pump(Duration::from_millis(20), &mut |_, input| {
+                seen.push(match input {
+                    Input::Segment { hop, segment } => {
+                        let payload = segment.payload.to_vec();
+                        let (direction, flags) = (segment.direction, segment.flags);
+                        let wire_len = segment.wire_len;
+                        (
+                            Some(hop),
+                            Seen::Segment {
+                                direction,
+                                flags,
+                                payload,
+                                wire_len,
+                            },
+                        )
+                    }
+                    Input::Signal { hop, signal } => (Some(hop), Seen::Signal(signal)),
+                    Input::ConnectFailed {
+                        process,
+                        upstream,
+                        errno,
+                    } => {
+                        let process = Process::clone(&process);
+                        (
+                            None,
+                            Seen::ConnectFailed {
+                                process,
+                                upstream,
+                                errno,
+                            },
+                        )
+                    }
+                    Input::Icmp(error) => (None, Seen::Icmp(error)),
+                    Input::Lost { records } => (None, Seen::Lost(records)),
+                });
+            });
+        up_to.unwrap().as_nanos()
+    }
+
+    /// What was seen, in order.
+    pub(crate) fn trace(&self) -> String {
+        let lines: Vec<String> = self
+            .seen
+            .iter()
+            .map(|(hop, seen)| format!("{hop:?} {seen:?}"))
+            .collect();
+        lines.join("\n")
+    }
+
+    /// The hop that was opened first.
+    pub(crate) fn hop(&self) -> HopId {
+        self.seen
+            .iter()
+            .find_map(|(hop, seen)| matches!(seen, Seen::Signal(_)).then_some(*hop)?)
+            .unwrap_or_else(|| panic!("no hop in\n{}", self.trace()))
+    }
+
+    pub(crate) fn has(&self, wanted: impl Fn(&Seen) -> bool) -> bool {
+        self.seen.iter().any(|(_, seen)| wanted(seen))
+    }
+
+    /// Where the first input of that kind stands in the order.
+    pub(crate) fn position(&self, what: &str, wanted: impl Fn(&Seen) -> bool) -> usize {
+        self.seen
+            .iter()
+            .position(|(_, seen)| wanted(seen))
+            .unwrap_or_else(|| panic!("no {what} in\n{}", self.trace()))
+    }
+
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let all = self.source.counters();
+        all.iter()
+            .find(|(own, _)| *own == name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .1
+    }
+
+    /// Nothing was lost and nothing was misread.
+    pub(crate) fn assert_no_loss(&self) {
+        for name in [
+            "kernel_ring_full",
+            "kernel_hop_map_full",
+            "kernel_load_failed",
+            "live_malformed",
+            "live_not_tcp",
+        ] {
+            assert_eq!(self.counter(name), 0, "{name}");
+        }
+        assert!(!self.has(|seen| matches!(seen, Seen::Lost(_))));
+    }
+}
+
+/// Every row is attached, save the one that only newer kernels have.
+pub(crate) fn assert_complete(rows: &[ProbeStatus]) {
+    for row in rows {
+        assert!(
+            row.attached || row.name == "reset_reason",
+            "{}: {}",
+            row.name,
+            row.reason
+        );
+    }
+}
+
+/// Ids of the programs that this process holds, as the kernel tells them.
+pub(crate) fn own_programs(pid: u32) -> Vec<u32> {
+    let directory = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+    let mut ids: Vec<u32> = fs::read_dir(directory)
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+        .filter_map(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+        })
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

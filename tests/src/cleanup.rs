@@ -1,0 +1,126 @@
+//! What must not outlive this process, for the one path on which destructors do not run: a signal.
+//! Everything else cleans up by going out of scope.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::clock::wait_for;
+use crate::netns;
+
+/// Time that a program gets to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+#[derive(PartialEq)]
+enum Kept {
+    Process(Pid),
+    Directory(PathBuf),
+}
+
+/// Removes everything that this process still has running or lying about. For signal handlers: the
+/// caller ends the process afterwards.
+pub fn everything() {
+    for kept in kept().drain(..) {
+        match kept {
+            Kept::Process(pid) => {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            Kept::Directory(path) => {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+    netns::remove_own();
+}
+
+/// A program that ends with its owner.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    pid: Pid,
+}
+
+impl Program {
+    /// Takes charge of `child`.
+    pub fn new(child: Child) -> Self {
+        let pid = Pid::from_child(&child);
+        kept().push(Kept::Process(pid));
+        Self { child, pid }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process itself.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid, signal).with_context(|| format!("could not signal {:?}", self.pid))
+    }
+
+    /// Sends `signal` and waits for the end.
+    pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        // The pid stays ours until the child has been waited for, so it cannot hit another process.
+        if self.child.try_wait()?.is_none() {
+            self.signal(signal)?;
+        }
+        wait_for("the end of a program", GRACE, || {
+            Ok(self.child.try_wait()?)
+        })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.end(Signal::TERM).is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        kept().retain(|kept| *kept != Kept::Process(self.pid));
+    }
+}
+
+/// A directory that ends with its owner.
+#[derive(Debug)]
+pub struct Directory(TempDir);
+
+impl Directory {
+    /// A new, empty directory, readable by the unprivileged users that gateways may switch to.
+    pub fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("hopscope-lab-")
+            .tempdir()
+            .context("could not make a temporary directory")?;
+        kept().push(Kept::Directory(directory.path().to_owned()));
+        Ok(Self(directory))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        kept().retain(|kept| !matches!(kept, Kept::Directory(path) if path == self.0.path()));
+    }
+}
+
+fn kept() -> MutexGuard<'static, Vec<Kept>> {
+    // A panic elsewhere leaves the list as good as it was.
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,266 @@
+//! Real gateways: one nginx and one HAProxy, each with a route for every scenario, run in the foreground
+//! inside the lab's namespace with files of their own.
+
+use std::fmt::{self, Write as _};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+
+use crate::cleanup::{Directory, Program};
+use crate::clock::wait_for;
+use crate::netns::Netns;
+
+/// Time-out of the gateways for connecting, sending and reading, unless a route says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time that a gateway gets to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// Which gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// nginx with one worker.
+    Nginx,
+    /// HAProxy.
+    Haproxy,
+}
+
+impl Kind {
+    /// Every gateway of the lab.
+    pub const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
+
+    /// Its program, and the name of its processes.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// Where its clients reach it, inside the lab's namespace.
+    pub const fn address(self) -> SocketAddr {
+        let port = match self {
+            Self::Nginx => 8001,
+            Self::Haproxy => 8002,
+        };
+        SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+/// One path of a gateway and the upstream behind it.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The path without its slash, also the name of the backend.
+    pub name: String,
+    /// The one upstream.
+    pub upstream: SocketAddr,
+    /// Whether connections are pooled for the next request.
+    pub keep_alive: bool,
+    /// Time-out for connecting.
+    pub connect_timeout: Duration,
+    /// Source address and port of connections to the upstream, where it must not be the kernel's choice.
+    pub source: Option<SocketAddr>,
+}
+
+/// A running gateway. Dropping it ends it.
+#[derive(Debug)]
+pub struct Gateway {
+    kind: Kind,
+    process: Program,
+    workers: Vec<u32>,
+    _files: Directory,
+}
+
+impl Gateway {
+    /// Starts a gateway inside `namespace` and waits until it listens.
+    pub fn start(kind: Kind, namespace: &Netns, routes: &[Route]) -> Result<Self> {
+        let files = Directory::new()?;
+        let config = files.path().join("config");
+        let log = files.path().join("log");
+        let text = match kind {
+            Kind::Nginx => nginx_config(files.path(), routes),
+            Kind::Haproxy => haproxy_config(routes),
+        };
+        fs::write(&config, text?)
+            .with_context(|| format!("could not write {}", config.display()))?;
+        let mut command = Command::new(kind.program());
+        match kind {
+            Kind::Nginx => command
+                .arg("-p")
+                .arg(files.path())
+                .arg("-e")
+                .arg(&log)
+                .arg("-c"),
+            // In the foreground, without a master process.
+            Kind::Haproxy => command.args(["-db", "-f"]),
+        };
+        command
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?);
+        let child = namespace.enter(|| {
+            command
+                .spawn()
+                .with_context(|| format!("could not start {kind}: installed?"))
+        })?;
+        let mut process = Program::new(child);
+        wait_for("a gateway to listen", START, || {
+            if let Some(status) = process.child().try_wait()? {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                bail!("{kind} ended with {status}: {}", said.trim());
+            }
+            namespace.enter(|| Ok(TcpStream::connect(kind.address()).ok()))
+        })?;
+        let workers = match kind {
+            Kind::Haproxy => vec![process.pid()],
+            Kind::Nginx => {
+                let master = process.pid();
+                wait_for("the worker of nginx", START, || {
+                    Ok(Some(children(master)).filter(|workers| !workers.is_empty()))
+                })?
+            }
+        };
+        Ok(Self {
+            kind,
+            process,
+            workers,
+            _files: files,
+        })
+    }
+
+    /// Which gateway it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The processes that talk to upstreams.
+    pub fn workers(&self) -> &[u32] {
+        &self.workers
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.end(Signal::TERM);
+    }
+}
+
+/// Processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may hold anything, but its closing bracket is the last one.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
+    let mut text = format!(
+        "daemon off;\nuser root;\nworker_processes 1;\npid {0}/pid;\nerror_log {0}/log info;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\naccess_log off;\nkeepalive_requests 1000000;\n",
+        directory.display()
+    );
+    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        writeln!(text, "{kind}_temp_path {}/{kind};", directory.display())?;
+    }
+    let seconds = TIMEOUT.as_secs();
+    writeln!(
+        text,
+        "proxy_http_version 1.1;\nproxy_next_upstream off;\n\
+         proxy_send_timeout {seconds}s;\nproxy_read_timeout {seconds}s;"
+    )?;
+    for route in routes {
+        let Route { name, upstream, .. } = route;
+        let pool = if route.keep_alive {
+            "keepalive 8; keepalive_requests 1000000;"
+        } else {
+            ""
+        };
+        writeln!(text, "upstream {name} {{ server {upstream}; {pool} }}")?;
+    }
+    writeln!(text, "server {{ listen {};", Kind::Nginx.address())?;
+    for route in routes {
+        let Route {
+            name,
+            connect_timeout,
+            ..
+        } = route;
+        let connection = if route.keep_alive { "\"\"" } else { "close" };
+        let source = route
+            .source
+            .map_or_else(String::new, |source| format!("proxy_bind {source}; "));
+        writeln!(
+            text,
+            "location = /{name} {{ proxy_pass http://{name}; {source}\
+             proxy_connect_timeout {}s; proxy_set_header Connection {connection}; }}",
+            connect_timeout.as_secs()
+        )?;
+    }
+    text.push_str("}\n}\n");
+    Ok(text)
+}
+
+fn haproxy_config(routes: &[Route]) -> Result<String> {
+    let timeout = TIMEOUT.as_millis();
+    let mut text = format!(
+        "global\n  maxconn 1000\n  nbthread 1\n\
+         defaults\n  mode http\n  retries 0\n  timeout client 20s\n  timeout server {timeout}ms\n\
+         frontend lab\n  bind {}\n",
+        Kind::Haproxy.address()
+    );
+    for Route { name, .. } in routes {
+        writeln!(text, "  use_backend {name} if {{ path /{name} }}")?;
+    }
+    for route in routes {
+        let Route { name, upstream, .. } = route;
+        let reuse = if route.keep_alive { "always" } else { "never" };
+        let close = if route.keep_alive {
+            ""
+        } else {
+            "  option httpclose\n"
+        };
+        let source = route.source.map_or_else(String::new, |source| {
+            // HAProxy wants a range, and takes one of a single port.
+            format!(
+                " source {}:{}-{}",
+                source.ip(),
+                source.port(),
+                source.port()
+            )
+        });
+        writeln!(
+            text,
+            "backend {name}\n  http-reuse {reuse}\n{close}  timeout connect {}ms\n  \
+             server upstream {upstream}{source}",
+            route.connect_timeout.as_millis()
+        )?;
+    }
+    Ok(text)
+}

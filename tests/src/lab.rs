@@ -1,0 +1,262 @@
+//! One lab: two namespaces joined by a veth pair, real gateways on one side, upstreams on the other.
+//! Every pair of scenario and gateway has an upstream port of its own, so all can run at once and every
+//! event still says which it belongs to.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::client::{Request, Seen, Session, request};
+use crate::command::run_with_input;
+use crate::gateway::{Gateway, Kind, Route};
+use crate::netns::{self, Netns};
+use crate::scenario::{Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6};
+use crate::upstream::Upstreams;
+
+/// The gateways' end of the veth pair.
+const INTERFACE: &str = "hop0";
+
+/// First upstream port. Each scenario takes a block of ten.
+const FIRST_PORT: u16 = 20_000;
+
+/// First source port for scenarios that fix it; outside the range that Linux chooses from.
+const FIRST_SOURCE_PORT: u16 = 10_000;
+
+/// A running lab. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Lab {
+    // In this order: the gateways end before their upstreams, and all of it before the namespaces.
+    gateways: Vec<Gateway>,
+    _upstreams: Upstreams,
+    ports: HashMap<(&'static str, Kind), SocketAddr>,
+    near: Netns,
+    _far: Netns,
+}
+
+impl Lab {
+    /// Builds the network and starts upstreams and gateways for `scenarios`.
+    pub fn start(kinds: &[Kind], scenarios: &[Scenario]) -> Result<Self> {
+        netns::remove_leftovers();
+        let near = Netns::new("gateway")?;
+        let far = Netns::new("upstream")?;
+        connect(&near, &far).context("could not join the lab's namespaces")?;
+
+        let mut ports = HashMap::new();
+        let mut routes: HashMap<Kind, Vec<Route>> = HashMap::new();
+        let mut served = Vec::new();
+        let mut tricks: HashMap<Trick, Vec<u16>> = HashMap::new();
+        for (index, scenario) in (0_u16..).zip(scenarios) {
+            for (offset, kind) in (0_u16..).zip(Kind::ALL) {
+                let upstream =
+                    SocketAddr::new(scenario.place.address(), FIRST_PORT + 10 * index + offset);
+                let source =
+                    SocketAddr::new(IpAddr::V4(GATEWAY), FIRST_SOURCE_PORT + 10 * index + offset);
+                ports.insert((scenario.name, kind), upstream);
+                routes.entry(kind).or_default().push(Route {
+                    name: scenario.name.to_owned(),
+                    upstream,
+                    keep_alive: scenario.keep_alive(),
+                    connect_timeout: scenario.connect_timeout(),
+                    source: scenario.fixed_source().then_some(source),
+                });
+                served.extend(scenario.behaviour.map(|behaviour| (upstream, behaviour)));
+                if let Some(trick) = scenario.trick {
+                    tricks.entry(trick).or_default().push(upstream.port());
+                }
+            }
+        }
+        far.enter(|| run_with_input("nft", &["-f", "-"], &ruleset(&tricks)?))
+            .context("could not set up the lab's packet rules")?;
+        let upstreams = far.enter(|| Upstreams::start(served))?;
+        let gateways = kinds
+            .iter()
+            .map(|kind| Gateway::start(*kind, &near, routes.get(kind).map_or(&[], Vec::as_slice)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            gateways,
+            _upstreams: upstreams,
+            ports,
+            near,
+            _far: far,
+        })
+    }
+
+    /// The running gateways.
+    pub fn gateways(&self) -> &[Gateway] {
+        &self.gateways
+    }
+
+    /// The namespace of the gateways.
+    pub fn namespace(&self) -> &Netns {
+        &self.near
+    }
+
+    /// Where `kind` looks for the upstream of `scenario`.
+    pub fn upstream(&self, scenario: &Scenario, kind: Kind) -> Result<SocketAddr> {
+        self.ports
+            .get(&(scenario.name, kind))
+            .copied()
+            .with_context(|| format!("the lab was started without {}", scenario.name))
+    }
+
+    /// Plays `scenario` through `kind` and returns what the client saw last.
+    pub fn play(&self, scenario: &Scenario, kind: Kind) -> Result<Seen> {
+        let path = format!("/{}", scenario.name);
+        self.near
+            .enter(|| drive(kind.address(), &path, scenario.drive))
+            .with_context(|| format!("{} through {kind}", scenario.name))
+    }
+}
+
+fn drive(gateway: SocketAddr, path: &str, drive: Drive) -> Result<Seen> {
+    let get = Request {
+        method: "GET",
+        path,
+        body: "",
+    };
+    match drive {
+        Drive::Once => request(gateway, &get),
+        Drive::Again => {
+            let first = request(gateway, &get)?;
+            if first != Seen::Status(200) {
+                bail!("the first request was to succeed and gave {first}");
+            }
+            // A POST, because gateways repeat a GET by themselves.
+            request(
+                gateway,
+                &Request {
+                    method: "POST",
+                    path,
+                    body: "order=1",
+                },
+            )
+        }
+        Drive::GoAway => {
+            let mut session = Session::open(gateway)?;
+            session.send(&get)?;
+            let seen = session.receive_up_to(1)?;
+            Ok(match seen {
+                Seen::Cut(status) => Seen::Status(status),
+                other => other,
+            })
+        }
+        Drive::Many(count) => {
+            let mut session = Session::open(gateway)?;
+            let mut last = Seen::Nothing;
+            for number in 1..=count {
+                session.send(&get)?;
+                last = session.receive()?;
+                if last != Seen::Status(200) {
+                    bail!("request {number} of {count} gave {last}");
+                }
+            }
+            Ok(last)
+        }
+    }
+}
+
+fn connect(near: &Netns, far: &Netns) -> Result<()> {
+    near.ip(&format!(
+        "link add {INTERFACE} type veth peer name peer0 netns {}",
+        far.name()
+    ))?;
+    for (namespace, interface, v4, v6) in [
+        (near, INTERFACE, GATEWAY, GATEWAY_V6),
+        (far, "peer0", UPSTREAM, UPSTREAM_V6),
+    ] {
+        namespace.ip(&format!("address add {v4}/24 dev {interface}"))?;
+        // Duplicate address detection would leave the address unusable for the first second.
+        namespace.ip(&format!("address add {v6}/64 dev {interface} nodad"))?;
+        namespace.ip(&format!("link set {interface} up"))?;
+    }
+    near.ip(&format!(
+        "route add {}/24 via {UPSTREAM}",
+        network(Place::BehindRouter)
+    ))?;
+    near.ip(&format!(
+        "route add prohibit {}/24",
+        network(Place::Prohibited)
+    ))?;
+    near.ip(&format!(
+        "route add blackhole {}/24",
+        network(Place::Blackholed)
+    ))?;
+    // The upstreams' side is also the router that answers for a network it cannot reach.
+    far.sysctl("ipv4/ip_forward", "1")?;
+    far.sysctl("ipv4/icmp_ratelimit", "0")?;
+    far.ip(&format!(
+        "route add unreachable {}/24",
+        network(Place::BehindRouter)
+    ))
+}
+
+/// The /24 around a place.
+fn network(place: Place) -> IpAddr {
+    match place.address() {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            IpAddr::from([a, b, c, 0])
+        }
+        v6 @ IpAddr::V6(_) => v6,
+    }
+}
+
+/// The packet rules of the upstreams' namespace.
+fn ruleset(tricks: &HashMap<Trick, Vec<u16>>) -> Result<String> {
+    let mut sets = String::new();
+    let mut input = String::new();
+    let mut output = String::new();
+    for trick in Trick::ALL {
+        let Some(ports) = tricks.get(&trick) else {
+            continue;
+        };
+        let ports = ports
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        // A connection is known by its ports: there is one gateway address.
+        let once = |name: &str| {
+            format!("tcp dport . tcp sport != @{name} add @{name} {{ tcp dport . tcp sport }} drop")
+        };
+        match trick {
+            Trick::DropAll => writeln!(input, "tcp dport {{ {ports} }} drop")?,
+            Trick::DropFirstSyn => {
+                writeln!(
+                    sets,
+                    "set syns {{ type inet_service . inet_service; flags dynamic; }}"
+                )?;
+                writeln!(
+                    input,
+                    "tcp dport {{ {ports} }} tcp flags & (syn | ack) == syn {}",
+                    once("syns")
+                )?;
+            }
+            Trick::DropFirstData => {
+                writeln!(
+                    sets,
+                    "set data {{ type inet_service . inet_service; flags dynamic; }}"
+                )?;
+                // Longer than any bare acknowledgement, shorter than any request.
+                writeln!(
+                    input,
+                    "tcp dport {{ {ports} }} meta length > 90 {}",
+                    once("data")
+                )?;
+            }
+            Trick::DropFin => {
+                writeln!(
+                    output,
+                    "tcp sport {{ {ports} }} tcp flags & fin == fin drop"
+                )?;
+            }
+        }
+    }
+    Ok(format!(
+        "table inet lab {{\n{sets}\
+         chain input {{ type filter hook input priority 0;\n{input}}}\n\
+         chain output {{ type filter hook output priority 0;\n{output}}}\n}}\n"
+    ))
+}

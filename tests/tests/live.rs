@@ -1,0 +1,153 @@
+//! The main promise, on a live host: every failure of an upstream behind a real nginx and a real HAProxy
+//! gives exactly one event with the right cause, and healthy traffic gives none. Needs root and BTF.
+
+mod live {
+    pub(crate) mod attached;
+    pub(crate) mod status;
+}
+
+use std::time::Duration;
+
+use hopscope_tests::agent::{Agent, analyze};
+use hopscope_tests::cleanup::Directory;
+use hopscope_tests::clock::wait_for;
+use hopscope_tests::gateway::Kind;
+use hopscope_tests::recording::Recording;
+use hopscope_tests::scenario::{failures, healthy, traps};
+use hopscope_tests::watch::{Played, Watch};
+use rustix::process::Signal;
+
+#[test]
+fn every_failure_is_named_once_live_and_from_the_recording() {
+    let scenarios = failures();
+    let watch = Watch::start(&Kind::ALL, &scenarios).unwrap();
+    let files = Directory::new().unwrap();
+    let file = files.path().join("hop.pcap");
+    let recording = Recording::start(watch.lab().namespace(), &file).unwrap();
+    let played = watch.play(&scenarios).unwrap();
+    let recorded = analyze(&recording.finish().unwrap()).unwrap();
+
+    let mut wrong: Vec<String> = played.iter().flat_map(|one| faults(one, &watch)).collect();
+    for one in &played {
+        let verdict = one.scenario.verdict.unwrap();
+        let causes: Vec<&str> = recorded
+            .iter()
+            .filter(|event| event.upstream() == one.upstream)
+            .map(|event| event.cause.as_str())
+            .collect();
+        let expected: &[&str] = if verdict.in_packets {
+            &[verdict.cause]
+        } else {
+            &[]
+        };
+        if causes != expected {
+            wrong.push(format!(
+                "{} through {}, recorded: {causes:?}, not {expected:?}",
+                one.scenario.name, one.kind
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(live::status::losses(watch.agent()).unwrap(), []);
+}
+
+#[test]
+fn healthy_requests_and_traps_give_no_event() {
+    let mut scenarios = traps();
+    scenarios.push(healthy(1000));
+    let watch = Watch::start(&Kind::ALL, &scenarios).unwrap();
+    let played = watch.play(&scenarios).unwrap();
+    let wrong: Vec<String> = played.iter().flat_map(|one| faults(one, &watch)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(live::status::losses(watch.agent()).unwrap(), []);
+}
+
+#[test]
+fn nothing_stays_attached_when_the_agent_ends() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut agent = Agent::start().unwrap();
+        let held = live::attached::of_process(agent.pid()).unwrap();
+        assert!(
+            !held.programs.is_empty(),
+            "the agent holds no kernel program"
+        );
+        assert!(!held.links.is_empty(), "the agent holds no attachment");
+        let status = agent.end(signal).unwrap();
+        // The kernel frees programs a moment after the last reference is gone.
+        wait_for("the kernel to let go", Duration::from_secs(5), || {
+            Ok(held.left()?.is_empty().then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {:?} after {signal:?}", held.left()));
+        if signal == Signal::TERM {
+            assert!(status.success(), "on SIGTERM the agent ended with {status}");
+        }
+    }
+}
+
+/// What is wrong with the outcome of one scenario, in words.
+fn faults(one: &Played<'_>, watch: &Watch) -> Vec<String> {
+    let Played {
+        scenario,
+        kind,
+        upstream,
+        seen,
+        events,
+    } = one;
+    let mut wrong = Vec::new();
+    match seen {
+        Ok(seen) if *seen == scenario.seen(*kind) => {}
+        Ok(seen) => wrong.push(format!(
+            "the client saw {seen}, not {}",
+            scenario.seen(*kind)
+        )),
+        Err(error) => wrong.push(format!("{error:#}")),
+    }
+    match (scenario.verdict, events.as_slice()) {
+        (None, []) => {}
+        (Some(verdict), [event]) => {
+            if event.cause != verdict.cause {
+                wrong.push(format!("cause {}, not {}", event.cause, verdict.cause));
+            }
+            if event.proof != verdict.proof {
+                wrong.push(format!("{}, not {}", event.proof, verdict.proof));
+            }
+            if event.upstream() != *upstream {
+                wrong.push(format!("upstream {}, not {upstream}", event.upstream()));
+            }
+            let workers: Vec<u32> = watch
+                .lab()
+                .gateways()
+                .iter()
+                .filter(|gateway| gateway.kind() == *kind)
+                .flat_map(|gateway| gateway.workers().to_vec())
+                .collect();
+            match &event.gateway {
+                Some(process) if process.comm != kind.program() => {
+                    wrong.push(format!("process {}, not {kind}", process.comm));
+                }
+                Some(process) if !workers.contains(&process.pid) => {
+                    wrong.push(format!("pid {}, not one of {workers:?}", process.pid));
+                }
+                Some(_) => {}
+                None => wrong.push("no gateway process".to_owned()),
+            }
+            if event.evidence.is_empty() {
+                wrong.push("no evidence".to_owned());
+            }
+            if event.completeness.lost_segments > 0 {
+                wrong.push(format!("{:?}", event.completeness));
+            }
+        }
+        (expected, events) => {
+            let causes: Vec<&str> = events.iter().map(|event| event.cause.as_str()).collect();
+            wrong.push(format!(
+                "events {causes:?}, not {:?}",
+                expected.map(|one| one.cause)
+            ));
+        }
+    }
+    wrong
+        .into_iter()
+        .map(|what| format!("{} through {kind}: {what}", scenario.name))
+        .collect()
+}
