@@ -209,7 +209,8 @@ fn silent(facts: &ConnectFacts) -> Option<Verdict> {
         Some(errno @ (Errno::EADDRNOTAVAIL | Errno::EACCES | Errno::EPERM | Errno::EINVAL)) => {
             local_refusal(errno, EvidenceSource::Kernel)
         }
-        None | Some(Errno::ETIMEDOUT) => blackholed(facts),
+        // ECONNRESET without a reset is what a close with SO_LINGER zero leaves (`tcp_disconnect`).
+        None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET) => blackholed(facts),
         Some(_) => None,
     }
 }

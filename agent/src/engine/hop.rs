@@ -13,6 +13,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Alive;
 use super::exchange::{Exchange, Exchanges};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
@@ -84,8 +85,7 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
-    /// When a connection to this upstream was last established.
-    pub(super) upstream_alive: Option<Timestamp>,
+    pub(super) alive: &'a Alive,
 }
 
 /// One hop.

@@ -28,7 +28,8 @@ impl Hop {
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
         let alive = cx
-            .upstream_alive
+            .alive
+            .get(&self.upstream)
             .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
         let facts = ConnectFacts {
             elapsed,
