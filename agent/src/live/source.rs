@@ -1,7 +1,7 @@
 //! The running source: drains the ring and everything beside it into the sink, in one place and on the
 //! caller's thread.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub struct LiveSource {
     /// Hops that were seeded and not handed over yet.
     waiting: Vec<(HopId, Signal)>,
     /// Hops that closed, with the time at which they are forgotten.
-    closed: VecDeque<(u64, u64)>,
+    closed: Closed,
     malformed: u64,
     seeded: u64,
     not_tcp: u64,
@@ -147,7 +147,7 @@ impl LiveSource {
             patrol,
             icmp: Namespaces::default(),
             waiting: Vec::new(),
-            closed: VecDeque::new(),
+            closed: Closed::default(),
             malformed: 0,
             seeded: 0,
             not_tcp: 0,
@@ -259,13 +259,16 @@ impl LiveSource {
                 }
             };
             let time = self.clock.wall(record.time_ns);
-            if let Body::State {
-                new: TcpState::Close,
-                ..
-            } = record.body
-            {
-                self.closed
-                    .push_back((record.time_ns.saturating_add(LINGER_NS), record.cookie));
+            match record.body {
+                Body::State {
+                    new: TcpState::Close,
+                    ..
+                } => {
+                    self.closed
+                        .insert(record.cookie, record.time_ns.saturating_add(LINGER_NS));
+                }
+                Body::Open { .. } => self.closed.remove(record.cookie),
+                _ => {}
             }
             let later = record.time_ns > now_ns;
             match translate::input(&record, &mut self.processes, &self.reset_reasons) {
@@ -339,12 +342,70 @@ impl LiveSource {
 
     /// Ends the tracking of hops that closed a while ago.
     fn forget_closed(&mut self, now_ns: u64) {
-        while let Some((due, cookie)) = self.closed.front().copied()
-            && due <= now_ns
-        {
-            self.closed.pop_front();
+        while let Some(cookie) = self.closed.due(now_ns) {
             // It fails only where the entry has left by age.
             let _ = self.hops.remove(&cookie);
         }
+    }
+}
+
+/// Closed hops in the order in which they are forgotten. A socket whose connect failed may connect
+/// again, and is then no closed hop any more.
+#[derive(Debug, Default)]
+struct Closed {
+    due: HashMap<u64, u64>,
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Closed {
+    fn insert(&mut self, cookie: u64, due_ns: u64) {
+        self.due.insert(cookie, due_ns);
+        self.order.push_back((due_ns, cookie));
+    }
+
+    fn remove(&mut self, cookie: u64) {
+        self.due.remove(&cookie);
+    }
+
+    /// The next hop whose time has come.
+    fn due(&mut self, now_ns: u64) -> Option<u64> {
+        while let Some((due_ns, cookie)) = self.order.front().copied()
+            && due_ns <= now_ns
+        {
+            self.order.pop_front();
+            if self.due.get(&cookie) == Some(&due_ns) {
+                self.due.remove(&cookie);
+                return Some(cookie);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_hops_are_forgotten_once_and_in_time() {
+        let mut closed = Closed::default();
+        closed.insert(1, 10);
+        closed.insert(2, 20);
+        assert_eq!(closed.due(9), None);
+        assert_eq!(closed.due(15), Some(1));
+        assert_eq!(closed.due(15), None);
+        assert_eq!(closed.due(20), Some(2));
+        assert_eq!(closed.due(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_socket_that_connects_again_is_kept() {
+        let mut closed = Closed::default();
+        closed.insert(1, 10);
+        closed.remove(1);
+        assert_eq!(closed.due(15), None);
+        closed.insert(1, 30);
+        assert_eq!(closed.due(29), None);
+        assert_eq!(closed.due(30), Some(1));
     }
 }
