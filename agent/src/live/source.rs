@@ -23,7 +23,7 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::{LiveError, translate};
-use crate::model::{HopId, Input, Signal, TcpState, Timestamp};
+use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp};
 use crate::stats::ProbeStatus;
 
 /// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
@@ -181,10 +181,8 @@ impl LiveSource {
         for (hop, signal) in self.waiting.drain(..) {
             sink(now, Input::Signal { hop, signal });
         }
+        hear(&self.icmp, now, sink);
         self.drain_ring(now_ns, sink);
-        for (netns, sockets) in &self.icmp {
-            icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
-        }
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
         }
@@ -270,6 +268,11 @@ impl LiveSource {
                 Body::Open { .. } => self.closed.remove(record.cookie),
                 _ => {}
             }
+            // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
+            // about, and so do we.
+            if names_icmp(&record.body) {
+                hear(&self.icmp, time, sink);
+            }
             let later = record.time_ns > now_ns;
             match translate::input(&record, &mut self.processes, &self.reset_reasons) {
                 Ok(Some(input)) => sink(time, input),
@@ -347,6 +350,27 @@ impl LiveSource {
             let _ = self.hops.remove(&cookie);
         }
     }
+}
+
+/// Hands over the ICMP errors that have arrived.
+fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
+    for (netns, sockets) in namespaces {
+        icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
+    }
+}
+
+/// Whether an ICMP error may be behind a record: it carries an error that no reset and no timer leaves.
+/// A refusal can be either, since a filter may refuse with "port unreachable".
+fn names_icmp(body: &Body<'_>) -> bool {
+    let errno = match body {
+        Body::State { sk_err, .. } => *sk_err,
+        Body::Error { errno } => *errno,
+        _ => None,
+    };
+    errno.is_some_and(|errno| {
+        let others = [0, Errno::ECONNRESET.0, Errno::EPIPE.0, Errno::ETIMEDOUT.0];
+        !others.contains(&errno)
+    })
 }
 
 /// Closed hops in the order in which they are forgotten. A socket whose connect failed may connect
