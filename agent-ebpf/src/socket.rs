@@ -49,8 +49,8 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         header: header::<StateRecord>(kind::STATE, cookie),
         ends,
         bytes_acked: bytes_acked.unwrap_or(0),
-        old_state: old as u32,
-        new_state: new as u32,
+        old_state: old.cast_unsigned(),
+        new_state: new.cast_unsigned(),
         sk_err: sk_err.unwrap_or(0),
         // The kernel keeps eight times the value (`tcp_rtt_estimator`).
         srtt_us: srtt.unwrap_or(0) >> 3,
@@ -62,7 +62,7 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn known<T>(value: Option<T>, flag: u32) -> u32 {
+fn known<T: Copy>(value: Option<T>, flag: u32) -> u32 {
     if value.is_some() { flag } else { 0 }
 }
 
