@@ -209,7 +209,9 @@ fn silent(facts: &ConnectFacts) -> Option<Verdict> {
         Some(errno @ (Errno::EADDRNOTAVAIL | Errno::EACCES | Errno::EPERM | Errno::EINVAL)) => {
             local_refusal(errno, EvidenceSource::Kernel)
         }
-        None | Some(Errno::ETIMEDOUT) => blackholed(facts),
+        // No reset was seen, so ECONNRESET is the kernel's word for a gateway that gave up with
+        // shutdown(), as HAProxy does, rather than close().
+        None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET) => blackholed(facts),
         Some(_) => None,
     }
 }
