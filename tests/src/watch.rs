@@ -13,7 +13,7 @@ use crate::client::Seen;
 use crate::clock::Deadline;
 use crate::gateway::Kind;
 use crate::lab::Lab;
-use crate::scenario::{Scenario, canary};
+use crate::scenario::{Scenario, Verdict, canary};
 
 /// Time between two canaries.
 const CANARY: Duration = Duration::from_millis(500);
@@ -47,6 +47,13 @@ pub struct Played<'a> {
     pub seen: Result<Seen>,
     /// The agent's events about it.
     pub events: Vec<Event>,
+}
+
+impl Played<'_> {
+    /// What the agent must say of it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.scenario.verdict(self.kind)
+    }
 }
 
 impl Watch {
@@ -119,10 +126,7 @@ impl Watch {
             .enumerate()
             .map(|(index, one)| (one.upstream, index))
             .collect();
-        let mut wanted = played
-            .iter()
-            .filter(|one| one.scenario.verdict.is_some())
-            .count();
+        let mut wanted = played.iter().filter(|one| one.verdict().is_some()).count();
         let deadline = Deadline::after(VERDICTS);
         while wanted > 0 {
             let Some(event) = self.next(deadline)? else {
@@ -132,7 +136,7 @@ impl Watch {
                 .get(&event.upstream())
                 .and_then(|at| played.get_mut(*at))
             {
-                wanted -= usize::from(one.events.is_empty() && one.scenario.verdict.is_some());
+                wanted -= usize::from(one.events.is_empty() && one.verdict().is_some());
                 one.events.push(event);
             }
         }

@@ -102,7 +102,7 @@ fn faults(one: &Played<'_>, watch: &Watch) -> Vec<String> {
         )),
         Err(error) => wrong.push(format!("{error:#}")),
     }
-    match (scenario.verdict, events.as_slice()) {
+    match (one.verdict(), events.as_slice()) {
         (None, []) => {}
         (Some(verdict), [event]) => {
             if event.cause != verdict.cause {

@@ -97,10 +97,7 @@ fn live(args: &Args) -> Result<()> {
         &["request", "client saw", "cause", "proof", "evidence"],
         &rows(&played),
     );
-    let failed = played
-        .iter()
-        .filter(|one| one.scenario.verdict.is_some())
-        .count();
+    let failed = played.iter().filter(|one| one.verdict().is_some()).count();
     let named = played.iter().filter(|one| is_right(one)).count() - (played.len() - failed);
     say(&format!(
         "\n{named} of {failed} failures named once and as expected; \
@@ -108,7 +105,7 @@ fn live(args: &Args) -> Result<()> {
         20,
         played
             .iter()
-            .filter(|one| one.scenario.verdict.is_none())
+            .filter(|one| one.verdict().is_none())
             .map(|one| one.events.len())
             .sum::<usize>()
     ));
@@ -123,7 +120,7 @@ fn live(args: &Args) -> Result<()> {
 
 /// Whether the agent said about a scenario what the table of scenarios says, once.
 fn is_right(one: &Played<'_>) -> bool {
-    match (one.scenario.verdict, one.events.as_slice()) {
+    match (one.verdict(), one.events.as_slice()) {
         (None, []) => true,
         (Some(verdict), [event]) => event.cause == verdict.cause,
         _ => false,
@@ -139,7 +136,7 @@ fn rows(played: &[Played<'_>]) -> Vec<[String; 5]> {
             .map_or_else(|error| format!("{error:#}"), ToString::to_string);
         let request = request(one.scenario);
         if one.events.is_empty() {
-            let cause = if one.scenario.verdict.is_some() {
+            let cause = if one.verdict().is_some() {
                 "(missing)"
             } else {
                 "-"

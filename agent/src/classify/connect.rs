@@ -209,7 +209,8 @@ fn silent(facts: &ConnectFacts) -> Option<Verdict> {
         Some(errno @ (Errno::EADDRNOTAVAIL | Errno::EACCES | Errno::EPERM | Errno::EINVAL)) => {
             local_refusal(errno, EvidenceSource::Kernel)
         }
-        // ECONNRESET without a reset is what a close with SO_LINGER zero leaves (`tcp_disconnect`).
+        // No reset was seen, so ECONNRESET is the kernel's word for a gateway that gave up with
+        // shutdown(), as HAProxy does, rather than close().
         None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET) => blackholed(facts),
         Some(_) => None,
     }
