@@ -114,7 +114,7 @@ impl Trick {
 pub enum Drive {
     /// Sends one request.
     Once,
-    /// Sends one that succeeds, then one more.
+    /// Sends one that succeeds, and one more once the upstream has closed that connection.
     Again,
     /// Sends one and goes away in the middle of the answer.
     GoAway,

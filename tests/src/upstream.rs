@@ -1,10 +1,11 @@
 //! Upstreams that fail on purpose, each in one exact way, on plain sockets: what goes on the wire is
 //! what is written here and nothing a server library adds.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, PipeWriter, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -70,12 +71,21 @@ pub enum End {
 pub struct Upstreams {
     // Closing the pipe wakes the thread that accepts.
     wake: Option<PipeWriter>,
-    over: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+}
+
+/// What the threads of one set tell each other.
+#[derive(Debug, Default)]
+struct Shared {
+    over: AtomicBool,
+    /// Upstreams that have closed a connection.
+    closed: Mutex<HashSet<SocketAddr>>,
 }
 
 struct Upstream {
     listener: TcpListener,
+    address: SocketAddr,
     behaviour: Behaviour,
 }
 
@@ -89,26 +99,36 @@ impl Upstreams {
             listener.set_nonblocking(true)?;
             upstreams.push(Upstream {
                 listener,
+                address,
                 behaviour,
             });
         }
         let (woken, wake) = io::pipe().context("could not make a pipe")?;
-        let over = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&over);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
             .name("lab-upstreams".to_owned())
-            .spawn(move || accept_all(upstreams, &woken, &flag))?;
+            .spawn(move || accept_all(upstreams, &woken, &theirs))?;
         Ok(Self {
             wake: Some(wake),
-            over,
+            shared,
             acceptor: Some(acceptor),
         })
+    }
+
+    /// Whether the upstream at `address` has closed a connection.
+    pub fn has_closed(&self, address: SocketAddr) -> bool {
+        self.shared
+            .closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&address)
     }
 }
 
 impl Drop for Upstreams {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.shared.over.store(true, Ordering::Relaxed);
         self.wake = None;
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -117,8 +137,8 @@ impl Drop for Upstreams {
 }
 
 /// Accepts on every listener until the other end of `woken` is closed.
-fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, over: &Arc<AtomicBool>) {
-    while !over.load(Ordering::Relaxed) {
+fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, shared: &Arc<Shared>) {
+    while !shared.over.load(Ordering::Relaxed) {
         let mut ready: Vec<PollFd<'_>> = upstreams
             .iter()
             .map(|one| PollFd::new(&one.listener, PollFlags::IN))
@@ -132,14 +152,14 @@ fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, over: &Arc<A
         upstreams.retain(|upstream| {
             let waiting = ready.get(index).copied().unwrap_or(false);
             index += 1;
-            !waiting || upstream.accept(over)
+            !waiting || upstream.accept(shared)
         });
     }
 }
 
 impl Upstream {
     /// Takes one connection; `false` where the listener is to be closed.
-    fn accept(&self, over: &Arc<AtomicBool>) -> bool {
+    fn accept(&self, shared: &Arc<Shared>) -> bool {
         if let Behaviour::AcceptLate(delay) = self.behaviour {
             // The wait is the behaviour. It holds up the other upstreams for a few milliseconds only.
             thread::sleep(delay);
@@ -152,10 +172,15 @@ impl Upstream {
             drop(stream);
             return true;
         }
-        let (behaviour, over) = (self.behaviour, Arc::clone(over));
+        let (behaviour, address, shared) = (self.behaviour, self.address, Arc::clone(shared));
         thread::spawn(move || {
             // An error is the gateway having gone away, which is its right.
-            let _ = serve(stream, behaviour, &over);
+            let _ = serve(stream, behaviour, &shared.over);
+            shared
+                .closed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(address);
         });
         !matches!(self.behaviour, Behaviour::CloseListener(_))
     }
