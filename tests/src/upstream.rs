@@ -22,6 +22,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// Longer than the 40 ms for which Linux may delay an acknowledgement.
 const ACK_DELAY: Duration = Duration::from_millis(120);
 
+/// Long enough for a request to leave the gateway, short beside the 200 ms after which Linux sends one
+/// again that was lost.
+const UNDER_WAY: Duration = Duration::from_millis(40);
+
 /// Largest request head that an upstream reads.
 const HEAD_LIMIT: usize = 64 * 1024;
 
@@ -39,7 +43,7 @@ pub enum Behaviour {
     Answer(&'static [u8]),
     /// Answers every request, in turn with a Content-Length and in chunks.
     Healthy,
-    /// Closes as soon as the connection is accepted, without reading.
+    /// Accepts and closes without reading, at a moment when the request is under way.
     CloseOnAccept,
     /// Reads one request, sends these bytes (perhaps none), and ends like this.
     Reply(&'static [u8], End),
@@ -167,11 +171,6 @@ impl Upstream {
         let Ok((stream, _)) = self.listener.accept() else {
             return true;
         };
-        if self.behaviour == Behaviour::CloseOnAccept {
-            // Here and not on another thread: every microsecond lets the request arrive first.
-            drop(stream);
-            return true;
-        }
         let (behaviour, address, shared) = (self.behaviour, self.address, Arc::clone(shared));
         thread::spawn(move || {
             // An error is the gateway having gone away, which is its right.
@@ -201,7 +200,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
                 stream.write_all(answers.next().unwrap_or(HEALTHY))?;
             }
         }
-        Behaviour::CloseOnAccept => {}
+        Behaviour::CloseOnAccept => thread::sleep(UNDER_WAY),
         Behaviour::Reply(bytes, end) => {
             if read_request(&mut stream, over)? {
                 stream.write_all(bytes)?;
