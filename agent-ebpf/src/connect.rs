@@ -136,8 +136,8 @@ fn is_failure(errno: i64) -> bool {
         )
 }
 
-/// The network namespace of file descriptor `fd` of the current process where that is a TCP socket:
-/// resolvers connect datagram sockets, which is no hop.
+/// The network namespace of file descriptor `fd` of the current process where that is a TCP socket that
+/// never sent a SYN: resolvers connect datagram sockets, which is no hop.
 #[inline(always)]
 fn stream_netns(fd: u32) -> Option<u32> {
     let files: u64 = field(ctx::task(), &maps::TASK_FILES)?;
@@ -154,5 +154,8 @@ fn stream_netns(fd: u32) -> Option<u32> {
     let sk = Sock::at(field(socket, &maps::SOCKET_SK)?);
     let stream = sk.field::<u16>(&maps::SK_TYPE)? == STREAM;
     let tcp = sk.field::<u16>(&maps::SK_PROTOCOL)? == TCP;
-    (stream && tcp).then(|| sk.netns())
+    // A socket gets its cookie when it first changes state. One that has it sent a SYN in an earlier
+    // call, and this one only asks how that went, as HAProxy does: the hop's own records tell.
+    let fresh = sk.field::<u64>(&maps::SKC_COOKIE)? == 0;
+    (stream && tcp && fresh).then(|| sk.netns())
 }

@@ -97,6 +97,8 @@ globals! {
     SKC_V6_RCV_SADDR: u32 = NO_OFFSET;
     /// `sock_common.skc_v6_daddr`, sixteen bytes.
     SKC_V6_DADDR: u32 = NO_OFFSET;
+    /// `sock_common.skc_cookie`, `u64`, zero until something asked for the cookie.
+    SKC_COOKIE: u32 = NO_OFFSET;
     /// `sock_common.skc_net.net`, pointer.
     SKC_NET: u32 = NO_OFFSET;
     /// `net.ns.inum`, `u32`.

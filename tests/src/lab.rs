@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::client::{Request, Seen, Session, request};
+use crate::clock::wait_for;
 use crate::command::run_with_input;
 use crate::gateway::{Gateway, Kind, Route};
 use crate::netns::{self, Netns};
@@ -24,12 +26,15 @@ const FIRST_PORT: u16 = 20_000;
 /// First source port for scenarios that fix it; outside the range that Linux chooses from.
 const FIRST_SOURCE_PORT: u16 = 10_000;
 
+/// Time that an upstream gets to close a connection after its answer.
+const CLOSE: Duration = Duration::from_secs(5);
+
 /// A running lab. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Lab {
     // In this order: the gateways end before their upstreams, and all of it before the namespaces.
     gateways: Vec<Gateway>,
-    _upstreams: Upstreams,
+    upstreams: Upstreams,
     ports: HashMap<(&'static str, Kind), SocketAddr>,
     near: Netns,
     _far: Netns,
@@ -76,7 +81,7 @@ impl Lab {
             .collect::<Result<_>>()?;
         Ok(Self {
             gateways,
-            _upstreams: upstreams,
+            upstreams,
             ports,
             near,
             _far: far,
@@ -101,16 +106,23 @@ impl Lab {
             .with_context(|| format!("the lab was started without {}", scenario.name))
     }
 
-    /// Plays `scenario` through `kind` and returns what the client saw last.
+    /// Plays `scenario` through `kind`, a pair for once, and returns what the client saw last.
     pub fn play(&self, scenario: &Scenario, kind: Kind) -> Result<Seen> {
         let path = format!("/{}", scenario.name);
+        let upstream = self.upstream(scenario, kind)?;
+        let closed = || Ok(self.upstreams.has_closed(upstream).then_some(()));
         self.near
-            .enter(|| drive(kind.address(), &path, scenario.drive))
+            .enter(|| drive(kind.address(), &path, scenario.drive, closed))
             .with_context(|| format!("{} through {kind}", scenario.name))
     }
 }
 
-fn drive(gateway: SocketAddr, path: &str, drive: Drive) -> Result<Seen> {
+fn drive(
+    gateway: SocketAddr,
+    path: &str,
+    drive: Drive,
+    closed: impl Fn() -> Result<Option<()>>,
+) -> Result<Seen> {
     let get = Request {
         method: "GET",
         path,
@@ -123,6 +135,7 @@ fn drive(gateway: SocketAddr, path: &str, drive: Drive) -> Result<Seen> {
             if first != Seen::Status(200) {
                 bail!("the first request was to succeed and gave {first}");
             }
+            wait_for("the upstream to close", CLOSE, closed)?;
             // A POST, because gateways repeat a GET by themselves.
             request(
                 gateway,

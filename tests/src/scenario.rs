@@ -92,8 +92,8 @@ pub enum Trick {
     DropAll,
     /// The first SYN of each connection is lost.
     DropFirstSyn,
-    /// The first segment with data of each connection is lost. Then the upstream's close is on the wire
-    /// before the request arrives, however fast the gateway is.
+    /// The first segment with data of each connection is lost. Then the upstream closes before the
+    /// request arrives, however fast the gateway is.
     DropFirstData,
     /// The upstream's FIN is lost. Then the gateway cannot know that a pooled connection is closed.
     DropFin,
@@ -114,7 +114,7 @@ impl Trick {
 pub enum Drive {
     /// Sends one request.
     Once,
-    /// Sends one that succeeds, then one more.
+    /// Sends one that succeeds, and one more once the upstream has closed that connection.
     Again,
     /// Sends one and goes away in the middle of the answer.
     GoAway,

@@ -1,10 +1,11 @@
 //! Upstreams that fail on purpose, each in one exact way, on plain sockets: what goes on the wire is
 //! what is written here and nothing a server library adds.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, PipeWriter, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Longer than the 40 ms for which Linux may delay an acknowledgement.
 const ACK_DELAY: Duration = Duration::from_millis(120);
+
+/// Long enough for a request to leave the gateway, short beside the 200 ms after which Linux sends one
+/// again that was lost.
+const UNDER_WAY: Duration = Duration::from_millis(40);
 
 /// Largest request head that an upstream reads.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -38,7 +43,7 @@ pub enum Behaviour {
     Answer(&'static [u8]),
     /// Answers every request, in turn with a Content-Length and in chunks.
     Healthy,
-    /// Closes as soon as the connection is accepted, without reading.
+    /// Accepts and closes without reading, at a moment when the request is under way.
     CloseOnAccept,
     /// Reads one request, sends these bytes (perhaps none), and ends like this.
     Reply(&'static [u8], End),
@@ -70,12 +75,21 @@ pub enum End {
 pub struct Upstreams {
     // Closing the pipe wakes the thread that accepts.
     wake: Option<PipeWriter>,
-    over: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+}
+
+/// What the threads of one set tell each other.
+#[derive(Debug, Default)]
+struct Shared {
+    over: AtomicBool,
+    /// Upstreams that have closed a connection.
+    closed: Mutex<HashSet<SocketAddr>>,
 }
 
 struct Upstream {
     listener: TcpListener,
+    address: SocketAddr,
     behaviour: Behaviour,
 }
 
@@ -89,26 +103,36 @@ impl Upstreams {
             listener.set_nonblocking(true)?;
             upstreams.push(Upstream {
                 listener,
+                address,
                 behaviour,
             });
         }
         let (woken, wake) = io::pipe().context("could not make a pipe")?;
-        let over = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&over);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
             .name("lab-upstreams".to_owned())
-            .spawn(move || accept_all(upstreams, &woken, &flag))?;
+            .spawn(move || accept_all(upstreams, &woken, &theirs))?;
         Ok(Self {
             wake: Some(wake),
-            over,
+            shared,
             acceptor: Some(acceptor),
         })
+    }
+
+    /// Whether the upstream at `address` has closed a connection.
+    pub fn has_closed(&self, address: SocketAddr) -> bool {
+        self.shared
+            .closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&address)
     }
 }
 
 impl Drop for Upstreams {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.shared.over.store(true, Ordering::Relaxed);
         self.wake = None;
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -117,8 +141,8 @@ impl Drop for Upstreams {
 }
 
 /// Accepts on every listener until the other end of `woken` is closed.
-fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, over: &Arc<AtomicBool>) {
-    while !over.load(Ordering::Relaxed) {
+fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, shared: &Arc<Shared>) {
+    while !shared.over.load(Ordering::Relaxed) {
         let mut ready: Vec<PollFd<'_>> = upstreams
             .iter()
             .map(|one| PollFd::new(&one.listener, PollFlags::IN))
@@ -132,14 +156,14 @@ fn accept_all(mut upstreams: Vec<Upstream>, woken: &io::PipeReader, over: &Arc<A
         upstreams.retain(|upstream| {
             let waiting = ready.get(index).copied().unwrap_or(false);
             index += 1;
-            !waiting || upstream.accept(over)
+            !waiting || upstream.accept(shared)
         });
     }
 }
 
 impl Upstream {
     /// Takes one connection; `false` where the listener is to be closed.
-    fn accept(&self, over: &Arc<AtomicBool>) -> bool {
+    fn accept(&self, shared: &Arc<Shared>) -> bool {
         if let Behaviour::AcceptLate(delay) = self.behaviour {
             // The wait is the behaviour. It holds up the other upstreams for a few milliseconds only.
             thread::sleep(delay);
@@ -147,15 +171,15 @@ impl Upstream {
         let Ok((stream, _)) = self.listener.accept() else {
             return true;
         };
-        if self.behaviour == Behaviour::CloseOnAccept {
-            // Here and not on another thread: every microsecond lets the request arrive first.
-            drop(stream);
-            return true;
-        }
-        let (behaviour, over) = (self.behaviour, Arc::clone(over));
+        let (behaviour, address, shared) = (self.behaviour, self.address, Arc::clone(shared));
         thread::spawn(move || {
             // An error is the gateway having gone away, which is its right.
-            let _ = serve(stream, behaviour, &over);
+            let _ = serve(stream, behaviour, &shared.over);
+            shared
+                .closed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(address);
         });
         !matches!(self.behaviour, Behaviour::CloseListener(_))
     }
@@ -176,7 +200,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
                 stream.write_all(answers.next().unwrap_or(HEALTHY))?;
             }
         }
-        Behaviour::CloseOnAccept => {}
+        Behaviour::CloseOnAccept => thread::sleep(UNDER_WAY),
         Behaviour::Reply(bytes, end) => {
             if read_request(&mut stream, over)? {
                 stream.write_all(bytes)?;

@@ -66,12 +66,11 @@ fn healthy_requests_and_traps_give_no_event() {
 fn nothing_stays_attached_when_the_agent_ends() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut agent = Agent::start().unwrap();
-        let held = live::attached::of_process(agent.pid()).unwrap();
-        assert!(
-            !held.programs.is_empty(),
-            "the agent holds no kernel program"
-        );
-        assert!(!held.links.is_empty(), "the agent holds no attachment");
+        let held = wait_for("the agent to attach", Duration::from_secs(10), || {
+            let held = live::attached::of_process(agent.pid())?;
+            Ok((!held.programs.is_empty() && !held.links.is_empty()).then_some(held))
+        })
+        .unwrap();
         let status = agent.end(signal).unwrap();
         // The kernel frees programs a moment after the last reference is gone.
         wait_for("the kernel to let go", Duration::from_secs(5), || {

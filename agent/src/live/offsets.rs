@@ -99,6 +99,7 @@ const GROUPS: &[Group] = &[
             ("FDT_FD", "fdtable", "fd", 8),
             ("FILE_PRIVATE", "file", "private_data", 8),
             ("SOCKET_SK", "socket", "sk", 8),
+            ("SKC_COOKIE", "sock_common", "skc_cookie", 8),
         ],
     },
 ];

@@ -22,7 +22,11 @@ pub(crate) fn of_process(pid: u32) -> Result<Held> {
         links: BTreeSet::new(),
     };
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        for line in fs::read_to_string(entry?.path())?.lines() {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        for line in text.lines() {
             let Some((key, value)) = line.split_once(':') else {
                 continue;
             };
