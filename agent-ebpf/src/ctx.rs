@@ -130,6 +130,13 @@ impl Sock {
     }
 }
 
+/// The kernel's tick count, as sockets keep it.
+#[inline(always)]
+pub(crate) fn jiffies() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_jiffies64() as u32 }
+}
+
 /// The current task.
 #[inline(always)]
 pub(crate) fn task() -> u64 {

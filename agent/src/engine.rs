@@ -30,6 +30,12 @@ use crate::stats::Stats;
 /// When a connection to each upstream was last established.
 type Alive = HashMap<SocketAddr, Timestamp, RandomState>;
 
+/// When each gateway thread last let go of a client that had left without an answer.
+type Departures = HashMap<u32, Timestamp, RandomState>;
+
+/// Gateway threads remembered at once: far more than processors.
+const MAX_THREADS: usize = 16_384;
+
 /// Settings of the engine that are not caps.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,6 +75,8 @@ pub struct Engine {
     timers: Timers,
     /// When a connection to an upstream was last established.
     alive: Alive,
+    /// When each gateway thread last let go of a client that had left.
+    departures: Departures,
     events: VecDeque<HopEvent>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
@@ -94,6 +102,7 @@ impl Engine {
             eviction: VecDeque::new(),
             timers: Timers::default(),
             alive: Alive::default(),
+            departures: Departures::default(),
             events: VecDeque::new(),
             hopless: 0,
         }
@@ -114,6 +123,7 @@ impl Engine {
                 self.connect_failed(now, &process, upstream, errno);
             }
             Input::Icmp(icmp) => self.icmp(now, icmp),
+            Input::ClientLeft { thread } => self.client_left(now, thread),
             Input::Lost { records } => self.stats.records_lost += records,
         }
     }
@@ -237,6 +247,17 @@ impl Engine {
         self.emit(event);
     }
 
+    fn client_left(&mut self, at: Timestamp, thread: u32) {
+        // Only the latest moments count: what is older is forgotten before the table grows.
+        if self.departures.len() >= MAX_THREADS {
+            self.departures
+                .retain(|_, left| at.since(*left) < Duration::from_secs(1));
+        }
+        if self.departures.len() < MAX_THREADS {
+            self.departures.insert(thread, at);
+        }
+    }
+
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
     fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
         while self.hops.len() >= self.limits.hops {
@@ -293,6 +314,7 @@ impl Engine {
             patience: self.config.patience,
             stats: &mut self.stats,
             alive: &self.alive,
+            departures: &self.departures,
         };
         let out = handle(&mut tracked.hop, &mut cx);
         if out.deadline != tracked.armed {
