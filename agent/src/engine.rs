@@ -36,6 +36,10 @@ type Departures = HashMap<u32, Timestamp, RandomState>;
 /// Gateway threads remembered at once: far more than processors.
 const MAX_THREADS: usize = 16_384;
 
+/// ICMP errors kept for a SYN that may still come, and for how long.
+const MAX_EARLY_ICMP: usize = 64;
+const EARLY_ICMP: Duration = Duration::from_secs(1);
+
 /// Settings of the engine that are not caps.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,6 +81,8 @@ pub struct Engine {
     alive: Alive,
     /// When each gateway thread last let go of a client that had left.
     departures: Departures,
+    /// ICMP errors that are ahead of the SYN that they quote.
+    early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
@@ -103,6 +109,7 @@ impl Engine {
             timers: Timers::default(),
             alive: Alive::default(),
             departures: Departures::default(),
+            early_icmp: VecDeque::new(),
             events: VecDeque::new(),
             hopless: 0,
         }
@@ -188,19 +195,35 @@ impl Engine {
         self.stats.segments += 1;
         match self.hops.get(&id) {
             Some(tracked) if tracked.hop.local.is_some() => {}
-            Some(_) => {
-                self.ends.insert((segment.local, segment.upstream), id);
-            }
+            Some(_) => self.know_ends(at, id, (segment.local, segment.upstream)),
             // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one that
             // is over.
             None if segment.flags.contains(TcpFlags::RST) => return,
             None => {
                 let opening = segment.flags.contains(TcpFlags::SYN);
                 self.track(at, id, segment.upstream, !opening);
-                self.ends.insert((segment.local, segment.upstream), id);
+                self.know_ends(at, id, (segment.local, segment.upstream));
             }
         }
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
+    }
+
+    /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
+    fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
+        self.ends.insert(ends, id);
+        if self.early_icmp.is_empty() {
+            return;
+        }
+        let before = self.early_icmp.len();
+        self.early_icmp
+            .retain(|(seen, _)| at.since(*seen) < EARLY_ICMP);
+        self.stats.icmp_unmatched += (before - self.early_icmp.len()) as u64;
+        let quoted = |(_, icmp): &(Timestamp, IcmpError)| (icmp.local, icmp.upstream) == ends;
+        if let Some(index) = self.early_icmp.iter().position(quoted)
+            && let Some((_, icmp)) = self.early_icmp.remove(index)
+        {
+            self.with_hop(id, |hop, _| hop.icmp(at, icmp));
+        }
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -224,7 +247,13 @@ impl Engine {
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
         let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
-            self.stats.icmp_unmatched += 1;
+            // The error and the SYN that it quotes come through different sockets: the error may be
+            // first.
+            self.early_icmp.push_back((at, icmp));
+            if self.early_icmp.len() > MAX_EARLY_ICMP {
+                self.early_icmp.pop_front();
+                self.stats.icmp_unmatched += 1;
+            }
             return;
         };
         self.with_hop(id, |hop, _| hop.icmp(at, icmp));

@@ -160,6 +160,7 @@ pub(crate) enum Seen {
         errno: Errno,
     },
     Icmp(IcmpError),
+    ClientLeft(u32),
     Lost(u64),
 }
 
@@ -246,6 +247,7 @@ impl Watch {
                         )
                     }
                     Input::Icmp(error) => (None, Seen::Icmp(error)),
+                    Input::ClientLeft { thread } => (None, Seen::ClientLeft(thread)),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });

@@ -160,6 +160,15 @@ fn no_neighbour_and_unreachable_host_are_split_by_who_complains() {
 }
 
 #[test]
+fn an_icmp_error_may_be_ahead_of_its_syn() {
+    // The gateway asks for the error and closes at once: nothing but the ICMP error tells.
+    let mut sim = Sim::live("nginx");
+    sim.icmp([10, 0, 0, 254], false, 1).syn();
+    sim.state(TcpState::SynSent, TcpState::Close, None, 0);
+    sim.expect(Cause::TcpConnectHostUnreachable, Proof::Proven);
+}
+
+#[test]
 fn an_unseen_icmp_error_leaves_rivals() {
     let mut sim = Sim::live("nginx");
     sim.syn().ms(3000).state(
