@@ -110,6 +110,7 @@ fn exchange(port: u16) {
 /// Mounts what the agent reads, and brings loopback up.
 fn prepare() -> Result<()> {
     for (kind, target) in [
+        ("devtmpfs", "/dev"),
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("tmpfs", "/tmp"),
