@@ -9,18 +9,18 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=HOPSCOPE_EBPF_OBJECT");
     let out = env::var_os("OUT_DIR")
         .ok_or_else(|| io::Error::other("OUT_DIR is not set: run this through cargo"))?;
-    let target = PathBuf::from(out).join("hopscope-programs");
-    match env::var_os("HOPSCOPE_EBPF_OBJECT").filter(|path| !path.is_empty()) {
+    let object = env::var_os("HOPSCOPE_EBPF_OBJECT").filter(|path| !path.is_empty());
+    let programs = match object.map(PathBuf::from) {
         Some(object) => {
             println!("cargo::rerun-if-changed={}", object.display());
-            fs::copy(&object, &target).map_err(|error| {
+            fs::read(&object).map_err(|error| {
                 let path = object.display();
                 io::Error::other(format!(
-                    "cannot copy the kernel programs from {path}: {error}"
+                    "cannot read the kernel programs at {path}: {error}"
                 ))
-            })?;
+            })?
         }
-        None => fs::write(&target, [])?,
-    }
-    Ok(())
+        None => Vec::new(),
+    };
+    fs::write(PathBuf::from(out).join("hopscope-programs"), programs)
 }

@@ -12,7 +12,7 @@ use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, kind};
 use crate::ctx::{self, AF_INET, AF_INET6, Sock, argument, field, mapped};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, Pending, count};
+use crate::maps::{self, CONNECTS, HOPS, Pending, count};
 use crate::socket::TCP;
 
 /// `SOCK_STREAM` of `include/linux/net.h`.
@@ -154,8 +154,8 @@ fn stream_netns(fd: u32) -> Option<u32> {
     let sk = Sock::at(field(socket, &maps::SOCKET_SK)?);
     let stream = sk.field::<u16>(&maps::SK_TYPE)? == STREAM;
     let tcp = sk.field::<u16>(&maps::SK_PROTOCOL)? == TCP;
-    // A socket gets its cookie when it first changes state. One that has it sent a SYN in an earlier
-    // call, and this one only asks how that went, as HAProxy does: the hop's own records tell.
-    let fresh = sk.field::<u64>(&maps::SKC_COOKIE)? == 0;
-    (stream && tcp && fresh).then(|| sk.netns())
+    // A hop sent its SYN in an earlier call, and this one only asks how that went, as HAProxy does: the
+    // hop's own records tell.
+    let known = HOPS.get_ptr(sk.field::<u64>(&maps::SKC_COOKIE)?).is_some();
+    (stream && tcp && !known).then(|| sk.netns())
 }

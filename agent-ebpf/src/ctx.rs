@@ -35,15 +35,14 @@ pub(crate) fn field<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
     if offset == NO_OFFSET {
         return None;
     }
+    let address = (base + u64::from(offset)) as *const T;
     // SAFETY: the helper checks the address and fails where it is not mapped; every `T` used here is
     // an integer or an array of bytes, for which each bit pattern is valid.
-    match unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) } {
-        Ok(value) => Some(value),
-        Err(_) => {
-            count(Counter::ReadFailed);
-            None
-        }
+    let value = unsafe { bpf_probe_read_kernel(address) };
+    if value.is_err() {
+        count(Counter::ReadFailed);
     }
+    value.ok()
 }
 
 /// A `struct sock`, or a `struct sock_common` that has only the `skc_` fields.
@@ -129,6 +128,13 @@ impl Sock {
             netns: self.netns(),
         }
     }
+}
+
+/// The kernel's tick count, as sockets keep it.
+#[inline(always)]
+pub(crate) fn jiffies() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_jiffies64() as u32 }
 }
 
 /// The current task.

@@ -37,6 +37,9 @@ pub mod kind {
     pub const ERROR: u16 = 7;
     /// A [`super::ConnectRecord`].
     pub const CONNECT: u16 = 8;
+    /// An [`super::OpenRecord`] about a client's connection, not a hop: a gateway closed it after the
+    /// client had, and had sent nothing on it lately. The client left without an answer.
+    pub const CLIENT_LEFT: u16 = 10;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -132,8 +135,9 @@ pub struct StateRecord {
     pub srtt_us: u32,
     /// Which values are known: bits of [`flag`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Thread that ran when the state changed: the one that closed the socket where a close changed
+    /// it, any other where a segment did.
+    pub tid: u32,
 }
 
 /// A fact about a tracked socket with one number.
@@ -310,7 +314,7 @@ layout! {
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     Caller { size: 32, cgroup_id: 0, pid: 8, tid: 12, comm: 16 }
     OpenRecord { size: 96, header: 0, ends: 24, caller: 64 }
-    StateRecord { size: 96, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, reserved: 92 }
+    StateRecord { size: 96, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
     ConnectRecord { size: 104, header: 0, ends: 24, caller: 64, errno: 96, reserved: 100 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }

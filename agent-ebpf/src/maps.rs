@@ -113,6 +113,8 @@ globals! {
     TCP_BYTES_ACKED: u32 = NO_OFFSET;
     /// `tcp_sock.srtt_us`, `u32`, eight times the value.
     TCP_SRTT: u32 = NO_OFFSET;
+    /// `tcp_sock.lsndtime`, `u32`, in ticks.
+    TCP_LSNDTIME: u32 = NO_OFFSET;
     /// `task_struct.group_leader`, pointer.
     TASK_LEADER: u32 = NO_OFFSET;
     /// `task_struct.comm`, sixteen bytes.

@@ -16,6 +16,13 @@ use crate::maps::{self, CONNECTS, HOPS, TUPLES, count};
 const ESTABLISHED: i32 = 1;
 /// `TCP_SYN_SENT` of the same file.
 const SYN_SENT: i32 = 2;
+/// `TCP_CLOSE_WAIT` of the same file.
+const CLOSE_WAIT: i32 = 8;
+/// `TCP_LAST_ACK` of the same file.
+const LAST_ACK: i32 = 9;
+/// A client that was sent something this few ticks ago got its answer: 5 ms to 50 ms, by the kernel's
+/// tick.
+const ANSWERED_JIFFIES: u32 = 5;
 /// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
 pub(crate) const TCP: u16 = 6;
 
@@ -35,7 +42,9 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     if new == SYN_SENT {
         return opened(ctx, sk);
     }
-    let cookie = hop(sk)?;
+    let Some(cookie) = hop(sk) else {
+        return client_left(ctx, sk, old, new);
+    };
     let ends = sk.ends();
     if new == ESTABLISHED {
         // Full or not, a tuple that is missing only loses who of two ends on this host sent a reset.
@@ -49,20 +58,46 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         header: header::<StateRecord>(kind::STATE, cookie),
         ends,
         bytes_acked: bytes_acked.unwrap_or(0),
-        old_state: old as u32,
-        new_state: new as u32,
+        old_state: old.cast_unsigned(),
+        new_state: new.cast_unsigned(),
         sk_err: sk_err.unwrap_or(0),
         // The kernel keeps eight times the value (`tcp_rtt_estimator`).
         srtt_us: srtt.unwrap_or(0) >> 3,
         flags: known(sk_err, flag::SK_ERR)
             | known(bytes_acked, flag::BYTES_ACKED)
             | known(srtt, flag::SRTT),
-        reserved: 0,
+        tid: bpf_get_current_pid_tgid() as u32,
+    })
+}
+
+/// A socket that is no hop changed state. Closing a connection that the other side closed first happens
+/// in process context; where a gateway does that to a client that it has sent nothing lately, the client
+/// left without an answer, and what the gateway closes towards its upstreams in the same moment is no
+/// failure of theirs.
+#[inline(always)]
+fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Option<()> {
+    if old != CLOSE_WAIT || new != LAST_ACK {
+        return None;
+    }
+    let comm = ctx::comm();
+    let ends = sk.ends();
+    if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
+        return None;
+    }
+    let sent = sk.field::<u32>(&maps::TCP_LSNDTIME)?;
+    if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
+        return None;
+    }
+    debug!(ctx, "a client of {} left", bpf_get_current_pid_tgid() >> 32);
+    emit(OpenRecord {
+        header: header::<OpenRecord>(kind::CLIENT_LEFT, 0),
+        ends,
+        caller: ctx::caller(comm),
     })
 }
 
 #[inline(always)]
-fn known<T>(value: Option<T>, flag: u32) -> u32 {
+fn known<T: Copy>(value: Option<T>, flag: u32) -> u32 {
     if value.is_some() { flag } else { 0 }
 }
 

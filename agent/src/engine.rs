@@ -15,6 +15,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use self::hop::{Context, Hop, Judged, Outcome};
 use self::timers::Timers;
 use crate::classify::{Verdict, connect_call};
@@ -24,6 +26,15 @@ use crate::model::{
     Input, LocalInfo, Process, Proof, Segment, Signal, TcpFlags, Timestamp, UpstreamInfo,
 };
 use crate::stats::Stats;
+
+/// When a connection to each upstream was last established.
+type Alive = HashMap<SocketAddr, Timestamp, RandomState>;
+
+/// When each gateway thread last let go of a client that had left without an answer.
+type Departures = HashMap<u32, Timestamp, RandomState>;
+
+/// Gateway threads remembered at once: far more than processors.
+const MAX_THREADS: usize = 16_384;
 
 /// Settings of the engine that are not caps.
 #[derive(Clone, Debug)]
@@ -55,15 +66,17 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Tracked>,
+    hops: HashMap<HopId, Tracked, RandomState>,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<(SocketAddr, SocketAddr), HopId>,
+    ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
     /// When a connection to an upstream was last established.
-    alive: HashMap<SocketAddr, Timestamp>,
+    alive: Alive,
+    /// When each gateway thread last let go of a client that had left.
+    departures: Departures,
     events: VecDeque<HopEvent>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
@@ -84,11 +97,12 @@ impl Engine {
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::new(),
-            ends: HashMap::new(),
+            hops: HashMap::default(),
+            ends: HashMap::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
-            alive: HashMap::new(),
+            alive: Alive::default(),
+            departures: Departures::default(),
             events: VecDeque::new(),
             hopless: 0,
         }
@@ -109,6 +123,7 @@ impl Engine {
                 self.connect_failed(now, &process, upstream, errno);
             }
             Input::Icmp(icmp) => self.icmp(now, icmp),
+            Input::ClientLeft { thread } => self.client_left(now, thread),
             Input::Lost { records } => self.stats.records_lost += records,
         }
     }
@@ -171,21 +186,19 @@ impl Engine {
 
     fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
         self.stats.segments += 1;
-        if !self.hops.contains_key(&id) {
-            // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one
-            // that is over.
-            if segment.flags.contains(TcpFlags::RST) {
-                return;
+        match self.hops.get(&id) {
+            Some(tracked) if tracked.hop.local.is_some() => {}
+            Some(_) => {
+                self.ends.insert((segment.local, segment.upstream), id);
             }
-            let opening = segment.flags.contains(TcpFlags::SYN);
-            self.track(at, id, segment.upstream, !opening);
-        }
-        if self
-            .hops
-            .get(&id)
-            .is_some_and(|tracked| tracked.hop.local.is_none())
-        {
-            self.ends.insert((segment.local, segment.upstream), id);
+            // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one that
+            // is over.
+            None if segment.flags.contains(TcpFlags::RST) => return,
+            None => {
+                let opening = segment.flags.contains(TcpFlags::SYN);
+                self.track(at, id, segment.upstream, !opening);
+                self.ends.insert((segment.local, segment.upstream), id);
+            }
         }
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
     }
@@ -232,6 +245,17 @@ impl Engine {
         let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
         let event = self.event(id, at, verdict, upstream, Some(process));
         self.emit(event);
+    }
+
+    fn client_left(&mut self, at: Timestamp, thread: u32) {
+        // Only the latest moments count: what is older is forgotten before the table grows.
+        if self.departures.len() >= MAX_THREADS {
+            self.departures
+                .retain(|_, left| at.since(*left) < Duration::from_secs(1));
+        }
+        if self.departures.len() < MAX_THREADS {
+            self.departures.insert(thread, at);
+        }
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
@@ -289,7 +313,8 @@ impl Engine {
             limits: &self.limits,
             patience: self.config.patience,
             stats: &mut self.stats,
-            upstream_alive: self.alive.get(&tracked.hop.upstream).copied(),
+            alive: &self.alive,
+            departures: &self.departures,
         };
         let out = handle(&mut tracked.hop, &mut cx);
         if out.deadline != tracked.armed {

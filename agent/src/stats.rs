@@ -52,6 +52,8 @@ stats! {
     /// Exchanges that the gateway ended too soon to blame the upstream: its own client left, most
     /// likely.
     unjudged_gateway_closed,
+    /// Exchanges that the gateway ended because its own client had left.
+    client_left,
     /// Responses with a broken rule that their gateway is known to tolerate.
     tolerated,
     /// Responses that nobody had asked for, by segment.

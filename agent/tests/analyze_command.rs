@@ -140,6 +140,7 @@ fn options_leave_out_other_hops() {
         ("--gateway", "10.0.0.2", 0),
         ("--upstream", "10.0.0.0/8:8080", 1),
         ("--upstream", "10.0.0.0/8:80", 0),
+        ("--upstream", ":8080", 1),
     ] {
         let output = analyze(&[option, value, "--format", "jsonl", "-"], &[], &file);
         assert_eq!(
@@ -150,7 +151,7 @@ fn options_leave_out_other_hops() {
     }
     let output = analyze(&["--upstream", "ten", "-"], &[], &file);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("not an upstream: \"ten\""));
+    assert!(text(&output.stderr).contains("bad upstream `ten`"));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use super::CliError;
 use super::output::{Format, Out};
 use crate::engine::{Config, Engine};
 use crate::limits::Limits;
-use crate::model::{HopEvent, Timestamp};
-use crate::source::{Analysis, Options, Reader, SourceError, UpstreamFilter};
+use crate::model::{HopEvent, Timestamp, UpstreamPattern};
+use crate::source::{Analysis, Options, Reader, SourceError};
 
 /// Files longer than this get a progress bar on a terminal.
 const LONG_FILE: u64 = 64 * 1024 * 1024;
@@ -32,13 +32,14 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Take only hops of the gateway with this address (may be repeated).
+    /// Only hops of the gateway with this address; repeat for more.
     #[arg(long, value_name = "ADDRESS")]
     gateway: Vec<IpAddr>,
 
-    /// Take only hops to these upstreams, such as 10.0.0.0/8 or 10.0.0.7:8080 (may be repeated).
-    #[arg(long, value_name = "CIDR[:PORT]")]
-    upstream: Vec<UpstreamFilter>,
+    /// Only hops to this upstream: ADDRESS, CIDR, either with :PORT, or :PORT alone; repeat for
+    /// more.
+    #[arg(long, value_name = "UPSTREAM")]
+    upstream: Vec<UpstreamPattern>,
 
     /// Name of the node to put on the events.
     #[arg(long, value_name = "NAME")]

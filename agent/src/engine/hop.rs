@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Exchanges};
+use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
@@ -56,6 +57,8 @@ enum Wait {
     Finding,
     /// Judge the oldest exchange on the upstream's earlier close.
     Closed,
+    /// Judge the open exchanges on the end that was seen.
+    End,
     /// Forget the hop.
     Forget,
 }
@@ -84,8 +87,9 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
-    /// When a connection to this upstream was last established.
-    pub(super) upstream_alive: Option<Timestamp>,
+    pub(super) alive: &'a Alive,
+    /// When each gateway thread last let go of a client that had left.
+    pub(super) departures: &'a Departures,
 }
 
 /// One hop.
@@ -115,6 +119,10 @@ pub(super) struct Hop {
     reset_reason: Option<ResetReason>,
     /// The side that closed first, and how.
     first_close: Option<(Actor, Close)>,
+    /// What ended the exchanges, while it waits to be judged.
+    ending: Option<(Ended, Timestamp)>,
+    /// The thread that closed the gateway's socket.
+    closer: Option<u32>,
     /// Whether a close before any request byte was judged.
     unused_judged: bool,
     waits: Vec<(Timestamp, Wait)>,
@@ -153,6 +161,8 @@ impl Hop {
             connect: ConnectEnd::default(),
             reset_reason: None,
             first_close: None,
+            ending: None,
+            closer: None,
             unused_judged: false,
             waits: Vec::new(),
         }
@@ -313,7 +323,11 @@ impl Hop {
                 errno,
                 bytes_acked,
                 rtt_us,
+                thread,
             } => {
+                self.closer = self.closer.or_else(|| {
+                    matches!(new, TcpState::FinWait1 | TcpState::Close).then_some(thread)
+                });
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
@@ -437,6 +451,7 @@ impl Hop {
                 Wait::Connect => self.judge_connect(at, cx, &mut out),
                 Wait::Finding => self.judge_open(at, Ended::Settled, cx, &mut out),
                 Wait::Closed => self.judge_open(at, Ended::UpstreamFin, cx, &mut out),
+                Wait::End => self.judge_end(cx, &mut out),
                 Wait::Forget => forget = true,
             }
         }
@@ -450,6 +465,8 @@ impl Hop {
         if self.phase == Phase::Connecting {
             self.connect.at.get_or_insert(at);
             self.judge_connect(at, cx, &mut out);
+        } else if self.ending.is_some() {
+            self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
         } else {

@@ -61,6 +61,10 @@ pub(super) enum Body<'a> {
         sk_err: Option<i32>,
         bytes_acked: Option<u64>,
         srtt_us: Option<u32>,
+        thread: u32,
+    },
+    ClientLeft {
+        thread: u32,
     },
     Connect {
         ends: Ends,
@@ -127,6 +131,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             Body::Open {
                 ends: fields.ends(offset_of!(OpenRecord, ends))?,
                 caller: fields.caller(offset_of!(OpenRecord, caller))?,
+            }
+        }
+        kind::CLIENT_LEFT => {
+            exact(size_of::<OpenRecord>())?;
+            let caller = offset_of!(OpenRecord, caller);
+            Body::ClientLeft {
+                thread: fields.u32(caller + offset_of!(Caller, tid))?,
             }
         }
         kind::STATE => {
@@ -238,6 +249,7 @@ impl<'a> Fields<'a> {
             sk_err: known(flag::SK_ERR).then_some(sk_err),
             bytes_acked: known(flag::BYTES_ACKED).then_some(bytes_acked),
             srtt_us: known(flag::SRTT).then_some(srtt_us),
+            thread: self.u32(offset_of!(StateRecord, tid))?,
         })
     }
 

@@ -52,6 +52,11 @@ fn state(old: u32, new: u32, flags: u32) -> Vec<u8> {
         offset_of!(StateRecord, flags),
         &flags.to_ne_bytes(),
     );
+    put(
+        &mut out,
+        offset_of!(StateRecord, tid),
+        &44_u32.to_ne_bytes(),
+    );
     out
 }
 
@@ -84,6 +89,7 @@ fn every_kind() -> Vec<Vec<u8>> {
         segment(b"bytes"),
         record(kind::OPEN, size_of::<OpenRecord>(), 1),
         record(kind::CONNECT, size_of::<ConnectRecord>(), 1),
+        record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 1),
     ];
     for kind in [
         kind::RESET_IN,
@@ -116,6 +122,7 @@ fn values_that_could_not_be_read_are_not_taken_for_zero() {
             sk_err: Some(111),
             bytes_acked: Some(5),
             srtt_us: Some(6),
+            thread: 44,
         }
     );
     let Body::State {
@@ -153,6 +160,17 @@ fn addresses_and_names_are_read() {
     assert_eq!(ends.remote, "192.0.2.7:8080".parse().unwrap());
     assert_eq!(ends.local, "[::]:0".parse().unwrap());
     assert_eq!(comm_text(&caller.comm), "nginx");
+}
+
+#[test]
+fn a_departure_names_the_thread() {
+    let mut bytes = record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 0);
+    let tid = offset_of!(OpenRecord, caller) + offset_of!(Caller, tid);
+    put(&mut bytes, tid, &45_u32.to_ne_bytes());
+    assert_eq!(
+        decode(&bytes).unwrap().body,
+        Body::ClientLeft { thread: 45 }
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
 };
-use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, Pod};
+use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
 use object::{Object as _, ObjectSection as _};
 
@@ -372,10 +372,3 @@ fn status(name: &'static str, result: Result<(), String>, loss: &str) -> ProbeSt
         }
     }
 }
-
-/// Marks what aya may copy to and from a map; every type here is an array of integers.
-const _: fn() = || {
-    fn plain<T: Pod>() {}
-    plain::<[u8; COMM_LEN]>();
-    plain::<[u32; 2]>();
-};

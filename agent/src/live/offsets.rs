@@ -76,6 +76,11 @@ const GROUPS: &[Group] = &[
         fields: &[("TCP_SRTT", "tcp_sock", "srtt_us", 4)],
     },
     Group {
+        name: "field_last_send",
+        loss: "a client that left is not told from a gateway that ran out of patience",
+        fields: &[("TCP_LSNDTIME", "tcp_sock", "lsndtime", 4)],
+    },
+    Group {
         name: "field_comm",
         loss: "gateways are recognised by the name of the thread that connects",
         fields: &[

@@ -1,7 +1,7 @@
 //! The running source: drains the ring and everything beside it into the sink, in one place and on the
 //! caller's thread.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::{LiveError, translate};
-use crate::model::{HopId, Input, Signal, TcpState, Timestamp};
+use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp};
 use crate::stats::ProbeStatus;
 
 /// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
@@ -82,7 +82,7 @@ pub struct LiveSource {
     /// Hops that were seeded and not handed over yet.
     waiting: Vec<(HopId, Signal)>,
     /// Hops that closed, with the time at which they are forgotten.
-    closed: VecDeque<(u64, u64)>,
+    closed: Closed,
     malformed: u64,
     seeded: u64,
     not_tcp: u64,
@@ -147,7 +147,7 @@ impl LiveSource {
             patrol,
             icmp: Namespaces::default(),
             waiting: Vec::new(),
-            closed: VecDeque::new(),
+            closed: Closed::default(),
             malformed: 0,
             seeded: 0,
             not_tcp: 0,
@@ -181,10 +181,8 @@ impl LiveSource {
         for (hop, signal) in self.waiting.drain(..) {
             sink(now, Input::Signal { hop, signal });
         }
+        hear(&self.icmp, now, sink);
         self.drain_ring(now_ns, sink);
-        for (netns, sockets) in &self.icmp {
-            icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
-        }
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
         }
@@ -259,13 +257,21 @@ impl LiveSource {
                 }
             };
             let time = self.clock.wall(record.time_ns);
-            if let Body::State {
-                new: TcpState::Close,
-                ..
-            } = record.body
-            {
-                self.closed
-                    .push_back((record.time_ns.saturating_add(LINGER_NS), record.cookie));
+            match record.body {
+                Body::State {
+                    new: TcpState::Close,
+                    ..
+                } => {
+                    self.closed
+                        .insert(record.cookie, record.time_ns.saturating_add(LINGER_NS));
+                }
+                Body::Open { .. } => self.closed.remove(record.cookie),
+                _ => {}
+            }
+            // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
+            // about, and so do we.
+            if names_icmp(&record.body) {
+                hear(&self.icmp, time, sink);
             }
             let later = record.time_ns > now_ns;
             match translate::input(&record, &mut self.processes, &self.reset_reasons) {
@@ -339,12 +345,91 @@ impl LiveSource {
 
     /// Ends the tracking of hops that closed a while ago.
     fn forget_closed(&mut self, now_ns: u64) {
-        while let Some((due, cookie)) = self.closed.front().copied()
-            && due <= now_ns
-        {
-            self.closed.pop_front();
+        while let Some(cookie) = self.closed.due(now_ns) {
             // It fails only where the entry has left by age.
             let _ = self.hops.remove(&cookie);
         }
+    }
+}
+
+/// Hands over the ICMP errors that have arrived.
+fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
+    for (netns, sockets) in namespaces {
+        icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
+    }
+}
+
+/// Whether an ICMP error may be behind a record: it carries an error that no reset and no timer leaves.
+/// A refusal can be either, since a filter may refuse with "port unreachable".
+fn names_icmp(body: &Body<'_>) -> bool {
+    let errno = match body {
+        Body::State { sk_err, .. } => *sk_err,
+        Body::Error { errno } => *errno,
+        _ => None,
+    };
+    errno.is_some_and(|errno| {
+        let others = [0, Errno::ECONNRESET.0, Errno::EPIPE.0, Errno::ETIMEDOUT.0];
+        !others.contains(&errno)
+    })
+}
+
+/// Closed hops in the order in which they are forgotten. A socket whose connect failed may connect
+/// again, and is then no closed hop any more.
+#[derive(Debug, Default)]
+struct Closed {
+    due: HashMap<u64, u64>,
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Closed {
+    fn insert(&mut self, cookie: u64, due_ns: u64) {
+        self.due.insert(cookie, due_ns);
+        self.order.push_back((due_ns, cookie));
+    }
+
+    fn remove(&mut self, cookie: u64) {
+        self.due.remove(&cookie);
+    }
+
+    /// The next hop whose time has come.
+    fn due(&mut self, now_ns: u64) -> Option<u64> {
+        while let Some((due_ns, cookie)) = self.order.front().copied()
+            && due_ns <= now_ns
+        {
+            self.order.pop_front();
+            if self.due.get(&cookie) == Some(&due_ns) {
+                self.due.remove(&cookie);
+                return Some(cookie);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_hops_are_forgotten_once_and_in_time() {
+        let mut closed = Closed::default();
+        closed.insert(1, 10);
+        closed.insert(2, 20);
+        assert_eq!(closed.due(9), None);
+        assert_eq!(closed.due(15), Some(1));
+        assert_eq!(closed.due(15), None);
+        assert_eq!(closed.due(20), Some(2));
+        assert_eq!(closed.due(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_socket_that_connects_again_is_kept() {
+        let mut closed = Closed::default();
+        closed.insert(1, 10);
+        closed.remove(1);
+        assert_eq!(closed.due(15), None);
+        closed.insert(1, 30);
+        assert_eq!(closed.due(29), None);
+        assert_eq!(closed.due(30), Some(1));
     }
 }

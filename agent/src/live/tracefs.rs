@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount as unmount_at};
+use rustix::mount::{MountFlags, mount};
 
 /// The two places where the kernel's tools look.
 const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -32,15 +32,8 @@ pub(super) fn find() -> io::Result<(PathBuf, Mounted)> {
         .ok_or_else(|| io::Error::other("tracefs has no directory of events"))
 }
 
-/// Takes away what [`find`] mounted.
-pub(super) fn unmount() {
-    if let Err(error) = unmount_at(PLACES[0], UnmountFlags::DETACH) {
-        tracing::debug!(%error, "tracefs stays mounted");
-    }
-}
-
 /// The directory of events, where tracefs is mounted.
-pub(super) fn present() -> Option<PathBuf> {
+fn present() -> Option<PathBuf> {
     PLACES
         .iter()
         .map(|place| Path::new(place).join("events"))

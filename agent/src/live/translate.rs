@@ -3,18 +3,31 @@
 
 use std::net::SocketAddr;
 
+use thiserror::Error;
+
 use super::decode::{Body, Ends, Record};
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{Actor, Direction, Errno, HopId, Input, Signal, TcpState};
 
+/// Why a packet of a hop is no segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum NotSegment {
+    /// Its headers cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] PacketError),
+    /// It is a fragment, or another protocol than TCP.
+    #[error("the packet is a fragment or not TCP")]
+    OtherProtocol,
+}
+
 /// The input that a record stands for; `None` where it says nothing to the engine.
 pub(super) fn input<'a>(
     record: &Record<'a>,
     processes: &mut Processes,
     reset_reasons: &ResetReasons,
-) -> Result<Option<Input<'a>>, PacketError> {
+) -> Result<Option<Input<'a>>, NotSegment> {
     let signal = match record.body {
         Body::Segment {
             egress,
@@ -27,7 +40,7 @@ pub(super) fn input<'a>(
                 Direction::FromUpstream
             };
             let IpPacket::Tcp(packet) = parse_ip(bytes, wire_len)? else {
-                return Ok(None);
+                return Err(NotSegment::OtherProtocol);
             };
             return Ok(Some(Input::Segment {
                 hop: HopId(record.cookie),
@@ -45,6 +58,7 @@ pub(super) fn input<'a>(
                 errno: Errno(errno),
             }));
         }
+        Body::ClientLeft { thread } => return Ok(Some(Input::ClientLeft { thread })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },
@@ -59,6 +73,7 @@ pub(super) fn input<'a>(
             sk_err,
             bytes_acked,
             srtt_us,
+            thread,
         } => Signal::State {
             old,
             new,
@@ -66,6 +81,7 @@ pub(super) fn input<'a>(
             bytes_acked,
             // Zero until the first acknowledgement was timed.
             rtt_us: srtt_us.filter(|micros| *micros != 0),
+            thread,
         },
         Body::ResetIn => Signal::ResetReceived,
         Body::ResetOut { reason } => Signal::ResetSent {
@@ -175,6 +191,7 @@ mod tests {
             sk_err: Some(0),
             bytes_acked: Some(0),
             srtt_us: Some(0),
+            thread: 0,
         };
         let text = translate(5, body);
         assert!(
@@ -192,6 +209,6 @@ mod tests {
             wire_len: 4,
             bytes: &[0x45, 0, 0, 4],
         };
-        assert_eq!(translate(5, body), "Err(IpHeader)");
+        assert_eq!(translate(5, body), "Err(Unreadable(Truncated))");
     }
 }

@@ -32,6 +32,12 @@ pub enum Input<'a> {
         /// What it was told.
         errno: Errno,
     },
+    /// A gateway's thread closed the connection of a client that had closed it before and had not been
+    /// answered. Hops that the same thread closes in that moment did not fail.
+    ClientLeft {
+        /// The thread's id.
+        thread: u32,
+    },
     /// An ICMP error that quotes a segment of some hop.
     Icmp(IcmpError),
     /// The source lost records: every hop that is open now may have missed some.
@@ -111,6 +117,8 @@ pub enum Signal {
         bytes_acked: Option<u64>,
         /// Smoothed round-trip time, where known.
         rtt_us: Option<u32>,
+        /// The thread that ran then: the one that closed the socket, where a close changed the state.
+        thread: u32,
     },
     /// `connect()` on a tracked hop returned this error to its caller.
     ConnectReturned {

@@ -8,6 +8,7 @@ mod cause;
 mod event;
 mod hop;
 mod input;
+mod pattern;
 mod time;
 
 pub use catalogue::{Cause, catalogue};
@@ -18,4 +19,5 @@ pub use event::{
 };
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
 pub use input::{Actor, IcmpError, Input, Segment, Signal};
+pub use pattern::{UpstreamPattern, UpstreamPatternError};
 pub use time::Timestamp;

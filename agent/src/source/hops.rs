@@ -201,6 +201,15 @@ impl Hops {
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
     pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
         let (key, from_low) = Key::new(tcp.src, tcp.dst);
+        // By far the most segments: one look into the table is enough for them.
+        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key)
+            && tracked.sure
+            && !tcp.flags.contains(TcpFlags::SYN)
+        {
+            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
+            return;
+        }
         let found = match self.young.entry(key) {
             Slot::Occupied(slot) => Some(slot.into_mut()),
             // Used again: back among the young.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use hops::{HopCounters, UpstreamTally};
-pub use options::{Options, UpstreamFilter, UpstreamFilterError};
+pub use options::Options;
 pub use reader::{Cut, CutReason, Packet, Reader};
 
 use crate::engine::Engine;

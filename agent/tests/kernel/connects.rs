@@ -1,7 +1,7 @@
 //! Connections that open, fail and close, and the exact order of what is seen of them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use hopscope::live::LiveConfig;
 use hopscope::model::{Actor, Direction, Errno, ResetReason, Signal, TcpFlags, TcpState};
@@ -89,6 +89,27 @@ fn a_refused_connect_is_seen_whole() {
     });
     assert!(opened < syn && syn < rst && rst < reset && reset < returned);
     assert!(error < returned && state < returned);
+    watch.assert_no_loss();
+}
+
+#[test]
+fn a_refused_ipv6_connect_is_seen() {
+    let mut gateway = Gateway::start();
+    let mut watch = Watch::start(&gateway.config());
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let upstream = listener.local_addr().unwrap();
+    drop(listener);
+    assert_ne!(gateway.connect(upstream), "0");
+    watch.until("close", |watch| watch.has(is_close));
+    watch.settle();
+    watch.position(
+        "opened",
+        |seen| matches!(seen, Seen::Signal(Signal::Opened { upstream: to, .. }) if *to == upstream),
+    );
+    watch.position("SYN", |seen| seen.is_segment(TO, TcpFlags::SYN));
+    watch.position("RST", |seen| {
+        seen.is_segment(FROM, TcpFlags::RST.union(TcpFlags::ACK))
+    });
     watch.assert_no_loss();
 }
 
@@ -399,6 +420,25 @@ fn an_open_connection_is_taken_up() {
         watch.seen
     );
     drop(accepted);
+}
+
+#[test]
+fn a_gateway_that_inherits_a_connection_is_taken_up() {
+    let mut before = Gateway::start();
+    let after = Gateway::start();
+    let listener = TcpListener::bind(loopback(0)).unwrap();
+    let upstream = listener.local_addr().unwrap();
+    assert_eq!(before.connect(upstream), "0");
+    let mut watch = Watch::start(&after.config());
+    watch.settle();
+    assert!(watch.seen.is_empty(), "{}", watch.trace());
+    before.launch_command(&format!("exec {}", after.program().display()));
+    watch.until("seeded", |watch| {
+        watch.has(|seen| {
+            matches!(seen, Seen::Signal(Signal::Seeded { process, upstream: to, .. })
+                if process.pid == before.pid() && *process.comm == *after.name && *to == upstream)
+        })
+    });
 }
 
 #[test]

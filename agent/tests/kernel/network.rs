@@ -43,6 +43,8 @@ fn a_missing_neighbour_is_told_by_the_host_itself() {
     watch.until("ICMP error and close", |watch| {
         icmp(watch).is_some() && watch.has(is_unreachable)
     });
+    let told = watch.position("ICMP error", |seen| matches!(seen, Seen::Icmp(_)));
+    assert!(told < watch.position("close", is_unreachable));
     let error = icmp(&watch).unwrap();
     assert!(error.from_self, "{error:?}");
     assert_eq!((error.from, error.code), (IpAddr::from([10, 77, 0, 1]), 1));

@@ -28,7 +28,7 @@ pub(crate) struct Gateway {
     child: Child,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Gateway {
@@ -70,7 +70,7 @@ impl Gateway {
             child,
             commands,
             answers,
-            _home: home,
+            home,
         };
         // The answer says that `unshare` has become the shell.
         gateway.run("true");
@@ -79,6 +79,11 @@ impl Gateway {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The program that bears the name.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.home.path().join(&self.name)
     }
 
     /// Runs one command and waits for its end; the exit status comes back.

@@ -20,6 +20,13 @@ const FINDING_SETTLE: Duration = Duration::from_millis(500);
 /// The reset that answers a request on a closed connection is waited for this long.
 const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 
+/// Facts about an end come this much later at most: they travel the same ring.
+const END_SETTLE: Duration = Duration::from_millis(20);
+
+/// A gateway closes towards client and upstream in one go; a processor taken away in between makes it
+/// longer than the microseconds that it takes.
+const TOGETHER: Duration = Duration::from_millis(2);
+
 impl Hop {
     pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
         if self.phase != Phase::Connecting {
@@ -28,7 +35,8 @@ impl Hop {
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
         let alive = cx
-            .upstream_alive
+            .alive
+            .get(&self.upstream)
             .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
         let facts = ConnectFacts {
             elapsed,
@@ -156,7 +164,7 @@ impl Hop {
                 .front()
                 .is_some_and(|exchange| exchange.closed_before);
         if !wait {
-            self.judge_open(at, ended, cx, out);
+            self.end(at, ended, cx, out);
         }
         if close == Close::Rst {
             self.judge_unused(close, at, cx, out);
@@ -172,7 +180,7 @@ impl Hop {
     ) {
         let (closer, close) = *self.first_close.get_or_insert((Actor::Gateway, Close::Fin));
         if closer == Actor::Gateway {
-            self.judge_open(at, Ended::Gateway, cx, out);
+            self.end(at, Ended::Gateway, cx, out);
             return;
         }
         let ended = if close == Close::Rst {
@@ -180,8 +188,37 @@ impl Hop {
         } else {
             Ended::UpstreamFin
         };
-        self.judge_open(at, ended, cx, out);
+        self.end(at, ended, cx, out);
         self.judge_unused(close, at, cx, out);
+    }
+
+    /// Takes note of what ended the exchanges. Live, some facts about an end come after it: why the
+    /// upstream's kernel reset, and whether the gateway let go of its client in the same moment.
+    fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
+        if !self.kernel || ended == Ended::UpstreamFin {
+            self.judge_open(at, ended, cx, out);
+        } else if self.ending.is_none() && self.exchanges.open.iter().any(|open| !open.judged) {
+            self.ending = Some((ended, at));
+            self.waits.push((at.after(END_SETTLE), Wait::End));
+        }
+    }
+
+    /// Judges the end that was noted.
+    pub(super) fn judge_end(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
+        let Some((ended, at)) = self.ending.take() else {
+            return;
+        };
+        let left = self.closer.and_then(|thread| cx.departures.get(&thread));
+        let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
+        if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
+            for open in &mut self.exchanges.open {
+                if !std::mem::replace(&mut open.judged, true) {
+                    cx.stats.client_left += 1;
+                }
+            }
+            return;
+        }
+        self.judge_open(at, ended, cx, out);
     }
 
     /// A fresh connection that the upstream closed before a single request byte.

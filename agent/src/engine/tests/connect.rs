@@ -66,6 +66,19 @@ fn blackholed_when_the_gateway_gives_up() {
 }
 
 #[test]
+fn blackholed_when_the_gateway_aborts_its_socket() {
+    let mut sim = Sim::live("haproxy");
+    sim.syn().ms(1000).syn_again().ms(1000);
+    sim.state(
+        TcpState::SynSent,
+        TcpState::Close,
+        Some(Errno::ECONNRESET),
+        0,
+    );
+    sim.expect(Cause::TcpConnectBlackholed, Proof::Inferred);
+}
+
+#[test]
 fn blackholed_from_packets_alone() {
     let mut sim = Sim::packets();
     sim.syn().ms(1000).syn_again();

@@ -118,6 +118,7 @@ impl Sim {
             errno,
             bytes_acked: Some(bytes_acked),
             rtt_us: None,
+            thread: 43,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Closes and resets of established connections.
 
 use super::sim::{GET, OK, Sim};
-use crate::model::{Actor, Cause, Phase, Proof, ResetReason, Signal};
+use crate::model::{Actor, Cause, Input, Phase, Proof, ResetReason, Signal};
 
 fn both(run: impl Fn(&mut Sim)) {
     for mut sim in [Sim::live("nginx"), Sim::packets()] {
@@ -276,4 +276,34 @@ fn a_connection_joined_mid_stream_is_taken_for_reused() {
     sim.request().ms(30).upstream_fin();
     let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
     assert!(event.completeness.mid_stream);
+}
+
+#[test]
+fn a_client_that_left_is_not_a_slow_upstream() {
+    // The order of nginx, then that of Envoy.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().ms(2000).gateway_fin();
+    sim.input(Input::ClientLeft { thread: 43 });
+    sim.expect_none();
+    assert_eq!(sim.engine.stats().client_left, 1);
+    let mut sim = Sim::live("envoy");
+    sim.open().request().ms(2000);
+    sim.input(Input::ClientLeft { thread: 43 });
+    sim.gateway_rst().expect_none();
+    // Another thread's client, or one that left at another time, says nothing.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().ms(2000).gateway_fin();
+    sim.input(Input::ClientLeft { thread: 44 });
+    sim.ms(5).input(Input::ClientLeft { thread: 43 });
+    sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+}
+
+#[test]
+fn the_reason_of_a_reset_comes_after_it() {
+    let mut sim = Sim::live("nginx");
+    sim.open()
+        .request()
+        .upstream_rst()
+        .reason(ResetReason::AbortOnClose);
+    sim.expect(Cause::TcpClosedOnAccept, Proof::Proven);
 }
