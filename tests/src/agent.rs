@@ -20,6 +20,9 @@ use crate::clock::{Deadline, wait_for};
 /// Names the binary under test; without it, the release build of this workspace.
 pub const BINARY_VARIABLE: &str = "HOPSCOPE_BIN";
 
+/// Starts a program that ends with its parent.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
 /// Time that the agent gets to load its programs and listen.
 const START: Duration = Duration::from_secs(30);
 
@@ -113,7 +116,15 @@ impl Agent {
         let files = Directory::new()?;
         let log = files.path().join("log");
         let address = free_port()?;
-        let mut command = binary();
+        // The agent lives outside the lab's namespaces, so nothing else ends it when this process is
+        // killed. Virtual machines do without.
+        let mut command = if Path::new(SETPRIV).exists() {
+            let mut command = Command::new(SETPRIV);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(path());
+            command
+        } else {
+            binary()
+        };
         command
             .args(["run", "--listen", &address.to_string()])
             .args(arguments);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{self, Child, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use crate::netns;
 
 /// Time that a program gets to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Start of the name of every directory; the id of the owning process follows.
+const PREFIX: &str = "hopscope-lab-";
 
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
@@ -39,6 +42,23 @@ pub fn everything() {
         }
     }
     netns::remove_own();
+}
+
+/// Removes what runs left behind that were killed before they could clean up.
+pub fn leftovers() {
+    netns::remove_leftovers();
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A program that ends with its owner.
@@ -101,7 +121,7 @@ impl Directory {
     /// A new, empty directory, readable by the unprivileged users that gateways may switch to.
     pub fn new() -> Result<Self> {
         let directory = tempfile::Builder::new()
-            .prefix("hopscope-lab-")
+            .prefix(&format!("{PREFIX}{}-", process::id()))
             .tempdir()
             .context("could not make a temporary directory")?;
         kept().push(Kept::Directory(directory.path().to_owned()));

@@ -219,7 +219,7 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
         writeln!(
             text,
             "location = /{name} {{ proxy_pass http://{name}; {source}\
-             proxy_connect_timeout {}s; proxy_set_header Connection {connection}; }}",
+             proxy_connect_timeout {}s; proxy_set_header Connection {connection}; proxy_set_header Host $host; }}",
             connect_timeout.as_secs()
         )?;
     }

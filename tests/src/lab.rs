@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cleanup;
 use crate::client::{Request, Seen, Session, request};
 use crate::clock::wait_for;
 use crate::command::run_with_input;
 use crate::gateway::{Gateway, Kind, Route};
-use crate::netns::{self, Netns};
+use crate::netns::Netns;
 use crate::scenario::{Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6};
 use crate::upstream::Upstreams;
 
@@ -43,7 +44,7 @@ pub struct Lab {
 impl Lab {
     /// Builds the network and starts upstreams and gateways for `scenarios`.
     pub fn start(kinds: &[Kind], scenarios: &[Scenario]) -> Result<Self> {
-        netns::remove_leftovers();
+        cleanup::leftovers();
         let near = Netns::new("gateway")?;
         let far = Netns::new("upstream")?;
         connect(&near, &far).context("could not join the lab's namespaces")?;

@@ -101,7 +101,7 @@ impl Drop for Netns {
 }
 
 /// Removes the namespaces of runs that were killed before they could.
-pub fn remove_leftovers() {
+pub(crate) fn remove_leftovers() {
     for (name, owner) in names() {
         if !Path::new("/proc").join(owner.to_string()).exists() {
             remove(&name);
@@ -110,7 +110,7 @@ pub fn remove_leftovers() {
 }
 
 /// Removes the namespaces of this process.
-pub fn remove_own() {
+pub(crate) fn remove_own() {
     for (name, owner) in names() {
         if owner == process::id() {
             remove(&name);

@@ -47,7 +47,7 @@ pub enum Behaviour {
     CloseOnAccept,
     /// Reads one request, sends these bytes (perhaps none), and ends like this.
     Reply(&'static [u8], End),
-    /// Sends these bytes before any request comes, reads one request and closes.
+    /// Sends these bytes without waiting for a request, reads one request and closes.
     Banner(&'static [u8]),
     /// Answers one request and closes the connection after this time in the gateway's pool.
     CloseIdle(Duration),
@@ -208,6 +208,8 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
             }
         }
         Behaviour::Banner(bytes) => {
+            // nginx that is spoken to before it has sent its request says nothing at all.
+            thread::sleep(UNDER_WAY);
             stream.write_all(bytes)?;
             read_request(&mut stream, over)?;
         }

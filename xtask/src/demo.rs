@@ -8,11 +8,11 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use hopscope_tests::agent::{self, Event};
+use hopscope_tests::cleanup;
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::recording::Recording;
 use hopscope_tests::scenario::{Scenario, failures, healthy};
 use hopscope_tests::watch::{Played, Watch};
-use hopscope_tests::{cleanup, netns};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -242,7 +242,6 @@ fn table<const N: usize>(titles: &[&str; N], rows: &[[String; N]]) {
 
 /// Removes namespaces, programs and files when the demo is interrupted.
 fn clean_up_on_signals() -> Result<()> {
-    netns::remove_leftovers();
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
     thread::spawn(move || {

@@ -235,9 +235,10 @@ fn boot(kernel: &Path, initramfs: &Path) -> Result<()> {
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs);
+    // The kernel hands what it does not know to the first process as environment.
     command.args([
         "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr",
+        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr HOPSCOPE_BIN=/hopscope",
     ]);
     let shown = exec::shown(&command);
     say(&format!("$ {shown}"));

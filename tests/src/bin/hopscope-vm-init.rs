@@ -23,6 +23,19 @@ const REFUSED: u16 = 20_000;
 const RESET: u16 = 20_001;
 const MALFORMED: u16 = 20_002;
 
+/// Every kernel program, as `hopscope check` names them.
+const PROGRAMS: [&str; 9] = [
+    "state",
+    "reset_in",
+    "reset_out",
+    "retransmit",
+    "error",
+    "connect_enter",
+    "connect_exit",
+    "segment_egress",
+    "segment_ingress",
+];
+
 const BAD_HEADER: &[u8] = b"HTTP/1.1 200 OK\r\nX-Cache : miss\r\nContent-Length: 3\r\n\r\nok\n";
 
 fn main() -> Result<()> {
@@ -46,7 +59,8 @@ fn smoke() -> Result<()> {
         .arg("check")
         .output()
         .context("could not run `hopscope check`")?;
-    for line in String::from_utf8_lossy(&check.stdout).lines() {
+    let report = String::from_utf8_lossy(&check.stdout);
+    for line in report.lines() {
         say(&format!("check: {line}"));
     }
     let complaint = String::from_utf8_lossy(&check.stderr);
@@ -55,6 +69,13 @@ fn smoke() -> Result<()> {
         "`hopscope check` ended with {}: {complaint}",
         check.status
     );
+    for program in PROGRAMS {
+        let attaches = report.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(program) && words.next() == Some("yes")
+        });
+        ensure!(attaches, "the program {program} does not attach");
+    }
 
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let _upstreams = Upstreams::start([
@@ -110,6 +131,7 @@ fn exchange(port: u16) {
 /// Mounts what the agent reads, and brings loopback up.
 fn prepare() -> Result<()> {
     for (kind, target) in [
+        ("devtmpfs", "/dev"),
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("tmpfs", "/tmp"),
