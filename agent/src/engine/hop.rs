@@ -29,8 +29,9 @@ use crate::tcp::{Close, Flow};
 const CONNECT_SETTLE: Duration = Duration::from_millis(20);
 const ICMP_SETTLE: Duration = Duration::from_millis(150);
 
-/// Without a kernel, an ICMP error is final unless another SYN follows; the second SYN comes after
-/// one second (RFC 6298 section 2).
+/// An ICMP error does not end a connect whose process is inside the call, and another SYN follows.
+/// Without a kernel the error is final unless that comes: the second SYN after one second (RFC 6298
+/// section 2).
 const ICMP_FINAL: Duration = Duration::from_millis(1200);
 
 /// A closed hop is kept this long for late segments.
@@ -263,7 +264,7 @@ impl Hop {
             Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
                 if self.last_syn.is_some() {
                     self.syn_retransmits += 1;
-                    self.connect.icmp = None;
+                    self.connect.at = None;
                     self.waits.retain(|(_, wait)| *wait != Wait::Connect);
                 } else if !self.to.started() {
                     self.phase = Phase::Connecting;
@@ -272,7 +273,11 @@ impl Hop {
                 self.last_syn = Some(at);
                 if !self.kernel {
                     // Without a kernel nothing tells when the gateway gives up.
-                    self.waits.push((at.after(CONNECT_LIMIT), Wait::Connect));
+                    let limit = match self.connect.icmp {
+                        Some(_) => self.icmp_final(),
+                        None => CONNECT_LIMIT,
+                    };
+                    self.waits.push((at.after(limit), Wait::Connect));
                 }
             }
             Direction::FromUpstream if self.phase == Phase::Connecting => {
@@ -411,11 +416,16 @@ impl Hop {
                     self.connect_ended(at, CONNECT_SETTLE);
                 }
             } else {
-                self.connect_ended(at, ICMP_FINAL);
+                self.connect_ended(at, self.icmp_final());
             }
         }
         self.arm(&mut out);
         out
+    }
+
+    /// How long another SYN may take after an ICMP error, each twice as long as the one before.
+    fn icmp_final(&self) -> Duration {
+        ICMP_FINAL * (1 << self.syn_retransmits.min(6))
     }
 
     /// Notes the end of a failed connect, to be judged after `settle`.

@@ -160,7 +160,7 @@ pub(crate) enum Seen {
         errno: Errno,
     },
     Icmp(IcmpError),
-    ClientLeft(u32),
+    ClientLeft,
     Lost(u64),
 }
 
@@ -247,7 +247,7 @@ impl Watch {
                         )
                     }
                     Input::Icmp(error) => (None, Seen::Icmp(error)),
-                    Input::ClientLeft { thread } => (None, Seen::ClientLeft(thread)),
+                    Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });

@@ -169,6 +169,17 @@ fn an_icmp_error_may_be_ahead_of_its_syn() {
 }
 
 #[test]
+fn an_icmp_error_explains_the_silence_after_it() {
+    // Routers limit the rate of their errors: the second SYN drew none.
+    both(|sim| {
+        sim.syn().icmp([10, 0, 0, 254], false, 1);
+        sim.ms(1000).syn_again().ms(1000);
+        sim.state(TcpState::SynSent, TcpState::Close, None, 0);
+        sim.expect(Cause::TcpConnectHostUnreachable, Proof::Proven);
+    });
+}
+
+#[test]
 fn an_unseen_icmp_error_leaves_rivals() {
     let mut sim = Sim::live("nginx");
     sim.syn().ms(3000).state(
