@@ -202,7 +202,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
-        self.last_seen = at;
+        let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
         if segment.flags.contains(TcpFlags::SYN) {
@@ -258,6 +258,13 @@ impl Hop {
         out
     }
 
+    /// Notes that something is heard of the hop. Records of several processors may be a little out of
+    /// order: time does not run backwards.
+    fn heard(&mut self, at: Timestamp) -> Timestamp {
+        self.last_seen = self.last_seen.max(at);
+        self.last_seen
+    }
+
     /// SYN or SYN-ACK.
     fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
         match segment.direction {
@@ -307,7 +314,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
-        self.last_seen = at;
+        let at = self.heard(at);
         self.kernel = true;
         match signal {
             Signal::Opened { process, .. } => {
