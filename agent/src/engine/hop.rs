@@ -95,6 +95,7 @@ pub(super) struct Context<'a> {
 
 /// One hop.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Hop {
     pub(super) process: Option<Arc<Process>>,
     pub(super) local: Option<SocketAddr>,
@@ -122,6 +123,8 @@ pub(super) struct Hop {
     first_close: Option<(Actor, Close)>,
     /// What ended the exchanges, while it waits to be judged.
     ending: Option<(Ended, Timestamp)>,
+    /// Whether such an end was judged: only the first counts.
+    ended: bool,
     /// The thread that closed the gateway's socket.
     closer: Option<u32>,
     /// Whether a close before any request byte was judged.
@@ -163,6 +166,7 @@ impl Hop {
             reset_reason: None,
             first_close: None,
             ending: None,
+            ended: false,
             closer: None,
             unused_judged: false,
             waits: Vec::new(),
