@@ -329,6 +329,14 @@ fn bad_flags_are_named() {
             "bad address `x`: give HOST:PORT",
         ),
         (
+            &["run", "--snap-len", "99999"],
+            "snap_len 99999 is too large: at most 32768 bytes",
+        ),
+        (
+            &["run", "--ring-size", "4096"],
+            "ring_size 4096 is too small: at least 262144 bytes",
+        ),
+        (
             &["run", "--upstream", "x"],
             "bad upstream `x`: give ADDRESS",
         ),
