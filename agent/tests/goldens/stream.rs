@@ -103,10 +103,10 @@ fn gaps() -> Vec<Golden> {
         ),
         (
             "stream/snap_length_in_the_head",
-            "The head itself is captured short: not judged.",
+            "The head of the response is captured short: not judged.",
             scenario(|hop| {
                 hop.snap = 54 + 20;
-                hop.open().request().reply(NO).close();
+                hop.open().send(b"GET / HTTP/1.1\r\n\r\n").upstream_acks().reply(NO).close();
             }),
         ),
         (
