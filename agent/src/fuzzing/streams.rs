@@ -275,7 +275,8 @@ fn follow_responses(stream: &[Piece<'_>], kind: RequestKind) -> (Vec<Step>, Resp
             Piece::Gap(gap) => (&[][..], gap),
         };
         loop {
-            let (taken, event) = if gap > 0 {
+            let missed = gap > 0;
+            let (taken, event) = if missed {
                 let (taken, event) = parser.skip(gap);
                 assert!(taken <= gap);
                 gap -= taken;
@@ -287,6 +288,10 @@ fn follow_responses(stream: &[Piece<'_>], kind: RequestKind) -> (Vec<Step>, Resp
             };
             at += taken;
             match event {
+                // A gap that a response begins in is taken whole.
+                Some(event @ ResponseEvent::Begin) if missed => {
+                    steps.push(Step::Response(0, event));
+                }
                 Some(event) => steps.push(Step::Response(at, event)),
                 None if bytes.is_empty() && gap == 0 => break,
                 None => assert!(taken > 0, "no progress"),

@@ -304,6 +304,27 @@ impl Sim {
         self
     }
 
+    /// The sequence number of the next byte of a side.
+    pub(super) const fn next_seq(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::ToUpstream => self.gateway_seq,
+            Direction::FromUpstream => self.upstream_seq,
+        }
+    }
+
+    /// A side sent so many bytes, however they were seen; the other acknowledges them.
+    pub(super) fn sent(&mut self, direction: Direction, bytes: u32) {
+        match direction {
+            Direction::ToUpstream => {
+                self.gateway_seq = self.gateway_seq.wrapping_add(bytes);
+                self.ack();
+            }
+            Direction::FromUpstream => {
+                self.reply_unseen(bytes);
+            }
+        }
+    }
+
     /// The refusal of a SYN, with the kernel's view of it.
     pub(super) fn refuse(&mut self) -> &mut Self {
         self.segment(Direction::FromUpstream, TcpFlags::RST.union(ACK), 0, &[], 0);
