@@ -124,6 +124,10 @@ impl World {
     /// Everything that must hold at any time.
     fn check(&mut self) {
         assert!(self.engine.open_hops() <= LIMITS.hops, "hops above the cap");
+        let [ends, places, deadlines] = self.engine.remembered();
+        assert!(ends <= self.engine.open_hops(), "ends without a hop");
+        assert!(places <= 2 * LIMITS.hops + 1, "places without a hop");
+        assert!(deadlines < 2048, "deadlines without a hop");
         while let Some(event) = self.engine.poll_event() {
             assert!(!event.evidence.is_empty(), "{event:?}");
             let open = event.proof == Proof::Underdetermined;
@@ -183,7 +187,11 @@ impl World {
     /// The next bytes of a side, and of its sequence space.
     fn send(&mut self, hop: usize, to: bool, flags: TcpFlags, payload: &[u8]) {
         let controls = [TcpFlags::SYN, TcpFlags::FIN];
-        let taken = controls.iter().filter(|flag| flags.contains(**flag)).count() + payload.len();
+        let taken = controls
+            .iter()
+            .filter(|flag| flags.contains(**flag))
+            .count()
+            + payload.len();
         let side = self.side(hop, to);
         let seq = side.next;
         side.next = seq.wrapping_add(u32::try_from(taken).unwrap_or(0));
@@ -247,13 +255,20 @@ impl World {
             }
             9 => {
                 let flags = data.u8();
-                let to = data.u8() & 1 == 0;
+                let how = data.u8();
+                let to = how & 1 == 0;
+                // Translated addresses: another upstream than the socket's own.
+                let port = 9000 + u16::from(how >> 2);
+                if how & 2 != 0 {
+                    self.hops[hop].upstream.set_port(port);
+                }
                 let shift = i32::from(data.u16().cast_signed());
                 let more = data.u16();
                 let length = data.index(32);
                 let bytes = data.slice(length);
                 let seq = self.side(hop, to).next.wrapping_add_signed(shift);
                 self.segment(hop, to, flags, seq, bytes, u32::from(more));
+                self.hops[hop].upstream = ends.upstream;
             }
             10 => {
                 let state = |number: u8| {
@@ -396,6 +411,7 @@ fn run(data: &[u8]) -> Vec<HopEvent> {
     world.engine.finish(world.now);
     world.check();
     assert_eq!(world.engine.open_hops(), 0, "finish leaves hops");
+    assert_eq!(world.engine.remembered()[0], 0, "finish leaves ends");
     world.engine.handle_timeout(Timestamp::MAX);
     world.check();
     assert_eq!(world.engine.poll_timeout(), None, "finish leaves deadlines");

@@ -69,6 +69,11 @@ impl Sim {
         self.local.set_port(self.local.port() + 1);
     }
 
+    /// Changes the port that segments and signals show from now on.
+    pub(super) fn translated(&mut self, port: u16) {
+        self.upstream.set_port(port);
+    }
+
     pub(super) fn sleep(&mut self, time: Duration) -> &mut Self {
         let until = self.now.after(time);
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
