@@ -29,9 +29,8 @@ impl Model {
     /// longest, of those the first. A byte that was handed over is never looked at again.
     fn covered(&self) -> Option<Option<u8>> {
         let at = self.offset();
-        let covers = |(start, length, _): &&(u64, u64, Vec<u8>)| {
-            (*start..*start + *length).contains(&at)
-        };
+        let covers =
+            |(start, length, _): &&(u64, u64, Vec<u8>)| (*start..*start + *length).contains(&at);
         let mut best: Option<&(u64, u64, Vec<u8>)> = None;
         for piece in self.pieces.iter().filter(covers) {
             let better = |best: &(u64, u64, Vec<u8>)| {

@@ -150,11 +150,7 @@ fn cut() -> Vec<Golden> {
             "FIN between a 100 and the final response.",
             answered(b"HTTP/1.1 100 Continue\r\n\r\n"),
         ),
-        (
-            "http1/head_reset",
-            "RST inside the head.",
-            reset(HEAD),
-        ),
+        ("http1/head_reset", "RST inside the head.", reset(HEAD)),
         (
             "http1/body_truncated",
             "FIN with 45 of 50 body bytes missing.",

@@ -5,7 +5,10 @@
 
 #![cfg(feature = "std-edges")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-#![expect(clippy::print_stdout, reason = "the regeneration shows what it changed")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the regeneration shows what it changed"
+)]
 #![expect(clippy::needless_pass_by_value, reason = "a list of made things")]
 
 mod connect;
@@ -50,13 +53,7 @@ fn verdicts(story: &str, capture: &[u8]) -> String {
     let summary = source::analyze(capture, &Options::default(), &mut engine, &mut |event| {
         events.push(event);
     });
-    render::text(
-        story,
-        capture,
-        &events,
-        &summary.unwrap(),
-        &engine.stats(),
-    )
+    render::text(story, capture, &events, &summary.unwrap(), &engine.stats())
 }
 
 /// The lines in which two texts differ, with their surroundings.
@@ -110,10 +107,7 @@ fn captures_give_the_expected_verdicts() {
         println!("{wrong}");
         return;
     }
-    assert!(
-        wrong.is_empty(),
-        "UPDATE_GOLDENS=1 accepts these:\n{wrong}"
-    );
+    assert!(wrong.is_empty(), "UPDATE_GOLDENS=1 accepts these:\n{wrong}");
 }
 
 #[test]

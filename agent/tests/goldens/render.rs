@@ -175,4 +175,3 @@ fn counters(out: &mut String, summary: &Summary, stats: &Stats) {
         .collect();
     writeln!(out, "{}", told.join(", ")).unwrap();
 }
-

@@ -57,7 +57,11 @@ fn reassembly() -> Vec<Golden> {
                 hop.open().send(GET).ms(200);
                 let seq = hop.gateway_seq - 31;
                 hop.segment(From::Gateway, ACK, seq, GET).upstream_acks();
-                hop.piece(NO, 0, 40).ms(200).piece(NO, 0, 40).sent(NO).close();
+                hop.piece(NO, 0, 40)
+                    .ms(200)
+                    .piece(NO, 0, 40)
+                    .sent(NO)
+                    .close();
             }),
         ),
         (
@@ -83,7 +87,11 @@ fn reassembly() -> Vec<Golden> {
             "The same port is used again with other sequence numbers: two connections, one failure.",
             scenario(|hop| {
                 hop.open().request().reply(OK).close().ms(100);
-                hop.same_port(700_000, 900_000).open().request().reply(NO).close();
+                hop.same_port(700_000, 900_000)
+                    .open()
+                    .request()
+                    .reply(NO)
+                    .close();
             }),
         ),
     ]
@@ -96,7 +104,10 @@ fn gaps() -> Vec<Golden> {
             "Bodies are captured short: lengths tell where they end.",
             scenario(|hop| {
                 hop.snap = 54 + 60;
-                let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n"[..], &[b'x'; 200]];
+                let body = [
+                    &b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n"[..],
+                    &[b'x'; 200],
+                ];
                 hop.open().request().reply(&body.concat());
                 hop.request().reply(NO).close();
             }),
@@ -106,7 +117,11 @@ fn gaps() -> Vec<Golden> {
             "The head of the response is captured short: not judged.",
             scenario(|hop| {
                 hop.snap = 54 + 20;
-                hop.open().send(b"GET / HTTP/1.1\r\n\r\n").upstream_acks().reply(NO).close();
+                hop.open()
+                    .send(b"GET / HTTP/1.1\r\n\r\n")
+                    .upstream_acks()
+                    .reply(NO)
+                    .close();
             }),
         ),
         (
@@ -120,7 +135,11 @@ fn gaps() -> Vec<Golden> {
             "stream/mid_stream_in_a_response",
             "The capture begins inside a response: only what follows is judged.",
             scenario(|hop| {
-                hop.joined().reply(b"the rest of a body").request().reply(NO).close();
+                hop.joined()
+                    .reply(b"the rest of a body")
+                    .request()
+                    .reply(NO)
+                    .close();
             }),
         ),
         (
@@ -136,7 +155,11 @@ fn gaps() -> Vec<Golden> {
             "stream/missed_head",
             "The head of the response was missed: not judged.",
             scenario(|hop| {
-                hop.open().request().reply_unseen(300).reply(b"the rest").close();
+                hop.open()
+                    .request()
+                    .reply_unseen(300)
+                    .reply(b"the rest")
+                    .close();
             }),
         ),
         (
@@ -211,7 +234,12 @@ fn messages() -> Vec<Golden> {
             "stream/pipelined",
             "Two requests at once, one response, then the upstream closes: the second failed.",
             scenario(|hop| {
-                hop.open().send(GET).send(GET).upstream_acks().reply(OK).close();
+                hop.open()
+                    .send(GET)
+                    .send(GET)
+                    .upstream_acks()
+                    .reply(OK)
+                    .close();
             }),
         ),
         (
@@ -228,15 +256,20 @@ fn messages() -> Vec<Golden> {
             scenario(|hop| {
                 hop.open().request();
                 hop.reply(b"HTTP/1.1 100 Continue\r\n\r\n");
-                hop.reply(b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\n").reply(NO).close();
+                hop.reply(b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\n")
+                    .reply(NO)
+                    .close();
             }),
         ),
         (
             "stream/head",
             "A response to HEAD has no body, whatever its Content-Length.",
             scenario(|hop| {
-                hop.open().send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n").upstream_acks();
-                hop.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n").close();
+                hop.open()
+                    .send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n")
+                    .upstream_acks();
+                hop.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
+                    .close();
             }),
         ),
         (
@@ -247,7 +280,10 @@ fn messages() -> Vec<Golden> {
                 hop.send(b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n");
                 hop.upstream_acks();
                 hop.reply(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n");
-                hop.reply(b"\x81\x05hello").send(b"\x88\0").upstream_acks().upstream_rst();
+                hop.reply(b"\x81\x05hello")
+                    .send(b"\x88\0")
+                    .upstream_acks()
+                    .upstream_rst();
             }),
         ),
         (
@@ -255,8 +291,10 @@ fn messages() -> Vec<Golden> {
             "A response before the request is complete ends the exchange.",
             scenario(|hop| {
                 hop.open();
-                hop.send(b"POST /a HTTP/1.1\r\nContent-Length: 5000\r\n\r\nabc").upstream_acks();
-                hop.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n").upstream_rst();
+                hop.send(b"POST /a HTTP/1.1\r\nContent-Length: 5000\r\n\r\nabc")
+                    .upstream_acks();
+                hop.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+                    .upstream_rst();
             }),
         ),
         (
@@ -264,7 +302,8 @@ fn messages() -> Vec<Golden> {
             "A second response that nobody asked for.",
             scenario(|hop| {
                 hop.open().request().reply(OK).ms(100);
-                hop.reply(b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n").close();
+                hop.reply(b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n")
+                    .close();
             }),
         ),
         (

@@ -44,7 +44,13 @@ pub(crate) fn goldens() -> Vec<Golden> {
             "tcp/closed_no_response_reused",
             "The same on a connection that carried an exchange before: acknowledged, so not stale.",
             scenario(|hop| {
-                hop.open().request().reply(OK).ms(100).request().ms(30).close();
+                hop.open()
+                    .request()
+                    .reply(OK)
+                    .ms(100)
+                    .request()
+                    .ms(30)
+                    .close();
             }),
         ),
         (
@@ -58,7 +64,12 @@ pub(crate) fn goldens() -> Vec<Golden> {
             "tcp/reset_at_once_reused",
             "A reset right behind the acknowledged request on a reused connection leaves two causes.",
             scenario(|hop| {
-                hop.open().request().reply(OK).ms(5000).request().upstream_rst();
+                hop.open()
+                    .request()
+                    .reply(OK)
+                    .ms(5000)
+                    .request()
+                    .upstream_rst();
             }),
         ),
         (
@@ -81,7 +92,12 @@ pub(crate) fn goldens() -> Vec<Golden> {
             "tcp/stale_reuse_only_the_reset",
             "A request on an idle connection draws a reset that acknowledges nothing.",
             scenario(|hop| {
-                hop.open().request().reply(OK).ms(5000).send(GET).upstream_rst();
+                hop.open()
+                    .request()
+                    .reply(OK)
+                    .ms(5000)
+                    .send(GET)
+                    .upstream_rst();
             }),
         ),
         (
@@ -102,7 +118,11 @@ pub(crate) fn goldens() -> Vec<Golden> {
             "tcp/gateway_resets_behind_the_response",
             "A gateway that has its response and closes with unread bytes is healthy.",
             scenario(|hop| {
-                hop.open().request().reply(OK).reply(b"unread").gateway_rst();
+                hop.open()
+                    .request()
+                    .reply(OK)
+                    .reply(b"unread")
+                    .gateway_rst();
             }),
         ),
         (
