@@ -15,8 +15,11 @@ pub use streams::{reassembly, request, response};
 use crate::input::frame::{LinkType, parse_frame};
 use crate::input::packet::{IpPacket, parse_ip};
 
+/// What a target does with an input.
+pub type Target = fn(&[u8]);
+
 /// Every target with its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame", frame),
     #[cfg(feature = "std-edges")]
     ("capture", capture),

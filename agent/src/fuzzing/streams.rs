@@ -10,12 +10,26 @@ use crate::tcp::{Chunk, Reassembler};
 /// Operations of one input that are looked at: the model is quadratic.
 const MAX_OPERATIONS: usize = 300;
 
+/// A byte of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Seen(u8),
+    Missed,
+}
+
+/// A segment's payload: its first position, its length on the wire, and what was captured of it.
+struct Copied {
+    start: u64,
+    length: u64,
+    bytes: Vec<u8>,
+}
+
 /// What a reassembler has to do, byte by byte: nothing is merged, nothing is clever.
 #[derive(Default)]
 struct Model {
-    /// Everything that was ever pushed and not refused: first position, length, captured bytes.
-    pieces: Vec<(u64, u64, Vec<u8>)>,
-    out: Vec<Option<u8>>,
+    /// Everything that was ever pushed and not refused.
+    pieces: Vec<Copied>,
+    out: Vec<Slot>,
     fin: Option<u64>,
     holes: u64,
 }
@@ -27,40 +41,45 @@ impl Model {
 
     /// The byte at the offset: of the pieces that cover it the one that begins first, of those the
     /// longest, of those the first. A byte that was handed over is never looked at again.
-    fn covered(&self) -> Option<Option<u8>> {
+    fn covered(&self) -> Option<Slot> {
         let at = self.offset();
-        let covers =
-            |(start, length, _): &&(u64, u64, Vec<u8>)| (*start..*start + *length).contains(&at);
-        let mut best: Option<&(u64, u64, Vec<u8>)> = None;
-        for piece in self.pieces.iter().filter(covers) {
-            let better = |best: &(u64, u64, Vec<u8>)| {
-                piece.0 < best.0 || (piece.0 == best.0 && piece.1 > best.1)
+        let mut best: Option<&Copied> = None;
+        for piece in &self.pieces {
+            let covers = (piece.start..piece.start + piece.length).contains(&at);
+            let better = |best: &Copied| {
+                piece.start < best.start
+                    || (piece.start == best.start && piece.length > best.length)
             };
-            if best.is_none_or(better) {
+            if covers && best.is_none_or(better) {
                 best = Some(piece);
             }
         }
-        best.map(|(start, _, bytes)| {
-            let index = usize::try_from(at - start).unwrap_or(usize::MAX);
-            bytes.get(index).copied()
+        best.map(|piece| {
+            let index = usize::try_from(at - piece.start).unwrap_or(usize::MAX);
+            let seen = piece.bytes.get(index);
+            seen.map_or(Slot::Missed, |byte| Slot::Seen(*byte))
         })
     }
 
     fn hand_over(&mut self) {
-        while let Some(byte) = self.covered() {
-            self.out.push(byte);
+        while let Some(slot) = self.covered() {
+            self.out.push(slot);
         }
     }
 
     fn push(&mut self, at: u64, length: u64, bytes: &[u8]) -> bool {
-        let known = |(start, known, _): &(u64, u64, Vec<u8>)| *start == at && *known >= length;
+        let known = |piece: &Copied| piece.start == at && piece.length >= length;
         let waits = at > self.offset();
         if length == 0 || (waits && self.pieces.iter().any(known)) {
             return false;
         }
         let before = self.offset();
         if waits || at + length > before {
-            self.pieces.push((at, length, bytes.to_vec()));
+            self.pieces.push(Copied {
+                start: at,
+                length,
+                bytes: bytes.to_vec(),
+            });
         }
         self.hand_over();
         waits || self.offset() > before
@@ -76,7 +95,7 @@ impl Model {
             } else {
                 self.holes += u64::from(!in_hole);
                 in_hole = true;
-                self.out.push(None);
+                self.out.push(Slot::Missed);
             }
         }
         self.hand_over();
@@ -84,10 +103,10 @@ impl Model {
 }
 
 /// Notes what a reassembler hands over.
-fn note(out: &mut Vec<Option<u8>>, chunk: Chunk<'_>) {
+fn note(out: &mut Vec<Slot>, chunk: Chunk<'_>) {
     match chunk {
-        Chunk::Data(bytes) => out.extend(bytes.iter().copied().map(Some)),
-        Chunk::Gap(bytes) => out.extend((0..bytes).map(|_| None)),
+        Chunk::Data(bytes) => out.extend(bytes.iter().copied().map(Slot::Seen)),
+        Chunk::Gap(bytes) => out.extend((0..bytes).map(|_| Slot::Missed)),
     }
 }
 

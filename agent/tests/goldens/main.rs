@@ -5,11 +5,6 @@
 
 #![cfg(feature = "std-edges")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-#![expect(
-    clippy::print_stdout,
-    reason = "the regeneration shows what it changed"
-)]
-#![expect(clippy::needless_pass_by_value, reason = "a list of made things")]
 
 mod connect;
 mod http1;
