@@ -36,6 +36,9 @@ type Departures = HashMap<u32, Timestamp, RandomState>;
 /// Gateway threads remembered at once: far more than processors.
 const MAX_THREADS: usize = 16_384;
 
+/// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
+const MAX_STALE_TIMERS: usize = 1024;
+
 /// ICMP errors kept for a SYN that may still come, and for how long.
 const MAX_EARLY_ICMP: usize = 64;
 const EARLY_ICMP: Duration = Duration::from_secs(1);
@@ -94,6 +97,8 @@ struct Tracked {
     hop: Hop,
     /// The deadline that the timers hold for it.
     armed: Option<Timestamp>,
+    /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
+    ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Engine {
@@ -186,6 +191,13 @@ impl Engine {
         self.hops.len()
     }
 
+    /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
+    /// deadlines.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn remembered(&self) -> [usize; 3] {
+        [self.ends.len(), self.eviction.len(), self.timers.len()]
+    }
+
     /// Counters.
     pub const fn stats(&self) -> Stats {
         self.stats
@@ -210,7 +222,7 @@ impl Engine {
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
     fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        self.ends.insert(ends, id);
+        self.enter_ends(id, ends);
         if self.early_icmp.is_empty() {
             return;
         }
@@ -224,6 +236,20 @@ impl Engine {
         {
             self.with_hop(id, |hop, _| hop.icmp(at, icmp));
         }
+    }
+
+    /// Enters the ends of a hop into the table, one entry a hop.
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+        let Some(tracked) = self.hops.get_mut(&id) else {
+            return;
+        };
+        let before = tracked.ends.replace(ends);
+        if let Some(before) = before
+            && self.ends.get(&before) == Some(&id)
+        {
+            self.ends.remove(&before);
+        }
+        self.ends.insert(ends, id);
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -240,7 +266,7 @@ impl Engine {
             local, upstream, ..
         } = &signal
         {
-            self.ends.insert((*local, *upstream), id);
+            self.enter_ends(id, (*local, *upstream));
         }
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
     }
@@ -312,7 +338,12 @@ impl Engine {
         }
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.hops.insert(id, Tracked { hop, armed: None });
+        let tracked = Tracked {
+            hop,
+            armed: None,
+            ends: None,
+        };
+        self.hops.insert(id, tracked);
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
             let hops = &self.hops;
@@ -322,14 +353,12 @@ impl Engine {
     }
 
     fn forget(&mut self, id: HopId) {
-        let Some(Tracked { hop, .. }) = self.hops.remove(&id) else {
-            return;
-        };
-        if let Some(local) = hop.local {
-            let ends = (local, hop.upstream);
-            if self.ends.get(&ends) == Some(&id) {
-                self.ends.remove(&ends);
-            }
+        if let Some(Tracked {
+            ends: Some(ends), ..
+        }) = self.hops.remove(&id)
+            && self.ends.get(&ends) == Some(&id)
+        {
+            self.ends.remove(&ends);
         }
     }
 
@@ -358,6 +387,12 @@ impl Engine {
         }
         for judged in out.judged {
             self.judged(id, judged);
+        }
+        // Deadlines of hops that were forgotten, and earlier ones of the others, stay behind.
+        if self.timers.len() > MAX_STALE_TIMERS + 2 * self.hops.len() {
+            let hops = &self.hops;
+            self.timers
+                .retain(|at, id| hops.get(&id).is_some_and(|hop| hop.armed == Some(at)));
         }
     }
 

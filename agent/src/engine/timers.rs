@@ -16,6 +16,16 @@ impl Timers {
         self.heap.push(Reverse((at, hop)));
     }
 
+    /// Entries, those to be ignored included.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Drops the entries that `keep` does not want.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(Timestamp, HopId) -> bool) {
+        self.heap.retain(|Reverse((at, hop))| keep(*at, *hop));
+    }
+
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
