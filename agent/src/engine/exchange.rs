@@ -94,6 +94,7 @@ impl Exchanges {
         upstream_closed: bool,
         limits: &Limits,
         stats: &mut Stats,
+        done: &mut Vec<Completed>,
     ) {
         match chunk {
             Chunk::Data(mut bytes) => {
@@ -107,7 +108,12 @@ impl Exchanges {
                     let started = matches!(event, Some(RequestEvent::Begin));
                     self.count_sent(at, taken as u64, !started);
                     match event {
-                        Some(event) => self.on_request(at, event, upstream_closed, limits, stats),
+                        Some(event) => {
+                            if started {
+                                self.unfollowed(at, done);
+                            }
+                            self.on_request(at, event, upstream_closed, limits, stats);
+                        }
                         None if bytes.is_empty() => return,
                         None => {}
                     }
@@ -135,6 +141,15 @@ impl Exchanges {
         }
     }
 
+    /// A gateway sends its next request once it has the whole response. One that could not be followed
+    /// to its end is over by then, or every later response would count for the wrong request.
+    fn unfollowed(&mut self, at: Timestamp, done: &mut Vec<Completed>) {
+        let stage = self.response.stage();
+        if matches!(stage, Stage::Lost | Stage::Broken) {
+            self.complete(at, stage, done);
+        }
+    }
+
     fn on_request(
         &mut self,
         at: Timestamp,
@@ -144,6 +159,8 @@ impl Exchanges {
         stats: &mut Stats,
     ) {
         match event {
+            // What a tunnel carries is no request, whatever it looks like.
+            RequestEvent::Begin if self.response.stage() == Stage::Tunnel => {}
             RequestEvent::Begin => {
                 if self.open.len() >= limits.pipelined {
                     stats.pipelined_dropped += 1;

@@ -236,7 +236,7 @@ impl Hop {
                 }
                 let limits = cx.limits;
                 to.segment(at, segment, limits, |chunk| {
-                    exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                    exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
                 exchanges.take_early(at, cx.stats, &mut done);
             }
@@ -244,7 +244,7 @@ impl Hop {
                 if acks {
                     let limits = cx.limits;
                     to.acknowledged(segment.ack, |chunk| {
-                        exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                        exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
                 }
                 from.segment(at, segment, cx.limits, |chunk| {

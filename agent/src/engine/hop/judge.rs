@@ -74,6 +74,7 @@ impl Hop {
     ) {
         for completed in done {
             cx.stats.exchanges += 1;
+            cx.stats.unjudged_gap += u64::from(completed.stage == Stage::Lost);
             if completed.exchange.judged {
                 continue;
             }
