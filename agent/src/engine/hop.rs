@@ -19,7 +19,7 @@ use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, IcmpError, Process, ResetReason, Segment, Signal, TcpFlags, TcpState,
-    Timestamp,
+    Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -89,7 +89,7 @@ pub(super) struct Context<'a> {
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
     pub(super) alive: &'a Alive,
-    /// When each gateway thread last let go of a client that had left.
+    /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
 }
 
@@ -122,8 +122,8 @@ pub(super) struct Hop {
     first_close: Option<(Actor, Close)>,
     /// What ended the exchanges, while it waits to be judged.
     ending: Option<(Ended, Timestamp)>,
-    /// The thread that closed the gateway's socket.
-    closer: Option<u32>,
+    /// The turn that closed the gateway's socket.
+    closer: Option<Turn>,
     /// Whether a close before any request byte was judged.
     unused_judged: bool,
     waits: Vec<(Timestamp, Wait)>,
@@ -328,10 +328,10 @@ impl Hop {
                 errno,
                 bytes_acked,
                 rtt_us,
-                thread,
+                turn,
             } => {
                 self.closer = self.closer.or_else(|| {
-                    matches!(new, TcpState::FinWait1 | TcpState::Close).then_some(thread)
+                    matches!(new, TcpState::FinWait1 | TcpState::Close).then_some(turn)
                 });
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);

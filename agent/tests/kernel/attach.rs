@@ -16,6 +16,7 @@ use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_p
 const PROGRAMS: [&str; 9] = [
     "state",
     "reset_in",
+    "destroyed",
     "reset_out",
     "retransmit",
     "error",

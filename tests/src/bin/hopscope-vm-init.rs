@@ -27,6 +27,7 @@ const MALFORMED: u16 = 20_002;
 const PROGRAMS: [&str; 9] = [
     "state",
     "reset_in",
+    "destroyed",
     "reset_out",
     "retransmit",
     "error",
