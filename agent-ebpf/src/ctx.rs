@@ -164,6 +164,14 @@ pub(crate) fn comm() -> [u8; COMM_LEN] {
     bpf_get_current_comm().unwrap_or_default()
 }
 
+/// Which turn of its loop the current thread is in: how often it went to sleep of its own will, which
+/// an event loop does once a turn. What it does between two sleeps belongs together, however long the
+/// scheduler makes it wait.
+#[inline(always)]
+pub(crate) fn turn() -> u32 {
+    field::<u64>(task(), &maps::TASK_SLEEPS).unwrap_or(0) as u32
+}
+
 /// The current process, as a record carries it.
 #[inline(always)]
 pub(crate) fn caller(comm: [u8; COMM_LEN]) -> Caller {
@@ -173,6 +181,8 @@ pub(crate) fn caller(comm: [u8; COMM_LEN]) -> Caller {
         cgroup_id: unsafe { generated::bpf_get_current_cgroup_id() },
         pid: (id >> 32) as u32,
         tid: id as u32,
+        turn: turn(),
+        reserved: 0,
         comm,
     }
 }

@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -38,7 +38,7 @@ pub mod kind {
     /// A [`super::ConnectRecord`].
     pub const CONNECT: u16 = 8;
     /// An [`super::OpenRecord`] about a client's connection, not a hop: a gateway closed it after the
-    /// client had, and had sent nothing on it lately. The client left without an answer.
+    /// client had, in order or by a reset, and had sent nothing on it lately. The client left without an answer.
     pub const CLIENT_LEFT: u16 = 10;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
@@ -99,6 +99,10 @@ pub struct Caller {
     pub pid: u32,
     /// Thread id.
     pub tid: u32,
+    /// Which turn of the thread's loop it is: how often it went to sleep so far.
+    pub turn: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Name of the process, or of the thread where the process's could not be read.
     pub comm: [u8; COMM_LEN],
 }
@@ -138,6 +142,10 @@ pub struct StateRecord {
     /// Thread that ran when the state changed: the one that closed the socket where a close changed
     /// it, any other where a segment did.
     pub tid: u32,
+    /// That thread's turn, as in [`Caller::turn`].
+    pub turn: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A fact about a tracked socket with one number.
@@ -312,11 +320,11 @@ macro_rules! layout {
 layout! {
     Header { size: 24, kind: 0, reserved: 2, len: 4, time_ns: 8, cookie: 16 }
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
-    Caller { size: 32, cgroup_id: 0, pid: 8, tid: 12, comm: 16 }
-    OpenRecord { size: 96, header: 0, ends: 24, caller: 64 }
-    StateRecord { size: 96, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92 }
+    Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, reserved: 20, comm: 24 }
+    OpenRecord { size: 104, header: 0, ends: 24, caller: 64 }
+    StateRecord { size: 104, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92, turn: 96, reserved: 100 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
-    ConnectRecord { size: 104, header: 0, ends: 24, caller: 64, errno: 96, reserved: 100 }
+    ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

@@ -56,6 +56,12 @@ fn reset_in(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn destroyed(ctx: BtfTracePointContext) -> i32 {
+    let _ = socket::destroyed(&ctx);
+    0
+}
+
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_out(ctx: BtfTracePointContext) -> i32 {
     let _ = socket::reset_sent(&ctx);

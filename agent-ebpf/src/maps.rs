@@ -14,6 +14,9 @@ const HOPS_CAP: u32 = 131_072;
 /// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
 const CONNECTS_CAP: u32 = 16_384;
 
+/// Sockets that were reset and not closed yet, which their owners do within moments.
+const RESETS_CAP: u32 = 16_384;
+
 /// Names, cgroups and upstreams that can be configured.
 const FILTER_CAP: u32 = 4_096;
 
@@ -33,6 +36,10 @@ pub(crate) static TUPLES: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(
 #[map]
 pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
     LruHashMap::with_max_entries(CONNECTS_CAP, 0);
+
+/// Sockets that are no hops and that the other side reset while they were open.
+#[map]
+pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
 
 /// Names of gateway processes, padded with zeros.
 #[map]
@@ -119,6 +126,8 @@ globals! {
     TASK_LEADER: u32 = NO_OFFSET;
     /// `task_struct.comm`, sixteen bytes.
     TASK_COMM: u32 = NO_OFFSET;
+    /// `task_struct.nvcsw`, `u64`.
+    TASK_SLEEPS: u32 = NO_OFFSET;
     /// `task_struct.files`, pointer.
     TASK_FILES: u32 = NO_OFFSET;
     /// `files_struct.fdt`, pointer.

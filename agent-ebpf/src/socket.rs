@@ -10,7 +10,7 @@ use hopscope_ebpf::{
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, TUPLES, count};
+use crate::maps::{self, CONNECTS, HOPS, RESETS, TUPLES, count};
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;
@@ -20,6 +20,9 @@ const SYN_SENT: i32 = 2;
 const CLOSE_WAIT: i32 = 8;
 /// `TCP_LAST_ACK` of the same file.
 const LAST_ACK: i32 = 9;
+/// The same two as a socket keeps them.
+const ESTABLISHED_STATE: u8 = ESTABLISHED as u8;
+const CLOSE_WAIT_STATE: u8 = CLOSE_WAIT as u8;
 /// A client that was sent something this few ticks ago got its answer: 5 ms to 50 ms, by the kernel's
 /// tick.
 const ANSWERED_JIFFIES: u32 = 5;
@@ -67,6 +70,8 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
             | known(bytes_acked, flag::BYTES_ACKED)
             | known(srtt, flag::SRTT),
         tid: bpf_get_current_pid_tgid() as u32,
+        turn: ctx::turn(),
+        reserved: 0,
     })
 }
 
@@ -79,6 +84,22 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
     if old != CLOSE_WAIT || new != LAST_ACK {
         return None;
     }
+    let_go(ctx, sk)
+}
+
+/// `tcp_destroy_sock(sk)`: of a socket that was reset while it was open, at the end of the owner's close.
+#[inline(always)]
+pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
+    let sk = Sock::arg(ctx, 0)?;
+    let cookie = sk.cookie();
+    RESETS.get_ptr(cookie)?;
+    let _ = RESETS.remove(cookie);
+    let_go(ctx, sk)
+}
+
+/// The current process lets go of a connection that the other side has ended.
+#[inline(always)]
+fn let_go(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     let comm = ctx::comm();
     let ends = sk.ends();
     if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
@@ -144,7 +165,14 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
 /// `tcp_receive_reset(sk)`.
 #[inline(always)]
 pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
-    let cookie = hop(Sock::arg(ctx, 0)?)?;
+    let sk = Sock::arg(ctx, 0)?;
+    let Some(cookie) = hop(sk) else {
+        // Of a socket that its owner closed already, nobody will let go any more.
+        if let Some(ESTABLISHED_STATE | CLOSE_WAIT_STATE) = sk.field::<u8>(&maps::SKC_STATE) {
+            let _ = RESETS.insert(sk.cookie(), 0, 0);
+        }
+        return None;
+    };
     debug!(ctx, "hop {}: reset received", cookie);
     send(kind::RESET_IN, cookie, None)
 }

@@ -23,18 +23,18 @@ use crate::classify::{Verdict, connect_call};
 use crate::limits::Limits;
 use crate::model::{
     Completeness, ConnectionInfo, Errno, ExchangeInfo, GatewayInfo, HopEvent, HopId, IcmpError,
-    Input, LocalInfo, Process, Proof, Segment, Signal, TcpFlags, Timestamp, UpstreamInfo,
+    Input, LocalInfo, Process, Proof, Segment, Signal, TcpFlags, Timestamp, Turn, UpstreamInfo,
 };
 use crate::stats::Stats;
 
 /// When a connection to each upstream was last established.
 type Alive = HashMap<SocketAddr, Timestamp, RandomState>;
 
-/// When each gateway thread last let go of a client that had left without an answer.
-type Departures = HashMap<u32, Timestamp, RandomState>;
+/// When a gateway last let go of a client that had left without an answer, by the turn that did.
+type Departures = HashMap<Turn, Timestamp, RandomState>;
 
-/// Gateway threads remembered at once: far more than processors.
-const MAX_THREADS: usize = 16_384;
+/// Turns remembered at once: far more than gateways take while a verdict waits.
+const MAX_TURNS: usize = 16_384;
 
 /// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
 const MAX_STALE_TIMERS: usize = 1024;
@@ -83,7 +83,7 @@ pub struct Engine {
     timers: Timers,
     /// When a connection to an upstream was last established.
     alive: Alive,
-    /// When each gateway thread last let go of a client that had left.
+    /// When a gateway let go of clients that had left.
     departures: Departures,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
@@ -135,7 +135,7 @@ impl Engine {
                 self.connect_failed(at, &process, upstream, errno);
             }
             Input::Icmp(icmp) => self.icmp(at, icmp),
-            Input::ClientLeft { thread } => self.client_left(at, thread),
+            Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
         }
     }
@@ -302,14 +302,14 @@ impl Engine {
         self.emit(event);
     }
 
-    fn client_left(&mut self, at: Timestamp, thread: u32) {
+    fn client_left(&mut self, at: Timestamp, turn: Turn) {
         // Only the latest moments count: what is older is forgotten before the table grows.
-        if self.departures.len() >= MAX_THREADS {
+        if self.departures.len() >= MAX_TURNS {
             self.departures
                 .retain(|_, left| at.since(*left) < Duration::from_secs(1));
         }
-        if self.departures.len() < MAX_THREADS {
-            self.departures.insert(thread, at);
+        if self.departures.len() < MAX_TURNS {
+            self.departures.insert(turn, at);
         }
     }
 

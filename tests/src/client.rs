@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::clock::Deadline;
 
@@ -76,6 +77,34 @@ impl Session {
             .context("could not send a request to the gateway")
     }
 
+    /// Goes away without a word, or with a reset.
+    pub fn leave(self, reset: bool) -> Result<()> {
+        if reset {
+            set_socket_linger(&self.stream, Some(Duration::ZERO))?;
+        }
+        Ok(())
+    }
+
+    /// Asks for another protocol. Where it is granted, sends what looks like a request and waits until it
+    /// comes back.
+    pub fn upgrade(&mut self, path: &str) -> Result<Seen> {
+        let text = format!(
+            "GET {path} HTTP/1.1\r\nHost: lab.test\r\nConnection: Upgrade\r\nUpgrade: lab\r\n\r\n"
+        );
+        self.stream.write_all(text.as_bytes())?;
+        let seen = self.receive()?;
+        if seen == Seen::Status(101) {
+            self.stream.write_all(text.as_bytes())?;
+            self.stream.set_read_timeout(Some(PATIENCE))?;
+            let mut back = vec![0; text.len()];
+            self.stream
+                .read_exact(&mut back)
+                .context("the tunnel did not bring back what was sent")?;
+            anyhow::ensure!(back == text.as_bytes(), "the tunnel changed what was sent");
+        }
+        Ok(seen)
+    }
+
     /// Reads one answer.
     pub fn receive(&mut self) -> Result<Seen> {
         self.receive_up_to(usize::MAX)
@@ -141,6 +170,9 @@ fn is_whole(bytes: &[u8], closed: bool) -> bool {
     let Some(end) = find(bytes, b"\r\n\r\n") else {
         return false;
     };
+    if matches!(status(bytes), Some(101 | 204 | 304)) {
+        return true;
+    }
     let (head, body) = bytes.split_at(end + 4);
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     let field = |name: &str| {

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use crate::cleanup::{Directory, Program};
 use crate::clock::wait_for;
 use crate::netns::Netns;
+use crate::scenario::Check;
 
 /// Time-out of the gateways for connecting, sending and reading, unless a route says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +70,10 @@ pub struct Route {
     pub keep_alive: bool,
     /// Time-out for connecting.
     pub connect_timeout: Duration,
+    /// Time-out for the answer.
+    pub read_timeout: Duration,
+    /// The checks that HAProxy makes.
+    pub check: Option<Check>,
     /// Source address and port of connections to the upstream, where it must not be the kernel's choice.
     pub source: Option<SocketAddr>,
 }
@@ -194,7 +199,8 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
     writeln!(
         text,
         "proxy_http_version 1.1;\nproxy_next_upstream off;\n\
-         proxy_send_timeout {seconds}s;\nproxy_read_timeout {seconds}s;"
+         proxy_send_timeout {seconds}s;\n\
+         map $http_upgrade $hop_connection {{ default upgrade; '' close; }}"
     )?;
     for route in routes {
         let Route { name, upstream, .. } = route;
@@ -210,17 +216,24 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
         let Route {
             name,
             connect_timeout,
+            read_timeout,
             ..
         } = route;
-        let connection = if route.keep_alive { "\"\"" } else { "close" };
+        let connection = if route.keep_alive {
+            "\"\""
+        } else {
+            "$hop_connection"
+        };
         let source = route
             .source
             .map_or_else(String::new, |source| format!("proxy_bind {source}; "));
         writeln!(
             text,
             "location = /{name} {{ proxy_pass http://{name}; {source}\
-             proxy_connect_timeout {}s; proxy_set_header Connection {connection}; proxy_set_header Host $host; }}",
-            connect_timeout.as_secs()
+             proxy_connect_timeout {}s; proxy_read_timeout {}s; proxy_set_header Connection {connection}; \
+             proxy_set_header Upgrade $http_upgrade; proxy_set_header Host $host; }}",
+            connect_timeout.as_secs(),
+            read_timeout.as_secs()
         )?;
     }
     text.push_str("}\n}\n");
@@ -228,10 +241,9 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
 }
 
 fn haproxy_config(routes: &[Route]) -> Result<String> {
-    let timeout = TIMEOUT.as_millis();
     let mut text = format!(
         "global\n  maxconn 1000\n  nbthread 1\n\
-         defaults\n  mode http\n  retries 0\n  timeout client 20s\n  timeout server {timeout}ms\n\
+         defaults\n  mode http\n  retries 0\n  option abortonclose\n  timeout client 60s\n\
          frontend lab\n  bind {}\n",
         Kind::Haproxy.address()
     );
@@ -255,11 +267,18 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
                 source.port()
             )
         });
+        let (probe, check) = match route.check {
+            None => ("", ""),
+            Some(Check::Tcp) => ("", " check inter 50ms"),
+            Some(Check::Http) => ("  option httpchk GET /check\n", " check inter 50ms"),
+        };
+        // How long a check may take is not what the lab is about.
         writeln!(
             text,
-            "backend {name}\n  http-reuse {reuse}\n{close}  timeout connect {}ms\n  \
-             server upstream {upstream}{source}",
-            route.connect_timeout.as_millis()
+            "backend {name}\n  http-reuse {reuse}\n{close}{probe}  timeout connect {}ms\n  \
+             timeout server {}ms\n  timeout check 20s\n  server upstream {upstream}{source}{check}",
+            route.connect_timeout.as_millis(),
+            route.read_timeout.as_millis()
         )?;
     }
     Ok(text)

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,7 +16,9 @@ use crate::clock::wait_for;
 use crate::command::run_with_input;
 use crate::gateway::{Gateway, Kind, Route};
 use crate::netns::Netns;
-use crate::scenario::{Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6};
+use crate::scenario::{
+    Departure, Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6,
+};
 use crate::upstream::Upstreams;
 
 /// The gateways' end of the veth pair.
@@ -29,6 +32,9 @@ const FIRST_SOURCE_PORT: u16 = 10_000;
 
 /// Time that an upstream gets to close a connection after its answer.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How long a client makes its gateway wait: longer than the 200 ms below which the agent blames nobody.
+const AWAY: Duration = Duration::from_millis(400);
 
 /// A running lab. Dropping it removes everything.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ impl Lab {
                     upstream,
                     keep_alive: scenario.keep_alive(),
                     connect_timeout: scenario.connect_timeout(),
+                    read_timeout: scenario.read_timeout(),
+                    check: scenario.check,
                     source: scenario.fixed_source().then_some(source),
                 });
                 served.extend(scenario.behaviour.map(|behaviour| (upstream, behaviour)));
@@ -156,6 +164,21 @@ fn drive(
                 other => other,
             })
         }
+        Drive::Leave(departure) => {
+            let mut session = Session::open(gateway)?;
+            session.send(&get)?;
+            thread::sleep(AWAY);
+            session.leave(departure == Departure::Reset)?;
+            wait_for("the gateway to give the upstream up", CLOSE, closed)?;
+            Ok(Seen::Nothing)
+        }
+        Drive::Crawl => {
+            let mut session = Session::open(gateway)?;
+            session.send(&get)?;
+            thread::sleep(AWAY);
+            session.receive()
+        }
+        Drive::Upgrade => Session::open(gateway)?.upgrade(path),
         Drive::Many(count) => {
             let mut session = Session::open(gateway)?;
             let mut last = Seen::Nothing;

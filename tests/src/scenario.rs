@@ -38,6 +38,8 @@ pub struct Scenario {
     pub verdict: Option<Verdict>,
     /// The gateway that takes such a response as it is: behind it, nothing failed.
     pub tolerated_by: Option<Kind>,
+    /// The checks that HAProxy makes meanwhile.
+    pub check: Option<Check>,
 }
 
 /// What the engine must say.
@@ -120,6 +122,30 @@ pub enum Drive {
     GoAway,
     /// Sends this many on one connection, each after the other's answer.
     Many(u32),
+    /// Sends one and goes away while it waits for the answer.
+    Leave(Departure),
+    /// Sends one, and reads the answer only after a while.
+    Crawl,
+    /// Asks for another protocol and speaks it.
+    Upgrade,
+}
+
+/// How a client goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// With a FIN.
+    Fin,
+    /// With a RST.
+    Reset,
+}
+
+/// How HAProxy checks the health of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It connects and closes.
+    Tcp,
+    /// It sends a request.
+    Http,
 }
 
 impl Scenario {
@@ -154,6 +180,15 @@ impl Scenario {
         match self.place {
             // Linux needs three seconds to find that nobody has the address.
             Place::Absent => Duration::from_secs(5),
+            _ => TIMEOUT,
+        }
+    }
+
+    /// The gateway's time-out for the answer.
+    pub const fn read_timeout(&self) -> Duration {
+        match self.drive {
+            // It must be the client whose patience ends.
+            Drive::Leave(_) | Drive::Crawl => Duration::from_mins(1),
             _ => TIMEOUT,
         }
     }
@@ -223,6 +258,7 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
             in_packets: true,
         }),
         tolerated_by: None,
+        check: None,
     }
 }
 
@@ -533,6 +569,20 @@ fn http1_bodies() -> [Scenario; 7] {
 /// What looks like a failure to a tool that counts packets or errors, and is none.
 pub fn traps() -> Vec<Scenario> {
     const EOF_BODY: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok\n";
+    const NOT_MODIFIED: &[u8] = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n";
+    let seen = |seen, scenario| Scenario {
+        nginx: seen,
+        haproxy: seen,
+        ..scenario
+    };
+    let left = |name, departure| {
+        let silent = trap(name, reply(b"", End::Silence));
+        seen(Seen::Nothing, silent.drive(Drive::Leave(departure)))
+    };
+    let checked = |name, check| Scenario {
+        check: Some(check),
+        ..trap(name, Behaviour::Healthy).drive(Drive::Many(100))
+    };
     vec![
         trap(
             "slow_success",
@@ -552,6 +602,23 @@ pub fn traps() -> Vec<Scenario> {
         trap("unread_data", Behaviour::Flood(64 << 20)).drive(Drive::GoAway),
         // The same four addresses and ports, one connection after the other.
         trap("port_reuse", Behaviour::Reply(EOF_BODY, End::Fin)).drive(Drive::Again),
+        // The gateway gives the upstream up, but only because nobody waits for the answer any more.
+        left("client_left", Departure::Fin),
+        left("client_reset", Departure::Reset),
+        // The gateway's window closes, for longer than an upstream may be silent.
+        trap("slow_reader", Behaviour::Flood(8 << 20)).drive(Drive::Crawl),
+        trap("large_body", Behaviour::Flood(32 << 20)),
+        // A body is announced that must not follow.
+        seen(
+            Seen::Status(304),
+            trap("not_modified", reply(NOT_MODIFIED, End::Fin)),
+        ),
+        seen(
+            Seen::Status(101),
+            trap("upgrade", Behaviour::Upgrade).drive(Drive::Upgrade),
+        ),
+        checked("checked_tcp", Check::Tcp),
+        checked("checked_http", Check::Http),
     ]
 }
 

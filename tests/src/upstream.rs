@@ -36,6 +36,10 @@ pub const HEALTHY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 pub const HEALTHY_CHUNKED: &[u8] =
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n2\r\nk\n\r\n0\r\n\r\n";
 
+/// The answer to a request for another protocol.
+const SWITCHING: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: lab\r\n\r\n";
+
 /// What an upstream does with each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -57,6 +61,8 @@ pub enum Behaviour {
     AcceptLate(Duration),
     /// Announces a body of this many bytes and sends it as fast as the gateway reads.
     Flood(usize),
+    /// Switches protocols and sends back what it is sent.
+    Upgrade,
 }
 
 /// How a connection ends after the reply.
@@ -217,6 +223,19 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
             if read_request(&mut stream, over)? {
                 stream.write_all(HEALTHY)?;
                 thread::sleep(delay);
+            }
+        }
+        Behaviour::Upgrade => {
+            if read_request(&mut stream, over)? {
+                stream.write_all(SWITCHING)?;
+                let mut buffer = [0; 4096];
+                loop {
+                    let count = read_some(&mut stream, &mut buffer, over)?;
+                    if count == 0 {
+                        break;
+                    }
+                    stream.write_all(buffer.get(..count).unwrap_or_default())?;
+                }
             }
         }
         Behaviour::Flood(length) => {

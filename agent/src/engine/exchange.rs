@@ -94,9 +94,10 @@ impl Exchanges {
         upstream_closed: bool,
         limits: &Limits,
         stats: &mut Stats,
+        done: &mut Vec<Completed>,
     ) {
         if self.response.stage() == Stage::Tunnel {
-            // What goes through a tunnel is no request.
+            // What a tunnel carries is no request, whatever it looks like.
             return;
         }
         match chunk {
@@ -111,7 +112,12 @@ impl Exchanges {
                     let started = matches!(event, Some(RequestEvent::Begin));
                     self.count_sent(at, taken as u64, !started);
                     match event {
-                        Some(event) => self.on_request(at, event, upstream_closed, limits, stats),
+                        Some(event) => {
+                            if started {
+                                self.unfollowed(at, done);
+                            }
+                            self.on_request(at, event, upstream_closed, limits, stats);
+                        }
                         None if bytes.is_empty() => return,
                         None => {}
                     }
@@ -139,6 +145,15 @@ impl Exchanges {
         }
     }
 
+    /// A gateway sends its next request once it has the whole response. One that could not be followed
+    /// to its end is over by then, or every later response would count for the wrong request.
+    fn unfollowed(&mut self, at: Timestamp, done: &mut Vec<Completed>) {
+        let stage = self.response.stage();
+        if matches!(stage, Stage::Lost | Stage::Broken) {
+            self.complete(at, stage, done);
+        }
+    }
+
     fn on_request(
         &mut self,
         at: Timestamp,
@@ -149,13 +164,6 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
-                if self.response.stage() == Stage::Lost {
-                    // A gateway sends the next request when it has the whole response before: what a
-                    // gap hid is over.
-                    stats.unjudged_gap +=
-                        self.open.drain(..).filter(|open| !open.judged).count() as u64;
-                    self.response.reset();
-                }
                 if self.open.len() >= limits.pipelined {
                     stats.pipelined_dropped += 1;
                     return;

@@ -19,7 +19,7 @@ use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, IcmpError, Process, ResetReason, Segment, Signal, TcpFlags, TcpState,
-    Timestamp,
+    Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -93,7 +93,7 @@ pub(super) struct Context<'a> {
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
     pub(super) alive: &'a Alive,
-    /// When each gateway thread last let go of a client that had left.
+    /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
 }
 
@@ -129,8 +129,8 @@ pub(super) struct Hop {
     ending: Option<(Ended, Timestamp)>,
     /// Whether such an end was judged: only the first counts.
     ended: bool,
-    /// The thread that closed the gateway's socket.
-    closer: Option<u32>,
+    /// The turn that closed the gateway's socket.
+    closer: Option<Turn>,
     /// Whether a close before any request byte was judged.
     unused_judged: bool,
     waits: Vec<(Timestamp, Wait)>,
@@ -246,7 +246,7 @@ impl Hop {
                 }
                 let limits = cx.limits;
                 to.segment(at, segment, limits, |chunk| {
-                    exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                    exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
                 // Joined mid-stream, it was the rest of an earlier response.
                 if !mid_stream {
@@ -257,7 +257,7 @@ impl Hop {
                 if acks {
                     let limits = cx.limits;
                     to.acknowledged(segment.ack, |chunk| {
-                        exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
+                        exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
                 }
                 from.segment(at, segment, cx.limits, |chunk| {
@@ -351,10 +351,10 @@ impl Hop {
                 errno,
                 bytes_acked,
                 rtt_us,
-                thread,
+                turn,
             } => {
                 self.closer = self.closer.or_else(|| {
-                    matches!(new, TcpState::FinWait1 | TcpState::Close).then_some(thread)
+                    matches!(new, TcpState::FinWait1 | TcpState::Close).then_some(turn)
                 });
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);

@@ -10,7 +10,7 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp,
+    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 /// So small that each cap is met.
@@ -283,7 +283,7 @@ impl World {
                     errno: (errno.0 != 0).then_some(errno),
                     bytes_acked: (rest & 1 == 0).then_some(u64::from(rest >> 2)),
                     rtt_us: (rest & 2 == 0).then_some(u32::from(rest)),
-                    thread: u32::from(rest >> 6),
+                    turn: turn(rest),
                 };
                 self.signal(hop, signal);
             }
@@ -375,9 +375,7 @@ impl World {
             0 => Input::Lost {
                 records: u64::from(how >> 2),
             },
-            1 => Input::ClientLeft {
-                thread: u32::from(how >> 6),
-            },
+            1 => Input::ClientLeft { turn: turn(how) },
             _ => Input::ConnectFailed {
                 process: process(how),
                 upstream: self.hops[hop].upstream,
@@ -385,6 +383,14 @@ impl World {
             },
         };
         self.input(hop, input);
+    }
+}
+
+/// One of four threads, in its first turn.
+fn turn(byte: u8) -> Turn {
+    Turn {
+        thread: u32::from(byte >> 6),
+        number: 0,
     }
 }
 

@@ -10,7 +10,7 @@ use hopscope_ebpf::{
 };
 use thiserror::Error;
 
-use crate::model::TcpState;
+use crate::model::{TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -61,10 +61,10 @@ pub(super) enum Body<'a> {
         sk_err: Option<i32>,
         bytes_acked: Option<u64>,
         srtt_us: Option<u32>,
-        thread: u32,
+        turn: Turn,
     },
     ClientLeft {
-        thread: u32,
+        turn: Turn,
     },
     Connect {
         ends: Ends,
@@ -137,7 +137,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             exact(size_of::<OpenRecord>())?;
             let caller = offset_of!(OpenRecord, caller);
             Body::ClientLeft {
-                thread: fields.u32(caller + offset_of!(Caller, tid))?,
+                turn: fields.turn(
+                    caller + offset_of!(Caller, tid),
+                    caller + offset_of!(Caller, turn),
+                )?,
             }
         }
         kind::STATE => {
@@ -233,6 +236,13 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn turn(&self, tid: usize, turn: usize) -> Result<Turn, Malformed> {
+        Ok(Turn {
+            thread: self.u32(tid)?,
+            number: self.u32(turn)?,
+        })
+    }
+
     fn state(&self) -> Result<Body<'a>, Malformed> {
         let state = |at| {
             let number = self.u32(at)?;
@@ -249,7 +259,7 @@ impl<'a> Fields<'a> {
             sk_err: known(flag::SK_ERR).then_some(sk_err),
             bytes_acked: known(flag::BYTES_ACKED).then_some(bytes_acked),
             srtt_us: known(flag::SRTT).then_some(srtt_us),
-            thread: self.u32(offset_of!(StateRecord, tid))?,
+            turn: self.turn(offset_of!(StateRecord, tid), offset_of!(StateRecord, turn))?,
         })
     }
 

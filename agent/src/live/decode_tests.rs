@@ -57,6 +57,11 @@ fn state(old: u32, new: u32, flags: u32) -> Vec<u8> {
         offset_of!(StateRecord, tid),
         &44_u32.to_ne_bytes(),
     );
+    put(
+        &mut out,
+        offset_of!(StateRecord, turn),
+        &3_u32.to_ne_bytes(),
+    );
     out
 }
 
@@ -122,7 +127,10 @@ fn values_that_could_not_be_read_are_not_taken_for_zero() {
             sk_err: Some(111),
             bytes_acked: Some(5),
             srtt_us: Some(6),
-            thread: 44,
+            turn: Turn {
+                thread: 44,
+                number: 3,
+            },
         }
     );
     let Body::State {
@@ -163,13 +171,20 @@ fn addresses_and_names_are_read() {
 }
 
 #[test]
-fn a_departure_names_the_thread() {
+fn a_departure_names_thread_and_turn() {
     let mut bytes = record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 0);
-    let tid = offset_of!(OpenRecord, caller) + offset_of!(Caller, tid);
-    put(&mut bytes, tid, &45_u32.to_ne_bytes());
+    let caller = offset_of!(OpenRecord, caller);
+    let (tid, turn) = (offset_of!(Caller, tid), offset_of!(Caller, turn));
+    put(&mut bytes, caller + tid, &45_u32.to_ne_bytes());
+    put(&mut bytes, caller + turn, &9_u32.to_ne_bytes());
     assert_eq!(
         decode(&bytes).unwrap().body,
-        Body::ClientLeft { thread: 45 }
+        Body::ClientLeft {
+            turn: Turn {
+                thread: 45,
+                number: 9
+            }
+        }
     );
 }
 

@@ -31,12 +31,17 @@ pub(super) static PROGRAMS: &[u8] =
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs on tracepoints with typed arguments: name, tracepoint, and what is lost without it.
-const TRACEPOINTS: [(&str, &str, &str); 5] = [
+const TRACEPOINTS: [(&str, &str, &str); 6] = [
     (STATE, "inet_sock_set_state", "no hop is seen"),
     (
         "reset_in",
         "tcp_receive_reset",
         "a reset that arrives is known from its segment only",
+    ),
+    (
+        "destroyed",
+        "tcp_destroy_sock",
+        "a client that left by a reset is not told from a gateway that ran out of patience",
     ),
     (
         "reset_out",

@@ -81,6 +81,11 @@ const GROUPS: &[Group] = &[
         fields: &[("TCP_LSNDTIME", "tcp_sock", "lsndtime", 4)],
     },
     Group {
+        name: "field_sleeps",
+        loss: "what a gateway's thread does in one go is told by time alone",
+        fields: &[("TASK_SLEEPS", "task_struct", "nvcsw", 8)],
+    },
+    Group {
         name: "field_comm",
         loss: "gateways are recognised by the name of the thread that connects",
         fields: &[

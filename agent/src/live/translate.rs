@@ -58,7 +58,7 @@ pub(super) fn input<'a>(
                 errno: Errno(errno),
             }));
         }
-        Body::ClientLeft { thread } => return Ok(Some(Input::ClientLeft { thread })),
+        Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },
@@ -73,7 +73,7 @@ pub(super) fn input<'a>(
             sk_err,
             bytes_acked,
             srtt_us,
-            thread,
+            turn,
         } => Signal::State {
             old,
             new,
@@ -81,7 +81,7 @@ pub(super) fn input<'a>(
             bytes_acked,
             // Zero until the first acknowledgement was timed.
             rtt_us: srtt_us.filter(|micros| *micros != 0),
-            thread,
+            turn,
         },
         Body::ResetIn => Signal::ResetReceived,
         Body::ResetOut { reason } => Signal::ResetSent {
@@ -119,6 +119,7 @@ fn bound(ends: &Ends) -> Option<SocketAddr> {
 mod tests {
     use super::*;
     use crate::live::decode;
+    use crate::model::Turn;
 
     fn ends(port: u16) -> Ends {
         Ends {
@@ -191,7 +192,7 @@ mod tests {
             sk_err: Some(0),
             bytes_acked: Some(0),
             srtt_us: Some(0),
-            thread: 0,
+            turn: Turn::default(),
         };
         let text = translate(5, body);
         assert!(

@@ -33,10 +33,10 @@ pub enum Input<'a> {
         errno: Errno,
     },
     /// A gateway's thread closed the connection of a client that had closed it before and had not been
-    /// answered. Hops that the same thread closes in that moment did not fail.
+    /// answered. Hops that the same thread closes in the same turn did not fail.
     ClientLeft {
-        /// The thread's id.
-        thread: u32,
+        /// Of which thread, and when in its life.
+        turn: Turn,
     },
     /// An ICMP error that quotes a segment of some hop.
     Icmp(IcmpError),
@@ -45,6 +45,15 @@ pub enum Input<'a> {
         /// How many records were lost since the last such word.
         records: u64,
     },
+}
+
+/// What a thread does between two sleeps: one turn of a gateway's event loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Turn {
+    /// The thread's id.
+    pub thread: u32,
+    /// How often it went to sleep before, modulo 2^32.
+    pub number: u32,
 }
 
 /// One observed TCP segment. `payload` may be shorter than `wire_len`: captured short.
@@ -117,8 +126,8 @@ pub enum Signal {
         bytes_acked: Option<u64>,
         /// Smoothed round-trip time, where known.
         rtt_us: Option<u32>,
-        /// The thread that ran then: the one that closed the socket, where a close changed the state.
-        thread: u32,
+        /// What ran then: the turn that closed the socket, where a close changed the state.
+        turn: Turn,
     },
     /// `connect()` on a tracked hop returned this error to its caller.
     ConnectReturned {

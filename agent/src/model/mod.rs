@@ -18,6 +18,6 @@ pub use event::{
     LocalInfo, Phase, UpstreamInfo,
 };
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
-pub use input::{Actor, IcmpError, Input, Segment, Signal};
+pub use input::{Actor, IcmpError, Input, Segment, Signal, Turn};
 pub use pattern::{UpstreamPattern, UpstreamPatternError};
 pub use time::Timestamp;

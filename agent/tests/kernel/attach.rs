@@ -13,9 +13,10 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "state",
     "reset_in",
+    "destroyed",
     "reset_out",
     "retransmit",
     "error",

@@ -24,9 +24,10 @@ const RESET: u16 = 20_001;
 const MALFORMED: u16 = 20_002;
 
 /// Every kernel program, as `hopscope check` names them.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "state",
     "reset_in",
+    "destroyed",
     "reset_out",
     "retransmit",
     "error",

@@ -21,11 +21,12 @@ const FINDING_SETTLE: Duration = Duration::from_millis(500);
 const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 
 /// Facts about an end come this much later at most: they travel the same ring.
-const END_SETTLE: Duration = Duration::from_millis(20);
+const END_SETTLE: Duration = Duration::from_millis(50);
 
-/// A gateway closes towards client and upstream in one go; a processor taken away in between makes it
-/// longer than the microseconds that it takes.
-const TOGETHER: Duration = Duration::from_millis(2);
+/// A gateway closes towards client and upstream in one turn of its loop: that takes microseconds, and
+/// longer where the processor is taken away in between. A busy loop takes turn after turn without a
+/// sleep to tell them apart.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Hop {
     pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
@@ -74,6 +75,7 @@ impl Hop {
     ) {
         for completed in done {
             cx.stats.exchanges += 1;
+            cx.stats.unjudged_gap += u64::from(completed.stage == Stage::Lost);
             if completed.exchange.judged {
                 continue;
             }
@@ -216,7 +218,7 @@ impl Hop {
             return;
         };
         self.ended = true;
-        let left = self.closer.and_then(|thread| cx.departures.get(&thread));
+        let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
             for open in &mut self.exchanges.open {

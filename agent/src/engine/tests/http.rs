@@ -379,3 +379,28 @@ fn a_half_closed_gateway_still_gets_its_answer_judged() {
         sim.expect(Cause::UpstreamOwnError, Proof::Proven);
     }
 }
+
+/// A chunked response of which only the beginning was captured: where it ends cannot be known.
+fn lost_framing() -> Vec<u8> {
+    let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nbb8\r\n".to_vec();
+    bytes.extend([b'z'; 3000]);
+    bytes.extend(b"\r\n0\r\n\r\n");
+    bytes
+}
+
+#[test]
+fn a_response_that_could_not_be_followed_is_over_with_the_next_request() {
+    let mut sim = Sim::live("haproxy");
+    sim.open().request().reply_short(&lost_framing(), 1000);
+    sim.request().reply(OK).ms(2000);
+    sim.request().reply_short(&lost_framing(), 1000);
+    sim.request().reply(OK).ms(2000).gateway_fin().expect_none();
+    let stats = sim.engine.stats();
+    assert_eq!((stats.exchanges, stats.unjudged_gap), (4, 2));
+
+    sim = Sim::live("haproxy");
+    sim.open().request().reply_short(&lost_framing(), 1000);
+    sim.request().reply(OK).request().ms(2000).gateway_fin();
+    let event = sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+    assert_eq!(event.exchange.unwrap().ordinal, 3);
+}

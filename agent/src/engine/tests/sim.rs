@@ -8,11 +8,17 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Cause, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp,
+    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
 pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// The turn in which the gateway closes.
+pub(super) const TURN: Turn = Turn {
+    thread: 43,
+    number: 7,
+};
 
 const START: u64 = 1_700_000_000_000_000_000;
 const ACK: TcpFlags = TcpFlags::ACK;
@@ -127,7 +133,7 @@ impl Sim {
             errno,
             bytes_acked: Some(bytes_acked),
             rtt_us: None,
-            thread: 43,
+            turn: TURN,
         })
     }
 

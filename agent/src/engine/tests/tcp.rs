@@ -1,7 +1,7 @@
 //! Closes and resets of established connections.
 
-use super::sim::{GET, OK, Sim};
-use crate::model::{Actor, Cause, Input, Phase, Proof, ResetReason, Signal};
+use super::sim::{GET, OK, Sim, TURN};
+use crate::model::{Actor, Cause, Input, Phase, Proof, ResetReason, Signal, Turn};
 
 fn both(run: impl Fn(&mut Sim)) {
     for mut sim in [Sim::live("nginx"), Sim::packets()] {
@@ -283,18 +283,20 @@ fn a_client_that_left_is_not_a_slow_upstream() {
     // The order of nginx, then that of Envoy.
     let mut sim = Sim::live("nginx");
     sim.open().request().ms(2000).gateway_fin();
-    sim.input(Input::ClientLeft { thread: 43 });
+    sim.ms(15).input(Input::ClientLeft { turn: TURN });
     sim.expect_none();
     assert_eq!(sim.engine.stats().client_left, 1);
     let mut sim = Sim::live("envoy");
     sim.open().request().ms(2000);
-    sim.input(Input::ClientLeft { thread: 43 });
-    sim.gateway_rst().expect_none();
-    // Another thread's client, or one that left at another time, says nothing.
+    sim.input(Input::ClientLeft { turn: TURN });
+    sim.ms(15).gateway_rst().expect_none();
+    // A client of another thread, of another turn or of another time says nothing.
     let mut sim = Sim::live("nginx");
     sim.open().request().ms(2000).gateway_fin();
-    sim.input(Input::ClientLeft { thread: 44 });
-    sim.ms(5).input(Input::ClientLeft { thread: 43 });
+    for turn in [Turn { thread: 44, ..TURN }, Turn { number: 8, ..TURN }] {
+        sim.input(Input::ClientLeft { turn });
+    }
+    sim.ms(60).input(Input::ClientLeft { turn: TURN });
     sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
 }
 
