@@ -84,10 +84,16 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
     if old != CLOSE_WAIT || new != LAST_ACK {
         return None;
     }
+    let sent = sk.field::<u32>(&maps::TCP_LSNDTIME)?;
+    if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
+        return None;
+    }
     let_go(ctx, sk)
 }
 
 /// `tcp_destroy_sock(sk)`: of a socket that was reset while it was open, at the end of the owner's close.
+/// What it was sent last does not count: HAProxy answers a client that has gone with a 400, and that
+/// answer draws the reset.
 #[inline(always)]
 pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
@@ -103,10 +109,6 @@ fn let_go(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     let comm = ctx::comm();
     let ends = sk.ends();
     if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
-        return None;
-    }
-    let sent = sk.field::<u32>(&maps::TCP_LSNDTIME)?;
-    if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
         return None;
     }
     debug!(ctx, "a client of {} left", bpf_get_current_pid_tgid() >> 32);

@@ -27,8 +27,9 @@ use crate::model::{
 };
 use crate::stats::Stats;
 
-/// When a connection to each upstream was last established.
-type Alive = HashMap<SocketAddr, Timestamp, RandomState>;
+/// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
+/// the same addresses for different hosts.
+type Alive = HashMap<(u64, SocketAddr), Timestamp, RandomState>;
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -382,8 +383,8 @@ impl Engine {
             }
         }
         if out.established {
-            let upstream = tracked.hop.upstream;
-            self.note_alive(upstream);
+            let place = tracked.hop.place();
+            self.note_alive(place);
         }
         for judged in out.judged {
             self.judged(id, judged);
@@ -396,8 +397,8 @@ impl Engine {
         }
     }
 
-    fn note_alive(&mut self, upstream: SocketAddr) {
-        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&upstream) {
+    fn note_alive(&mut self, place: (u64, SocketAddr)) {
+        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&place) {
             let recent = Duration::from_mins(1);
             let now = self.now;
             self.alive.retain(|_, seen| now.since(*seen) < recent);
@@ -406,7 +407,7 @@ impl Engine {
                 return;
             }
         }
-        self.alive.insert(upstream, self.now);
+        self.alive.insert(place, self.now);
     }
 
     fn judged(&mut self, id: HopId, judged: Judged) {

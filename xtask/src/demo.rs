@@ -168,7 +168,9 @@ fn request(scenario: &Scenario) -> String {
     match scenario.drive {
         Drive::Again => format!("POST /{}", scenario.name),
         Drive::Many(count) => format!("GET /{} x{count}", scenario.name),
-        Drive::Once | Drive::GoAway => format!("GET /{}", scenario.name),
+        Drive::Once | Drive::GoAway | Drive::Leave(_) | Drive::Crawl | Drive::Upgrade => {
+            format!("GET /{}", scenario.name)
+        }
     }
 }
 

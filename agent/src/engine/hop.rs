@@ -182,6 +182,12 @@ impl Hop {
         self.phase = Phase::Connecting;
     }
 
+    /// The upstream's address and the network namespace in which it is one; zero where that is unknown.
+    pub(super) fn place(&self) -> (u64, SocketAddr) {
+        let netns = self.process.as_ref().map_or(0, |process| process.netns);
+        (netns, self.upstream)
+    }
+
     /// Segments that were missed.
     pub(super) const fn lost(&self) -> u64 {
         self.to.lost() + self.from.lost()

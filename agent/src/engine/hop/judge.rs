@@ -37,7 +37,7 @@ impl Hop {
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
         let alive = cx
             .alive
-            .get(&self.upstream)
+            .get(&self.place())
             .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
         let facts = ConnectFacts {
             elapsed,

@@ -117,6 +117,16 @@ fn silence_beside_working_connections_may_be_a_full_backlog() {
         .state(TcpState::SynSent, TcpState::Close, None, 0);
     let event = sim.expect(Cause::TcpConnectBlackholed, Proof::Underdetermined);
     assert_eq!(event.rivals, [Cause::TcpConnectBacklogFull]);
+    // The same address in another network namespace is another host.
+    sim = Sim::live("nginx");
+    sim.netns = 1;
+    sim.open().request().reply(OK).gateway_fin().upstream_fin();
+    sim.next_hop();
+    sim.netns = 2;
+    sim.syn()
+        .ms(2000)
+        .state(TcpState::SynSent, TcpState::Close, None, 0);
+    sim.expect(Cause::TcpConnectBlackholed, Proof::Inferred);
     assert!(event.splitter.is_some());
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Sim {
     /// Name of the gateway process, if a kernel tells it.
     comm: Option<&'static str>,
     pub(super) window: u16,
+    /// Network namespace of the gateway process.
+    pub(super) netns: u64,
     events: Vec<HopEvent>,
 }
 
@@ -65,6 +67,7 @@ impl Sim {
             gateway_acked: 5000,
             comm,
             window: 500,
+            netns: 0,
             events: Vec::new(),
         }
     }
@@ -141,6 +144,7 @@ impl Sim {
         Arc::new(Process {
             pid: 42,
             comm: Arc::from(self.comm.unwrap_or("")),
+            netns: self.netns,
             ..Process::default()
         })
     }
