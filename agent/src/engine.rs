@@ -100,6 +100,8 @@ struct Tracked {
     armed: Option<Timestamp>,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
     ends: Option<(SocketAddr, SocketAddr)>,
+    /// When it was put into the order of eviction last; its earlier places count no more.
+    queued: Timestamp,
 }
 
 impl Engine {
@@ -320,9 +322,11 @@ impl Engine {
             let Some((queued, oldest)) = self.eviction.pop_front() else {
                 break;
             };
-            match self.hops.get(&oldest) {
+            match self.hops.get_mut(&oldest) {
+                Some(tracked) if tracked.queued != queued => {}
                 Some(tracked) if tracked.hop.last_seen > queued => {
-                    self.eviction.push_back((tracked.hop.last_seen, oldest));
+                    tracked.queued = tracked.hop.last_seen;
+                    self.eviction.push_back((tracked.queued, oldest));
                 }
                 Some(_) => {
                     self.forget(oldest);
@@ -343,12 +347,14 @@ impl Engine {
             hop,
             armed: None,
             ends: None,
+            queued: at,
         };
         self.hops.insert(id, tracked);
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
             let hops = &self.hops;
-            self.eviction.retain(|(_, id)| hops.contains_key(id));
+            self.eviction
+                .retain(|(at, id)| hops.get(id).is_some_and(|hop| hop.queued == *at));
         }
         self.eviction.push_back((at, id));
     }

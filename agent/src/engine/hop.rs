@@ -295,7 +295,7 @@ impl Hop {
                     self.syn_retransmits += 1;
                     self.connect.at = None;
                     self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-                } else if !self.to.started() {
+                } else if !self.to.started() && self.phase != Phase::Over {
                     self.phase = Phase::Connecting;
                     self.mid_stream = false;
                 }
@@ -341,6 +341,9 @@ impl Hop {
         match signal {
             Signal::Opened { process, .. } => {
                 self.process = Some(process);
+                if self.phase == Phase::Over && self.established.is_none() {
+                    self.connect_again(at);
+                }
                 // The SYN tells the local end: most ports are bound after SYN_SENT.
                 if !self.to.started() {
                     self.phase = Phase::Connecting;
@@ -462,6 +465,16 @@ impl Hop {
         self.connect.at.get_or_insert(at);
         self.waits.retain(|(_, wait)| *wait != Wait::Connect);
         self.waits.push((at.after(settle), Wait::Connect));
+    }
+
+    /// The same socket is connected once more after a connect that failed.
+    fn connect_again(&mut self, at: Timestamp) {
+        (self.to, self.from) = (Flow::default(), Flow::default());
+        self.connect = ConnectEnd::default();
+        self.opened = at;
+        self.last_syn = None;
+        self.syn_retransmits = 0;
+        self.waits.clear();
     }
 
     /// The connection is over; late segments may still come.

@@ -274,6 +274,44 @@ fn no_free_port_is_not_silence() {
 }
 
 #[test]
+fn a_syn_behind_its_own_refusal_is_no_second_failure() {
+    let mut sim = Sim::live("nginx");
+    let upstream = "10.0.0.2:8080".parse().unwrap();
+    let process = Arc::new(Process {
+        pid: 42,
+        comm: Arc::from("nginx"),
+        ..Process::default()
+    });
+    sim.signal(Signal::Opened {
+        process,
+        local: None,
+        upstream,
+    });
+    sim.refuse().ms(500).syn_again();
+    sim.expect_refused();
+}
+
+#[test]
+fn a_socket_may_be_connected_again() {
+    let mut sim = Sim::live("nginx");
+    sim.syn().refuse().ms(500);
+    sim.syn().ms(1000).syn_again().ms(1000);
+    sim.state(TcpState::SynSent, TcpState::Close, None, 0);
+    let events = sim.events();
+    let causes: Vec<_> = events.iter().map(|event| event.cause).collect();
+    assert_eq!(
+        causes,
+        [Cause::TcpConnectRefused, Cause::TcpConnectBlackholed]
+    );
+    assert_ne!(events[0].id, events[1].id);
+    // And then it may succeed.
+    let mut sim = Sim::live("nginx");
+    sim.syn().refuse().ms(500);
+    sim.open().request().reply(OK).gateway_fin().upstream_fin();
+    sim.expect_refused();
+}
+
+#[test]
 fn a_connection_that_succeeded_never_failed_to_connect() {
     // A fast success that carried nothing and is closed idle.
     both(|sim| sim.open().ms(9).gateway_fin().upstream_fin().expect_none());

@@ -42,6 +42,23 @@ fn a_flood_of_syns_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_hop_that_comes_back_leaves_no_second_place() {
+    let limits = Limits {
+        hops: 3,
+        ..Limits::default()
+    };
+    let mut sim = Sim::with(None, limits);
+    sim.open().gateway_fin().upstream_fin();
+    for _ in 0..50 {
+        // Forgotten by now, and then a late segment.
+        sim.ms(3000).ack();
+        sim.gateway_fin().upstream_fin();
+    }
+    let [_, places, _] = sim.engine.remembered();
+    assert!(places <= 7, "{places}");
+}
+
+#[test]
 fn translated_addresses_leave_nothing_behind() {
     // The socket names the service, its segments the backend that it was translated to.
     let mut sim = Sim::live("nginx");
