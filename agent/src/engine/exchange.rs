@@ -286,6 +286,9 @@ impl Exchanges {
 fn kind(exchange: &Exchange) -> RequestKind {
     match &exchange.head {
         Some(head) if head.method == "HEAD" => RequestKind::Head,
+        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
+        Some(head) if head.upgrade => RequestKind::Upgrade,
+        Some(head) if head.expect => RequestKind::Expect,
         _ => RequestKind::Plain,
     }
 }
