@@ -219,6 +219,7 @@ impl Hop {
             // The SYN-ACK itself was missed.
             self.establish(at, &mut out);
         }
+        let mid_stream = self.mid_stream;
         let Self {
             to,
             from,
@@ -238,7 +239,7 @@ impl Hop {
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
                 });
-                exchanges.take_early(at, cx.stats, &mut done);
+                exchanges.take_early(at, mid_stream, cx.stats, &mut done);
             }
             Direction::FromUpstream => {
                 if acks {
@@ -247,6 +248,7 @@ impl Hop {
                         exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
                     });
                 }
+                exchanges.acked = to.acked();
                 from.segment(at, segment, cx.limits, |chunk| {
                     exchanges.received(at, chunk, cx.stats, &mut done);
                 });

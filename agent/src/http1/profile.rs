@@ -20,6 +20,19 @@ pub struct Gateway {
     pub too_large: Outcome,
 }
 
+impl Gateway {
+    /// Its limits on the response head, in words.
+    pub fn limits(&self) -> String {
+        let part = |limit: u64, what: &str| (limit != ANY).then(|| format!("{limit} {what}"));
+        let parts = [
+            part(self.head.bytes, "bytes"),
+            part(self.head.line, "bytes a line"),
+            part(self.head.fields, "fields"),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What a gateway made of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {

@@ -27,6 +27,7 @@ fn json_keys_are_the_designs() {
             r#""syn_retransmits":1,"retransmits":2},"#,
             r#""evidence":[{"source":"packet","what":"fin_before_response","offset":17,"#,
             r#""bytes":"SFRUUC8xLjEgMjAwIE9LDQo=","text":"FIN in the middle of the head"}],"#,
+            r#""rejected_by":["HAProxy 2.6 (502)"],"tolerated_by":["nginx 1.22"],"#,
             r#""capture_id":"c-9","#,
             r#""completeness":{"lost_segments":4,"truncated":true,"mid_stream":true}}"#,
         )
