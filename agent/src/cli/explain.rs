@@ -55,7 +55,7 @@ struct Line {
 /// One rule that upstreams break, and what gateways do about it.
 #[derive(Debug, Serialize)]
 struct Rule {
-    rule: String,
+    text: String,
     rejected_by: Vec<String>,
     tolerated_by: Vec<String>,
 }
@@ -64,10 +64,10 @@ struct Rule {
 fn rules(cause: Cause) -> Vec<Rule> {
     http1::measured(cause)
         .into_iter()
-        .map(|(rule, outcomes)| {
+        .map(|(text, outcomes)| {
             let (rejected_by, tolerated_by) = http1::split(outcomes);
             Rule {
-                rule,
+                text,
                 rejected_by,
                 tolerated_by,
             }
@@ -144,7 +144,7 @@ fn page(row: &CauseInfo, width: usize) -> String {
     field(&mut text, "wrong fix", row.wrong_fix, width);
     let cause = Cause::from_id(row.id);
     for rule in cause.map(rules).unwrap_or_default() {
-        let _ = writeln!(text, "\n  {}", rule.rule);
+        let _ = writeln!(text, "\n  {}", rule.text);
         for (label, gateways) in [
             ("rejected by", rule.rejected_by),
             ("tolerated by", rule.tolerated_by),

@@ -17,6 +17,7 @@ const EARLY_BYTES: usize = 1024;
 
 /// One request and its response, as far as they got.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exchange {
     /// Place on the hop, from 1.
     pub(super) ordinal: u32,

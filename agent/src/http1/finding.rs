@@ -153,15 +153,14 @@ macro_rules! kinds {
 
             /// Every rule, one of each sort where it has several.
             pub fn all() -> Vec<Self> {
-                let mut all = Vec::new();
-                $(kinds!(@all all $name $(($ty))?);)*
-                all
+                let sorts: Vec<Vec<Self>> = vec![$(kinds!(@sorts $name $(($ty))?),)*];
+                sorts.concat()
             }
         }
     };
-    (@all $all:ident $name:ident) => { $all.push(Self::$name) };
-    (@all $all:ident $name:ident ($ty:ty)) => {
-        $all.extend(<$ty>::SAMPLES.iter().copied().map(Self::$name))
+    (@sorts $name:ident) => { vec![Self::$name] };
+    (@sorts $name:ident ($ty:ty)) => {
+        <$ty>::SAMPLES.iter().copied().map(Self::$name).collect()
     };
     (@pattern $name:ident) => { Self::$name };
     (@pattern $name:ident ($ty:ty)) => { Self::$name(_) };

@@ -1,5 +1,7 @@
 //! `cases.txt` as values.
 
+use std::sync::LazyLock;
+
 use hopscope::http1::{GATEWAYS, Outcome};
 use hopscope::model::Cause;
 
@@ -46,7 +48,13 @@ pub(crate) fn products() -> Vec<Product> {
     products
 }
 
-pub(crate) fn cases() -> Vec<Case> {
+/// Every case, read once.
+pub(crate) fn cases() -> &'static [Case] {
+    static CASES: LazyLock<Vec<Case>> = LazyLock::new(read);
+    &CASES
+}
+
+fn read() -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for line in include_str!("cases.txt").lines() {
         if let Some(name) = line.strip_prefix('[') {
