@@ -144,7 +144,8 @@ fn page(row: &CauseInfo, width: usize) -> String {
     field(&mut text, "wrong fix", row.wrong_fix, width);
     let cause = Cause::from_id(row.id);
     for rule in cause.map(rules).unwrap_or_default() {
-        let _ = writeln!(text, "\n  {}", rule.text);
+        text.push('\n');
+        wrapped(&mut text, "  ", 2, &rule.text, width);
         for (label, gateways) in [
             ("rejected by", rule.rejected_by),
             ("tolerated by", rule.tolerated_by),

@@ -6,6 +6,7 @@
 mod body;
 mod fields;
 mod finding;
+mod oversize;
 mod profile;
 mod request;
 mod response;

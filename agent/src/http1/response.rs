@@ -6,8 +6,9 @@ mod tests;
 
 use super::body::{Body, BodyStep};
 use super::fields::Fields;
+use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
-use super::{Finding, FindingKind, HeadSize};
+use super::{Finding, FindingKind};
 
 /// Broken rules kept of one response; the first that its gateway rejects decides.
 const MAX_FINDINGS: usize = 8;
@@ -102,16 +103,6 @@ struct Head {
     longest: (usize, usize),
 }
 
-/// A head that is being measured.
-#[derive(Clone, Debug)]
-struct Oversize {
-    size: HeadSize,
-    /// Length of the line that is not complete yet.
-    line: u64,
-    /// Name of the field in the longest line.
-    name: Option<String>,
-}
-
 impl Head {
     /// The longest line, complete or not.
     fn longest(&self) -> &[u8] {
@@ -124,55 +115,8 @@ impl Head {
     }
 
     fn measure(&self) -> Oversize {
-        let line = self.longest();
-        let fields = line.split(|&byte| byte == b':').next();
-        Oversize {
-            size: HeadSize {
-                bytes: self.bytes.len() as u64,
-                line: line.len() as u64,
-                fields: self.fields.count as u64,
-            },
-            line: (self.bytes.len() - self.line_at) as u64,
-            name: fields
-                .filter(|name| !name.is_empty() && name.len() < CONTEXT_BYTES)
-                .map(|name| String::from_utf8_lossy(name).into_owned()),
-        }
-    }
-}
-
-impl Oversize {
-    /// Measures more of the head. Returns whether the empty line was among it.
-    fn take(&mut self, mut bytes: &[u8]) -> bool {
-        loop {
-            let end = bytes.iter().position(|&byte| byte == b'\n');
-            let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-            // A CR belongs to the line's end.
-            let len = part.iter().filter(|&&byte| byte != b'\r').count() as u64;
-            self.line += len;
-            self.size.bytes += part.len() as u64;
-            if self.line > self.size.line {
-                self.size.line = self.line;
-            }
-            let Some(end) = end else { return false };
-            self.size.bytes += 1;
-            if self.line == 0 {
-                return true;
-            }
-            self.size.fields += 1;
-            self.line = 0;
-            bytes = bytes.get(end + 1..).unwrap_or_default();
-        }
-    }
-
-    /// The broken rule, if any gateway limits heads to less.
-    fn finding(&self, at: u64) -> Option<Finding> {
-        let kind = FindingKind::HeadTooLarge(self.size);
-        kind.rejected().then(|| Finding {
-            kind,
-            offset: at + self.size.bytes,
-            excerpt: Vec::new(),
-            header: self.name.clone(),
-        })
+        let open = self.bytes.len() - self.line_at;
+        Oversize::new(self.bytes.len(), self.longest(), self.fields.count, open)
     }
 }
 

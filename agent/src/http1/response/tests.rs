@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http1::HeadSize;
 
 /// What happened, one word each, with the bytes taken before it.
 fn run(parser: &mut ResponseParser, mut bytes: &[u8], out: &mut Vec<String>) {
