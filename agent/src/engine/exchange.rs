@@ -267,6 +267,7 @@ impl Exchanges {
         &mut self,
         at: Timestamp,
         mid_stream: bool,
+        lost: bool,
         stats: &mut Stats,
         done: &mut Vec<Completed>,
     ) {
@@ -279,7 +280,9 @@ impl Exchanges {
             let joined = mid_stream && exchange.ordinal == 1;
             // A farewell, such as a 408 with the close: the close is what matters.
             let farewell = exchange.closed_before && exchange.ordinal > 1;
-            if joined || farewell {
+            // Where segments were missed, it may answer a request that was among them.
+            let missed = lost && exchange.ordinal > 1;
+            if joined || farewell || missed {
                 return;
             }
             exchange.unasked = exchange.ordinal > 1;

@@ -239,7 +239,13 @@ impl Hop {
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
                 });
-                exchanges.take_early(at, mid_stream, cx.stats, &mut done);
+                exchanges.take_early(
+                    at,
+                    mid_stream,
+                    to.lost() + from.lost() > 0,
+                    cx.stats,
+                    &mut done,
+                );
             }
             Direction::FromUpstream => {
                 if acks {

@@ -386,7 +386,8 @@ impl Hop {
             retransmits: self.to.repeated(),
             patience: cx.patience,
             ttl: self.from.ttl(),
-            unasked: open.unasked,
+            // What was missed may have held its request.
+            unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),
         }
     }

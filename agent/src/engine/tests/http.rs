@@ -390,6 +390,14 @@ fn bytes_that_belong_to_no_request_spoil_the_next_response() {
 }
 
 #[test]
+fn a_response_whose_request_was_missed_is_not_excess() {
+    let mut sim = Sim::packets();
+    sim.open().request().reply(OK);
+    sim.reply_unseen(40).reply(OK).request().reply(OK);
+    sim.expect_none();
+}
+
+#[test]
 fn a_farewell_on_an_idle_connection_is_no_answer() {
     let mut sim = Sim::packets();
     sim.open().request().reply(OK).ms(5000);
