@@ -515,6 +515,8 @@ impl Engine {
             exchange: None,
             connection: ConnectionInfo::default(),
             evidence: verdict.evidence,
+            rejected_by: verdict.rejected_by,
+            tolerated_by: verdict.tolerated_by,
             capture_id: None,
             completeness: Completeness::default(),
         }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Verdict, broken_rule, decisive, fact, human};
+use super::{Verdict, broken_rule, fact, human};
 use crate::http1::{Finding, Stage};
-use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof, ResetReason};
+use crate::model::{Actor, Cause, Evidence, EvidenceSource, Phase, Proof, ResetReason};
 
 /// A fresh connection that the upstream closes later than this was not closed "on accept".
 const ON_ACCEPT: Duration = Duration::from_secs(1);
@@ -89,22 +89,131 @@ pub struct ExchangeFacts<'a> {
     pub patience: Duration,
     /// Time to live of the upstream's last segment.
     pub ttl: u8,
+    /// Whether the response began before the upstream could have had the request: what was taken for
+    /// it is left over from an earlier exchange.
+    pub unasked: bool,
+    /// Whether the request asks for an upgrade to a web socket.
+    pub web_socket: bool,
 }
 
 /// The cause of a failed exchange; none for a healthy one, and none where the facts do not reach.
 pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
-    if let Some(finding) = decisive(facts.findings, facts.comm) {
-        return Some(broken_rule(finding, response_phase(facts.stage)));
+    if facts.unasked && facts.ended != Ended::Settled {
+        return Some(excess(facts));
+    }
+    if let Some(finding) = decisive(facts) {
+        let phase = response_phase(facts.stage);
+        let verdict = broken_rule(finding, facts.findings, phase);
+        return Some(if finding.kind.is_limit() {
+            limit(verdict, "closed with the response unfinished")
+        } else {
+            verdict
+        });
     }
     match (facts.ended, facts.stage) {
         (_, Stage::Lost | Stage::Tunnel) | (Ended::Settled, _) => None,
-        (Ended::Complete, _) => own_error(facts),
+        (Ended::Complete, _) => own_error(facts).or_else(|| upgrade_refused(facts)),
         (Ended::UpstreamFin, Stage::Idle) => Some(closed_silent(facts)),
         (Ended::UpstreamRst, Stage::Idle) => Some(reset_silent(facts)),
         (Ended::Gateway, Stage::Idle) => gave_up_waiting(facts),
         (Ended::UpstreamFin | Ended::UpstreamRst, _) => cut(facts),
         (Ended::Gateway, _) => gave_up_reading(facts),
     }
+}
+
+/// The cause of a failure that only shows when the connection is reset after a complete response:
+/// `rst` tells whose reset it was.
+pub fn afterwards(facts: &ExchangeFacts<'_>, rst: Actor) -> Option<Verdict> {
+    match rst {
+        Actor::Upstream if !facts.request_complete => Some(early(facts)),
+        Actor::Upstream => None,
+        Actor::Gateway => {
+            let finding = facts
+                .findings
+                .iter()
+                .find(|found| found.kind.is_limit() && found.kind.fails_behind(facts.comm))?;
+            let verdict = broken_rule(finding, facts.findings, Phase::ResponseHead);
+            Some(limit(
+                verdict,
+                "reset the connection with the response complete",
+            ))
+        }
+    }
+}
+
+/// The broken rule that made this gateway fail, if any of them did.
+fn decisive<'a>(facts: &ExchangeFacts<'a>) -> Option<&'a Finding> {
+    // What an interim response does to a gateway shows with the final one.
+    let interim = facts.stage == Stage::AfterInterim && facts.ended != Ended::Complete;
+    facts.findings.iter().find(|finding| {
+        let told = match finding.kind.cause() {
+            Cause::Http1InterimMishandled => !interim,
+            _ => !finding.kind.is_limit() || facts.ended == Ended::Gateway,
+        };
+        told && finding.kind.fails_behind(facts.comm)
+    })
+}
+
+/// A default limit may have been raised, so it takes what the gateway did to tell.
+fn limit(mut verdict: Verdict, what: &str) -> Verdict {
+    verdict.proof = Proof::Inferred;
+    let text = format!("the gateway {what}, as one does whose limit is at its default");
+    verdict.with([packet("gateway_closed", text)])
+}
+
+/// The bytes were on the wire before the request was.
+fn excess(facts: &ExchangeFacts<'_>) -> Verdict {
+    let text = format!(
+        "{} bytes of the upstream that belong to no request came before this one reached it, and stand where its response should",
+        facts.response_bytes
+    );
+    let decisive = packet("unasked_bytes", text);
+    Verdict::new(
+        Cause::Http1ExcessBytes,
+        Proof::Proven,
+        Phase::ResponseHead,
+        decisive,
+    )
+    .with(idle(facts))
+}
+
+/// The upstream answered and reset the connection while the request was on its way.
+fn early(facts: &ExchangeFacts<'_>) -> Verdict {
+    let status = facts
+        .status
+        .map_or_else(String::new, |status| format!(" {status}"));
+    let text = format!(
+        "the upstream answered{status} and sent RST before the request was complete ({} bytes of it seen)",
+        facts.request_bytes
+    );
+    let decisive = packet("reset_after_early_response", text);
+    Verdict::new(
+        Cause::Http1EarlyResponse,
+        Proof::Proven,
+        Phase::Request,
+        decisive,
+    )
+    .with(reason(facts))
+}
+
+/// A web socket was asked for, and the upstream answered as if it had not been.
+fn upgrade_refused(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+    // Other statuses say why: who asks is not let in, or is sent elsewhere.
+    let status = facts
+        .status
+        .filter(|status| matches!(status, 200..=299 | 400 | 426))?;
+    if !facts.web_socket {
+        return None;
+    }
+    let text =
+        format!("the request asks for an upgrade to websocket, the upstream answered {status}");
+    let decisive = packet("upgrade_refused", text);
+    Some(Verdict::new(
+        Cause::Http1UpgradeFailed,
+        Proof::Proven,
+        Phase::ResponseHead,
+        decisive,
+    ))
 }
 
 /// The upstream closed a fresh connection before the gateway sent a byte, and the gateway then closed
@@ -293,6 +402,13 @@ fn stale_reuse(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {
 /// The upstream closed inside its response.
 fn cut(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     let rst = facts.ended == Ended::UpstreamRst;
+    let answered = matches!(
+        facts.stage,
+        Stage::SizedBody | Stage::ChunkedBody | Stage::BodyUntilClose
+    );
+    if rst && answered && !facts.request_complete {
+        return Some(early(facts));
+    }
     let what = if rst { "RST" } else { "FIN" };
     let (cause, phase, text) = match facts.stage {
         Stage::Head => (

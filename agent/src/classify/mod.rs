@@ -10,9 +10,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use connect::{ConnectFacts, connect, connect_call};
-pub use exchange::{Acked, Ended, ExchangeFacts, closed_before_request, exchange};
+pub use exchange::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
 
-use crate::http1::{Finding, FindingKind, GATEWAYS};
+use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};
 
 /// A cause with how firmly it stands and why.
@@ -30,6 +30,10 @@ pub struct Verdict {
     pub phase: Phase,
     /// What proves it, the decisive piece first.
     pub evidence: Vec<Evidence>,
+    /// Gateways that reject what the upstream sent, where that was measured.
+    pub rejected_by: Vec<String>,
+    /// Gateways that tolerate it.
+    pub tolerated_by: Vec<String>,
 }
 
 impl Verdict {
@@ -41,6 +45,8 @@ impl Verdict {
             splitter: None,
             phase,
             evidence: vec![decisive],
+            rejected_by: Vec::new(),
+            tolerated_by: Vec::new(),
         }
     }
 
@@ -81,17 +87,11 @@ fn human(duration: Duration) -> String {
     }
 }
 
-/// The broken rule that made this gateway fail, if any of them did.
-fn decisive<'a>(findings: &'a [Finding], comm: Option<&str>) -> Option<&'a Finding> {
-    findings
-        .iter()
-        .find(|finding| finding.kind.fails_behind(comm))
-}
-
-/// The verdict on a broken rule.
-fn broken_rule(finding: &Finding, phase: Phase) -> Verdict {
+/// The verdict on a broken rule, among all that this response breaks.
+fn broken_rule(finding: &Finding, all: &[Finding], phase: Phase) -> Verdict {
     let mut text = match finding.kind {
         FindingKind::NotHttp(foreign) => format!("the upstream answered with {foreign}"),
+        FindingKind::HeadTooLarge(size) => size.to_string(),
         kind => format!("{} at offset {}", kind.text(), finding.offset),
     };
     if let Some(header) = &finding.header {
@@ -109,20 +109,7 @@ fn broken_rule(finding: &Finding, phase: Phase) -> Verdict {
         bytes: finding.excerpt.clone(),
         text,
     };
-    let outcomes = GATEWAYS.iter().zip(finding.kind.outcomes());
-    let (tolerate, reject): (Vec<_>, Vec<_>) =
-        outcomes.partition(|(_, outcome)| outcome.tolerates());
-    let names = |list: &[(&crate::http1::Gateway, crate::http1::Outcome)]| {
-        list.iter()
-            .map(|(gateway, _)| gateway.name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let mut text = format!("rejected by {}", names(&reject));
-    if !tolerate.is_empty() {
-        text += "; tolerated by ";
-        text += &names(&tolerate);
-    }
-    let profile = fact(EvidenceSource::Packet, "gateway_profiles", text);
-    Verdict::new(finding.kind.cause(), Proof::Proven, phase, decisive).with([profile])
+    let mut verdict = Verdict::new(finding.kind.cause(), Proof::Proven, phase, decisive);
+    (verdict.rejected_by, verdict.tolerated_by) = http1::split(http1::outcomes(all));
+    verdict
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::CliError;
 use super::output::{Format, Out};
+use crate::http1;
 use crate::model::{Cause, CauseInfo, catalogue};
 
 /// Lines are no longer than this, and shorter on a narrower terminal.
@@ -46,6 +47,32 @@ struct Line {
     fault_note: &'static str,
     next_step: &'static str,
     wrong_fix: &'static str,
+    /// What was measured: each rule of the cause with the gateways that reject and tolerate it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<Rule>,
+}
+
+/// One rule that upstreams break, and what gateways do about it.
+#[derive(Debug, Serialize)]
+struct Rule {
+    text: String,
+    rejected_by: Vec<String>,
+    tolerated_by: Vec<String>,
+}
+
+/// The rules of a cause, as measured.
+fn rules(cause: Cause) -> Vec<Rule> {
+    http1::measured(cause)
+        .into_iter()
+        .map(|(text, outcomes)| {
+            let (rejected_by, tolerated_by) = http1::split(outcomes);
+            Rule {
+                text,
+                rejected_by,
+                tolerated_by,
+            }
+        })
+        .collect()
 }
 
 impl Line {
@@ -67,6 +94,7 @@ impl Line {
             fault_note: row.fault_note,
             next_step: row.next_step,
             wrong_fix: row.wrong_fix,
+            rules: Cause::from_id(row.id).map(rules).unwrap_or_default(),
         }
     }
 }
@@ -114,6 +142,25 @@ fn page(row: &CauseInfo, width: usize) -> String {
     );
     field(&mut text, "next step", row.next_step, width);
     field(&mut text, "wrong fix", row.wrong_fix, width);
+    let cause = Cause::from_id(row.id);
+    for rule in cause.map(rules).unwrap_or_default() {
+        text.push('\n');
+        wrapped(&mut text, "  ", 2, &rule.text, width);
+        for (label, gateways) in [
+            ("rejected by", rule.rejected_by),
+            ("tolerated by", rule.tolerated_by),
+        ] {
+            if !gateways.is_empty() {
+                field(&mut text, label, &gateways.join(", "), width);
+            }
+        }
+    }
+    if cause == Some(Cause::Http1HeaderTooLarge) {
+        text += "\n  largest response head by default\n";
+        for gateway in &http1::GATEWAYS {
+            field(&mut text, gateway.name, &gateway.limits(), width);
+        }
+    }
     text.truncate(text.trim_end().len());
     text
 }
@@ -253,7 +300,10 @@ mod tests {
             for width in [40, 80, WIDTH] {
                 let page = page(row, width);
                 assert_eq!(
-                    page.lines().filter(|line| !line.starts_with("   ")).count(),
+                    page.lines()
+                        .take_while(|line| !line.is_empty())
+                        .filter(|line| !line.starts_with("   "))
+                        .count(),
                     12
                 );
                 // One word alone may be longer than a line.

@@ -59,7 +59,7 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
     for piece in &event.evidence {
         write!(
             text,
-            "\n    {:11}  {}",
+            "\n    {:12}  {}",
             piece.source.as_str().style(faint),
             printable(&piece.text)
         )?;
@@ -67,11 +67,25 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
             write!(text, " (byte {offset})")?;
         }
     }
+    for (label, gateways) in [
+        ("rejected by", &event.rejected_by),
+        ("tolerated by", &event.tolerated_by),
+    ] {
+        if !gateways.is_empty() {
+            let gateways = gateways.join(", ");
+            write!(
+                text,
+                "\n    {:12}  {}",
+                label.style(faint),
+                printable(&gateways)
+            )?;
+        }
+    }
     if !event.rivals.is_empty() {
         let rivals: Vec<_> = event.rivals.iter().map(|rival| rival.id()).collect();
         write!(
             text,
-            "\n    {:11}  {}",
+            "\n    {:12}  {}",
             "or else".style(faint),
             rivals.join(", ")
         )?;
@@ -79,13 +93,13 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
     if let Some(splitter) = &event.splitter {
         write!(
             text,
-            "\n    {:11}  {}",
+            "\n    {:12}  {}",
             "to tell".style(faint),
             printable(splitter)
         )?;
     }
     if let Some(gaps) = gaps(event) {
-        write!(text, "\n    {:11}  {gaps}", "incomplete".style(faint))?;
+        write!(text, "\n    {:12}  {gaps}", "incomplete".style(faint))?;
     }
     Ok(())
 }

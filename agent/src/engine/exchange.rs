@@ -17,6 +17,7 @@ const EARLY_BYTES: usize = 1024;
 
 /// One request and its response, as far as they got.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exchange {
     /// Place on the hop, from 1.
     pub(super) ordinal: u32,
@@ -37,6 +38,8 @@ pub(super) struct Exchange {
     pub(super) first_response: Option<Timestamp>,
     pub(super) last_response: Option<Timestamp>,
     pub(super) response_bytes: u64,
+    /// Whether the upstream sent what stands for the response before it had the request.
+    pub(super) unasked: bool,
     /// Its event is out, or it was found not to need one.
     pub(super) judged: bool,
 }
@@ -67,8 +70,13 @@ pub(super) struct Exchanges {
     last_end: Option<Timestamp>,
     /// Request bytes handed over.
     sent: u64,
-    /// What the upstream sent before the first request. The gateway will take it for the response.
+    /// What the upstream sent while no request was open. The gateway will take it for the response to
+    /// the next.
     early: Vec<u8>,
+    /// How much of the requests the upstream has acknowledged.
+    pub(super) acked: u64,
+    /// The last complete exchange, while a reset can still make a failure of it.
+    pub(super) last: Option<(Timestamp, Completed)>,
 }
 
 impl Exchanges {
@@ -83,6 +91,8 @@ impl Exchanges {
             last_end: None,
             sent: 0,
             early: Vec::new(),
+            acked: 0,
+            last: None,
         }
     }
 
@@ -170,6 +180,7 @@ impl Exchanges {
                 }
                 self.begun += 1;
                 self.sending = true;
+                self.last = None;
                 self.open.push_back(Exchange {
                     ordinal: self.begun,
                     began: at,
@@ -183,6 +194,7 @@ impl Exchanges {
                     first_response: None,
                     last_response: None,
                     response_bytes: 0,
+                    unasked: false,
                     judged: false,
                 });
             }
@@ -195,6 +207,8 @@ impl Exchanges {
             RequestEvent::End => {
                 if let Some(exchange) = self.open.back_mut().filter(|_| self.sending) {
                     exchange.complete = true;
+                } else if let Some((_, last)) = &mut self.last {
+                    last.exchange.complete = true;
                 }
                 self.sending = false;
             }
@@ -228,10 +242,9 @@ impl Exchanges {
         };
         loop {
             let Some(exchange) = self.open.front_mut() else {
-                if self.begun == 0 {
-                    let room = EARLY_BYTES.saturating_sub(self.early.len());
-                    self.early.extend(bytes.iter().take(room));
-                } else if !bytes.is_empty() || gap > 0 {
+                let room = EARLY_BYTES.saturating_sub(self.early.len());
+                self.early.extend(bytes.iter().take(room));
+                if self.begun > 0 && (!bytes.is_empty() || gap > 0) {
                     stats.unsolicited += 1;
                 }
                 return;
@@ -254,7 +267,12 @@ impl Exchanges {
                 exchange.last_response = Some(at);
             }
             match event {
-                Some(ResponseEvent::Begin) => exchange.first_response = Some(at),
+                Some(ResponseEvent::Begin) => {
+                    exchange.first_response = Some(at);
+                    // Nobody answers a request before its first byte has come.
+                    exchange.unasked |=
+                        exchange.ordinal > 1 && gap == 0 && self.acked <= exchange.offset;
+                }
                 Some(ResponseEvent::End) => self.complete(at, stage, done),
                 None if bytes.is_empty() && gap == 0 => return,
                 Some(ResponseEvent::Head) | None => {}
@@ -267,11 +285,26 @@ impl Exchanges {
     pub(super) fn take_early(
         &mut self,
         at: Timestamp,
+        mid_stream: bool,
+        lost: bool,
         stats: &mut Stats,
         done: &mut Vec<Completed>,
     ) {
-        if !self.early.is_empty() && self.protocol == Some(Protocol::Http1) {
+        if self.early.is_empty() || self.protocol != Some(Protocol::Http1) {
+            return;
+        }
+        if let Some(exchange) = self.open.front_mut() {
             let early = std::mem::take(&mut self.early);
+            // The rest of a response that was under way when the hop was joined.
+            let joined = mid_stream && exchange.ordinal == 1;
+            // A farewell, such as a 408 with the close: the close is what matters.
+            let farewell = exchange.closed_before && exchange.ordinal > 1;
+            // Where segments were missed, it may answer a request that was among them.
+            let missed = lost && exchange.ordinal > 1;
+            if joined || farewell || missed {
+                return;
+            }
+            exchange.unasked = exchange.ordinal > 1;
             self.received(at, Chunk::Data(&early), stats, done);
         }
     }
@@ -305,6 +338,9 @@ impl Exchanges {
 fn kind(exchange: &Exchange) -> RequestKind {
     match &exchange.head {
         Some(head) if head.method == "HEAD" => RequestKind::Head,
+        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
+        Some(head) if head.upgrade => RequestKind::Upgrade,
+        Some(head) if head.expect => RequestKind::Expect,
         _ => RequestKind::Plain,
     }
 }

@@ -254,10 +254,13 @@ impl Hop {
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
-                // Joined mid-stream, it was the rest of an earlier response.
-                if !mid_stream {
-                    exchanges.take_early(at, cx.stats, &mut done);
-                }
+                exchanges.take_early(
+                    at,
+                    mid_stream,
+                    to.lost() + from.lost() > 0,
+                    cx.stats,
+                    &mut done,
+                );
             }
             Direction::FromUpstream => {
                 if acks {
@@ -266,6 +269,7 @@ impl Hop {
                         exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
                 }
+                exchanges.acked = to.acked();
                 from.segment(at, segment, cx.limits, |chunk| {
                     exchanges.received(at, chunk, cx.stats, &mut done);
                 });

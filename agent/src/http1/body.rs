@@ -51,6 +51,8 @@ pub struct Chunked {
     digits: u32,
     /// Bytes of the current extension, or of the current trailer line.
     line: u64,
+    /// Whether a chunk came before the current one.
+    later: bool,
     /// Whether the current trailer line has a colon.
     colon: bool,
     /// Whether a kind that is found once a body was found: no need to tell again.
@@ -74,6 +76,8 @@ enum ChunkState {
     Data,
     DataCr,
     DataLf,
+    /// Behind data that no CRLF follows, up to the next line end: lenient readers look past it.
+    DataJunk,
     TrailerStart,
     Trailer,
     EndLf,
@@ -87,6 +91,7 @@ impl Chunked {
             size: 0,
             digits: 0,
             line: 0,
+            later: false,
             colon: false,
             told: Told {
                 bare_lf: false,
@@ -151,15 +156,22 @@ impl Chunked {
                 | ChunkState::SizeLf,
                 _,
             ) => {
-                return Err(FindingKind::ChunkSizeSyntax);
+                return Err(if self.later {
+                    FindingKind::LaterChunkSizeSyntax
+                } else {
+                    FindingKind::ChunkSizeSyntax
+                });
             }
             (ChunkState::DataCr, b'\r') => self.state = ChunkState::DataLf,
             (ChunkState::DataCr, b'\n') => {
                 self.chunk_ended();
                 return self.bare_lf();
             }
-            (ChunkState::DataLf, b'\n') => self.chunk_ended(),
-            (ChunkState::DataCr | ChunkState::DataLf, _) => return Err(FindingKind::ChunkDataEnd),
+            (ChunkState::DataLf | ChunkState::DataJunk, b'\n') => self.chunk_ended(),
+            (ChunkState::DataCr | ChunkState::DataLf, _) => {
+                self.state = ChunkState::DataJunk;
+                return Err(FindingKind::ChunkDataEnd);
+            }
             (ChunkState::TrailerStart, b'\r') => self.state = ChunkState::EndLf,
             (ChunkState::TrailerStart | ChunkState::EndLf, b'\n') => {
                 let bare = self.state == ChunkState::TrailerStart;
@@ -190,7 +202,7 @@ impl Chunked {
                 self.state = ChunkState::Trailer;
                 return Err(FindingKind::ChunkTrailerSyntax);
             }
-            (ChunkState::Data | ChunkState::Ended, _) => {}
+            (ChunkState::Data | ChunkState::DataJunk | ChunkState::Ended, _) => {}
         }
         Ok(false)
     }
@@ -214,6 +226,7 @@ impl Chunked {
         self.state = ChunkState::SizeStart;
         self.size = 0;
         self.digits = 0;
+        self.later = true;
     }
 }
 

@@ -114,7 +114,15 @@ impl Fields {
             [one] if one.eq_ignore_ascii_case(b"identity") => {
                 (framed(), Some(FindingKind::CodingUnsupported))
             }
-            all if all.iter().all(chunked) => (Body::chunked(), Some(FindingKind::CodingRepeated)),
+            all if all.iter().all(chunked) => {
+                let lines = self.transfer_encoding.len();
+                let kind = if lines == all.len() {
+                    FindingKind::CodingRepeated
+                } else {
+                    FindingKind::CodingListRepeated
+                };
+                (Body::chunked(), Some(kind))
+            }
             [.., last] if chunked(last) => (Body::chunked(), Some(FindingKind::CodingUnsupported)),
             all if all.iter().any(|coding| {
                 coding
@@ -128,6 +136,11 @@ impl Fields {
             _ => (Body::UntilClose, Some(FindingKind::CodingUnsupported)),
         };
         (body, kind.map(|kind| (kind, first.at, TE)))
+    }
+
+    /// Whether there is a Transfer-Encoding.
+    pub(super) const fn coded(&self) -> bool {
+        !self.transfer_encoding.is_empty()
     }
 
     /// The Content-Length that a lenient reader takes, and what is wrong with it.

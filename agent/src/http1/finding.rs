@@ -40,6 +40,8 @@ pub enum Foreign {
     Mysql,
     /// Printable text without a status line.
     Text,
+    /// Printable text that has not reached the end of a line.
+    Fragment,
     /// Anything else.
     Binary,
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Foreign {
             Self::RedisError => "a Redis or POP3 error reply",
             Self::Mysql => "a MySQL handshake",
             Self::Text => "text without a status line",
+            Self::Fragment => "a piece of text without a line end",
             Self::Binary => "binary data",
         })
     }
@@ -82,10 +85,53 @@ impl Foreign {
                 .take(64)
                 .all(|byte| matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~' | 0x80..=0xff)) =>
             {
-                Self::Text
+                if bytes.contains(&b'\n') || bytes.len() >= 64 {
+                    Self::Text
+                } else {
+                    Self::Fragment
+                }
             }
             _ => Self::Binary,
         }
+    }
+}
+
+impl Foreign {
+    /// One of each that gateways may tell apart.
+    const SAMPLES: &[Self] = &[Self::Text, Self::Fragment, Self::Binary];
+
+    /// Whether a reader of lines takes it for text.
+    pub const fn is_text(self) -> bool {
+        matches!(
+            self,
+            Self::Ssh | Self::Greeting | Self::PlusOk | Self::Imap | Self::RedisError | Self::Text
+        )
+    }
+}
+
+/// How large the head of a response is, in everything that gateways limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HeadSize {
+    /// All bytes, with line ends.
+    pub bytes: u64,
+    /// The longest line, without its end.
+    pub line: u64,
+    /// Field lines.
+    pub fields: u64,
+}
+
+impl HeadSize {
+    /// Nothing: the sizes that matter are each gateway's own.
+    const SAMPLES: &[Self] = &[];
+}
+
+impl fmt::Display for HeadSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "response head of {} bytes in {} fields, the longest line {} bytes",
+            self.bytes, self.fields, self.line
+        )
     }
 }
 
@@ -104,7 +150,17 @@ macro_rules! kinds {
                     $(kinds!(@pattern $name $(($ty))?) => $text,)*
                 }
             }
+
+            /// Every rule, one of each sort where it has several.
+            pub fn all() -> Vec<Self> {
+                let sorts: Vec<Vec<Self>> = vec![$(kinds!(@sorts $name $(($ty))?),)*];
+                sorts.concat()
+            }
         }
+    };
+    (@sorts $name:ident) => { vec![Self::$name] };
+    (@sorts $name:ident ($ty:ty)) => {
+        <$ty>::SAMPLES.iter().copied().map(Self::$name).collect()
     };
     (@pattern $name:ident) => { Self::$name };
     (@pattern $name:ident ($ty:ty)) => { Self::$name(_) };
@@ -189,14 +245,18 @@ kinds! {
     CodingUnsupported => "unsupported transfer coding",
     /// Something follows `chunked`, or it is written in a way that is not the coding's name.
     CodingNotFinalChunked => "chunked is not the final transfer coding",
-    /// `chunked` twice.
-    CodingRepeated => "chunked applied twice",
+    /// Two Transfer-Encoding lines with `chunked`.
+    CodingRepeated => "chunked in two Transfer-Encoding lines",
+    /// `chunked` twice in one line (RFC 9112 section 7.1).
+    CodingListRepeated => "chunked twice in one Transfer-Encoding line",
     /// An empty Transfer-Encoding.
     CodingEmpty => "empty Transfer-Encoding",
     /// Transfer-Encoding in an HTTP/1.0 response.
     CodingInHttp10 => "Transfer-Encoding in an HTTP/1.0 response",
     /// A chunk size that does not start with a hexadecimal digit, or is followed by garbage.
     ChunkSizeSyntax => "chunk size is not a hexadecimal number",
+    /// The same behind another chunk: part of the body is on its way to the client.
+    LaterChunkSizeSyntax => "chunk size behind the first is not a hexadecimal number",
     /// A chunk size above 2^64-1.
     ChunkSizeOverflow => "chunk size does not fit 64 bits",
     /// White space before a chunk size.
@@ -215,6 +275,23 @@ kinds! {
     ChunkTrailer => "trailer section",
     /// A trailer line without a colon.
     ChunkTrailerSyntax => "trailer line without a colon",
+    /// A head above what some gateway takes by default.
+    HeadTooLarge(HeadSize) => "response head above the gateway's limit",
+    /// A Content-Length above zero in a 204 (RFC 9110 section 8.6).
+    NoContentLength => "Content-Length in a 204 response",
+    /// A Transfer-Encoding in a 204 (RFC 9112 section 6.1).
+    NoContentCoding => "Transfer-Encoding in a 204 response",
+    /// A body announced by an interim response.
+    InterimLength => "interim response that announces a body",
+    /// 103 (RFC 8297), which is valid; not every gateway takes it.
+    InterimHints => "interim response 103",
+    /// Any other interim response that was not asked for, which is valid (RFC 9110 section 15.2); not
+    /// every gateway takes it.
+    Interim => "interim response",
+    /// More interim responses than a gateway looks past.
+    InterimMany => "more than ten interim responses",
+    /// 101 to a request without Upgrade (RFC 9110 section 15.2.2).
+    SwitchUnasked => "101 without an Upgrade in the request",
 }
 
 impl FindingKind {
@@ -261,9 +338,11 @@ impl FindingKind {
             Self::CodingUnsupported
             | Self::CodingNotFinalChunked
             | Self::CodingRepeated
+            | Self::CodingListRepeated
             | Self::CodingEmpty
             | Self::CodingInHttp10 => Cause::Http1TransferEncodingUnsupported,
             Self::ChunkSizeSyntax
+            | Self::LaterChunkSizeSyntax
             | Self::ChunkSizeOverflow
             | Self::ChunkSizeLeadingSpace
             | Self::ChunkSizeLeadingZeros
@@ -273,7 +352,19 @@ impl FindingKind {
             | Self::ChunkDataEnd
             | Self::ChunkTrailer
             | Self::ChunkTrailerSyntax => Cause::Http1ChunkSyntax,
+            Self::HeadTooLarge(_) => Cause::Http1HeaderTooLarge,
+            Self::NoContentLength | Self::NoContentCoding | Self::InterimLength => {
+                Cause::Http1BodyOnBodyless
+            }
+            Self::InterimHints | Self::Interim | Self::InterimMany => Cause::Http1InterimMishandled,
+            Self::SwitchUnasked => Cause::Http1UpgradeFailed,
         }
+    }
+
+    /// Whether it depends on a limit that a gateway's owner may have raised: what the gateway did has
+    /// to bear it out.
+    pub const fn is_limit(self) -> bool {
+        matches!(self, Self::HeadTooLarge(_))
     }
 
     /// Whether nothing after it can be framed.
@@ -286,8 +377,8 @@ impl FindingKind {
                 | Self::ForeignStatusLine
                 | Self::StatusCodeSyntax
                 | Self::ChunkSizeSyntax
+                | Self::LaterChunkSizeSyntax
                 | Self::ChunkSizeOverflow
-                | Self::ChunkDataEnd
         )
     }
 }

@@ -6,13 +6,14 @@
 mod body;
 mod fields;
 mod finding;
+mod oversize;
 mod profile;
 mod request;
 mod response;
 mod status_line;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
-pub use finding::{Finding, FindingKind, Foreign};
-pub use profile::{GATEWAYS, Gateway, Outcome};
+pub use finding::{Finding, FindingKind, Foreign, HeadSize};
+pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};
 pub use response::{RequestKind, ResponseEvent, ResponseParser, Stage};

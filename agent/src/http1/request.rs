@@ -41,6 +41,10 @@ pub struct RequestHead {
     pub traceparent: Option<String>,
     /// Whether an upgrade is asked for.
     pub upgrade: bool,
+    /// Whether the upgrade is to a web socket, for which there is no other answer.
+    pub web_socket: bool,
+    /// Whether 100 is asked for before the body.
+    pub expect: bool,
 }
 
 /// What a request made of some bytes.
@@ -242,7 +246,11 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
             name if name.eq_ignore_ascii_case("host") => known.host = value(),
             name if name.eq_ignore_ascii_case("x-request-id") => known.request_id = value(),
             name if name.eq_ignore_ascii_case("traceparent") => known.traceparent = value(),
-            name if name.eq_ignore_ascii_case("upgrade") => known.upgrade = true,
+            name if name.eq_ignore_ascii_case("upgrade") => {
+                known.upgrade = true;
+                known.web_socket = field.value.eq_ignore_ascii_case(b"websocket");
+            }
+            name if name.eq_ignore_ascii_case("expect") => known.expect = true,
             // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
             name if name.eq_ignore_ascii_case("transfer-encoding") => body = Some(Body::chunked()),
             name if name.eq_ignore_ascii_case("content-length") && body.is_none() => {

@@ -1,8 +1,12 @@
 //! Responses from the upstream: incremental, strict in what it notes, lenient in how it goes on, so
 //! that a gateway that tolerates a fault is followed to the response's end.
 
+#[cfg(test)]
+mod tests;
+
 use super::body::{Body, BodyStep};
 use super::fields::Fields;
+use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
 use super::{Finding, FindingKind};
 
@@ -15,6 +19,9 @@ const CONTEXT_BYTES: usize = 32;
 /// Bytes kept of what is not HTTP, to name the protocol.
 const FOREIGN_BYTES: usize = 256;
 
+/// Interim responses that Apache looks past.
+const MANY_INTERIM: u32 = 10;
+
 /// What the request was, as far as it frames the response (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestKind {
@@ -23,6 +30,12 @@ pub enum RequestKind {
     Plain,
     /// HEAD: its response has none.
     Head,
+    /// Asks for 100 (RFC 9110 section 10.1.1).
+    Expect,
+    /// Asks for 101 (RFC 9110 section 7.8).
+    Upgrade,
+    /// CONNECT: a success makes the connection a tunnel (RFC 9110 section 9.3.6).
+    Connect,
 }
 
 /// Where in a response the next byte is.
@@ -65,6 +78,8 @@ pub enum ResponseEvent {
 enum State {
     Idle,
     Head(Head),
+    /// A head above the cap: it is measured, and no longer kept.
+    Oversize(Oversize),
     Body(Body),
     /// Not HTTP: only its first bytes are kept.
     Foreign(Vec<u8>),
@@ -84,6 +99,25 @@ struct Head {
     /// The status line, once it was read.
     status_line: Option<StatusLine>,
     fields: Fields,
+    /// Place and length of the longest complete line.
+    longest: (usize, usize),
+}
+
+impl Head {
+    /// The longest line, complete or not.
+    fn longest(&self) -> &[u8] {
+        let (at, len) = self.longest;
+        let open = self.bytes.get(self.line_at..).unwrap_or_default();
+        match self.bytes.get(at..at + len) {
+            Some(line) if len >= open.len() => line,
+            _ => open,
+        }
+    }
+
+    fn measure(&self) -> Oversize {
+        let open = self.bytes.len() - self.line_at;
+        Oversize::new(self.bytes.len(), self.longest(), self.fields.count, open)
+    }
 }
 
 /// Follows the responses of a hop.
@@ -129,7 +163,7 @@ impl ResponseParser {
         match &self.state {
             State::Idle if self.interim > 0 => Stage::AfterInterim,
             State::Idle => Stage::Idle,
-            State::Head(_) => Stage::Head,
+            State::Head(_) | State::Oversize(_) => Stage::Head,
             State::Body(Body::Length(_)) => Stage::SizedBody,
             State::Body(Body::Chunked(_)) => Stage::ChunkedBody,
             State::Body(Body::UntilClose) => Stage::BodyUntilClose,
@@ -168,16 +202,19 @@ impl ResponseParser {
 
     /// The broken rules, in the order of their bytes.
     pub fn findings(&self) -> Vec<Finding> {
-        if let State::Foreign(bytes) = &self.state {
-            let finding = Finding {
+        let mut findings = self.findings.clone();
+        match &self.state {
+            State::Foreign(bytes) => findings.push(Finding {
                 kind: status_line::foreign(bytes),
                 offset: self.taken,
                 excerpt: bytes.iter().copied().take(2 * CONTEXT_BYTES).collect(),
                 header: None,
-            };
-            return self.findings.iter().cloned().chain([finding]).collect();
+            }),
+            State::Head(head) => findings.extend(head.measure().finding(self.taken)),
+            State::Oversize(head) => findings.extend(head.finding(self.taken)),
+            _ => {}
         }
-        self.findings.clone()
+        findings
     }
 
     /// Whether any rule is broken so far.
@@ -213,6 +250,15 @@ impl ResponseParser {
                 (bytes.len(), None)
             }
             State::Head(_) => self.take_head(bytes, request),
+            State::Oversize(head) => {
+                if head.take(bytes) {
+                    let finding = head.finding(self.taken);
+                    self.findings.extend(finding);
+                    // How its body is framed was not kept.
+                    self.state = State::Lost;
+                }
+                (bytes.len(), None)
+            }
             State::Body(_) => self.take_body(bytes),
         }
     }
@@ -229,7 +275,7 @@ impl ResponseParser {
                 self.state = State::Lost;
                 (bytes, Some(ResponseEvent::Begin))
             }
-            State::Idle | State::Head(_) => {
+            State::Idle | State::Head(_) | State::Oversize(_) => {
                 self.state = State::Lost;
                 (bytes, None)
             }
@@ -287,15 +333,22 @@ impl ResponseParser {
                 return (taken, None);
             }
         }
-        if head.bytes.len() > self.max_head_bytes {
-            self.state = State::Lost;
-            return (taken, None);
-        }
         if line_len.is_none() {
+            self.cap_head();
             return (taken, None);
         }
         let event = self.end_line(request);
+        self.cap_head();
         (taken, event)
+    }
+
+    /// Keeps no more of a head than the cap.
+    fn cap_head(&mut self) {
+        if let State::Head(head) = &self.state
+            && head.bytes.len() > self.max_head_bytes
+        {
+            self.state = State::Oversize(head.measure());
+        }
     }
 
     /// Reads the line that was just completed.
@@ -310,6 +363,9 @@ impl ResponseParser {
             .get(line_at..head.bytes.len().saturating_sub(1))
             .unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > head.longest.1 {
+            head.longest = (line_at, line.len());
+        }
         let broken: Option<(FindingKind, usize, Option<String>)>;
         let mut complete = false;
         if head.status_line.is_none() {
@@ -364,15 +420,26 @@ impl ResponseParser {
         let status_line = head.status_line.unwrap_or_default();
         let head_len = head.bytes.len() as u64;
         let status = status_line.status.unwrap_or(0);
+        if let Some(finding) = head.measure().finding(self.taken) {
+            self.note(finding);
+        }
         if status == 101 {
+            if request != RequestKind::Upgrade {
+                self.note_head(FindingKind::SwitchUnasked, &head);
+            }
             self.state = State::Tunnel;
             return Some(ResponseEvent::Head);
         }
         if (100..200).contains(&status) {
             // RFC 9110 section 15.2: any number of interim responses come before the final one.
             self.interim += 1;
+            self.note_interim(status, request, &head);
             self.taken += head_len;
             return None;
+        }
+        if request == RequestKind::Connect && (200..300).contains(&status) {
+            self.state = State::Tunnel;
+            return Some(ResponseEvent::Head);
         }
         let (body, broken) = head.fields.framing(status_line.http10);
         if let Some((kind, at, header)) = broken {
@@ -390,6 +457,13 @@ impl ResponseParser {
                 header,
             });
         }
+        if status == 204 {
+            if head.fields.coded() {
+                self.note_head(FindingKind::NoContentCoding, &head);
+            } else if matches!(body, Body::Length(1..)) {
+                self.note_head(FindingKind::NoContentLength, &head);
+            }
+        }
         self.event_stream = head.fields.event_stream;
         self.taken += head_len;
         let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
@@ -399,6 +473,35 @@ impl ResponseParser {
             self.state = State::Body(body);
         }
         Some(ResponseEvent::Head)
+    }
+
+    /// Notes what the status of a head makes wrong, once.
+    fn note_head(&mut self, kind: FindingKind, head: &Head) {
+        if self.findings.iter().any(|finding| finding.kind == kind) {
+            return;
+        }
+        let line = head.bytes.split(|byte| matches!(byte, b'\r' | b'\n'));
+        let line = line.into_iter().find(|line| !line.is_empty());
+        self.note(Finding {
+            kind,
+            offset: self.taken,
+            excerpt: context(line.unwrap_or_default(), 0),
+            header: None,
+        });
+    }
+
+    fn note_interim(&mut self, status: u16, request: RequestKind, head: &Head) {
+        match status {
+            100 if request == RequestKind::Expect => {}
+            103 => self.note_head(FindingKind::InterimHints, head),
+            _ => self.note_head(FindingKind::Interim, head),
+        }
+        if self.interim > MANY_INTERIM {
+            self.note_head(FindingKind::InterimMany, head);
+        }
+        if head.fields.coded() || matches!(head.fields.framing(false).0, Body::Length(1..)) {
+            self.note_head(FindingKind::InterimLength, head);
+        }
     }
 
     fn take_body(&mut self, bytes: &[u8]) -> (usize, Option<ResponseEvent>) {
@@ -453,182 +556,4 @@ fn remember(recent: &mut Vec<u8>, bytes: &[u8]) {
     recent.extend_from_slice(tail);
     let excess = recent.len().saturating_sub(CONTEXT_BYTES);
     recent.drain(..excess);
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What happened, one word each, with the bytes taken before it.
-    fn run(parser: &mut ResponseParser, mut bytes: &[u8], out: &mut Vec<String>) {
-        loop {
-            let (taken, event) = parser.take(bytes, RequestKind::Plain);
-            bytes = &bytes[taken..];
-            match event {
-                Some(ResponseEvent::End) => {
-                    let kinds: Vec<_> = parser
-                        .findings()
-                        .iter()
-                        .map(|found| (found.kind, found.offset))
-                        .collect();
-                    out.push(format!("end {:?} {kinds:?}", parser.status()));
-                    parser.reset();
-                }
-                Some(event) => out.push(format!("{event:?}")),
-                None if bytes.is_empty() => return,
-                None => assert!(taken > 0, "no progress"),
-            }
-        }
-    }
-
-    fn whole(bytes: &[u8]) -> (Vec<String>, ResponseParser) {
-        let mut parser = ResponseParser::new(65_536);
-        let mut out = Vec::new();
-        run(&mut parser, bytes, &mut out);
-        (out, parser)
-    }
-
-    fn first_finding(bytes: &[u8]) -> Finding {
-        let mut parser = ResponseParser::new(65_536);
-        let mut bytes = bytes;
-        while parser.findings().is_empty() && !bytes.is_empty() {
-            let (taken, _) = parser.take(bytes, RequestKind::Plain);
-            bytes = &bytes[taken..];
-        }
-        parser.findings().into_iter().next().expect("a finding")
-    }
-
-    #[test]
-    fn framing_of_healthy_responses() {
-        let (out, parser) =
-            whole(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 204 No\r\n\r\n");
-        assert_eq!(
-            out,
-            [
-                "Begin",
-                "Head",
-                "end Some(200) []",
-                "Begin",
-                "Head",
-                "end Some(204) []"
-            ]
-        );
-        assert_eq!(parser.stage(), Stage::Idle);
-        let (out, _) =
-            whole(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-        assert_eq!(out, ["Begin", "Head", "end Some(200) []"]);
-        let (out, parser) = whole(b"HTTP/1.0 200 OK\r\n\r\nuntil close");
-        assert_eq!(out, ["Begin", "Head"]);
-        assert_eq!(parser.stage(), Stage::BodyUntilClose);
-    }
-
-    #[test]
-    fn interim_responses_come_before_the_final_one() {
-        let (out, _) = whole(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(out, ["Begin", "Head", "end Some(200) []"]);
-    }
-
-    #[test]
-    fn a_response_to_head_has_no_body() {
-        let mut parser = ResponseParser::new(65_536);
-        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        let mut at = 0;
-        let mut events = Vec::new();
-        loop {
-            let (taken, event) = parser.take(&bytes[at..], RequestKind::Head);
-            at += taken;
-            match event {
-                Some(event) => events.push(event),
-                None if at == bytes.len() => break,
-                None => {}
-            }
-        }
-        assert_eq!(
-            events,
-            [
-                ResponseEvent::Begin,
-                ResponseEvent::Head,
-                ResponseEvent::End
-            ]
-        );
-    }
-
-    #[test]
-    fn a_finding_names_byte_offset_and_header() {
-        let found = first_finding(b"HTTP/1.1 200 OK\r\nA: b\r\nX-Bad : c\r\n\r\n");
-        assert_eq!(found.kind, FindingKind::SpaceBeforeColon);
-        assert_eq!(found.offset, 28);
-        assert_eq!(found.header.as_deref(), Some("X-Bad"));
-        assert_eq!(found.excerpt, b"X-Bad : c");
-        let found = first_finding(b"HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\nhello");
-        assert_eq!(
-            (found.kind, found.offset),
-            (FindingKind::ContentLengthSyntax, 33)
-        );
-        assert_eq!(found.excerpt, b"0x5");
-        let found =
-            first_finding(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!!");
-        assert_eq!((found.kind, found.offset), (FindingKind::ChunkDataEnd, 55));
-        assert_eq!(found.excerpt, b"5\r\nhello!");
-    }
-
-    #[test]
-    fn a_gap_in_a_sized_body_is_skipped_and_in_a_head_is_not() {
-        let (_, mut parser) = whole(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
-        assert_eq!(parser.skip(90), (90, None));
-        assert_eq!(parser.skip(50), (7, Some(ResponseEvent::End)));
-        let (_, mut parser) = whole(b"HTTP/1.1 200 OK\r\nContent-Le");
-        assert_eq!(parser.skip(5), (5, None));
-        assert_eq!(parser.stage(), Stage::Lost);
-    }
-
-    #[test]
-    fn a_head_above_the_cap_is_lost_not_kept() {
-        let mut parser = ResponseParser::new(100);
-        let mut out = Vec::new();
-        run(&mut parser, b"HTTP/1.1 200 OK\r\n", &mut out);
-        run(&mut parser, &[b'x'; 200], &mut out);
-        assert_eq!(parser.stage(), Stage::Lost);
-        assert!(parser.partial_head().is_empty());
-    }
-
-    proptest! {
-        /// The same bytes in any split give the same events and findings.
-        #[test]
-        fn split_invariance(
-            line in prop::sample::select(&["HTTP/1.1 200 OK", "HTTP/1.1  2x", "http/1.1 200", "SSH-2.0-x", "\r\nHTTP/1.1 20"][..]),
-            fields in prop::collection::vec(prop::sample::select(&[
-                "Content-Length: 4", "Content-Length: 5", "Transfer-Encoding: chunked", "A: b", "A : b", " fold", "no colon", "X\0: a",
-            ][..]), 0..4),
-            body in prop::sample::select(&["hello", "4\r\nabcd\r\n0\r\n\r\n", "4;x=y\nabcd\r\n0\r\nT: t\r\n\r\n", "zz\r\n", " 4\r\nabcdXY"][..]),
-            cuts in prop::collection::vec(0_usize..200, 0..12),
-        ) {
-            let mut head = vec![line];
-            head.extend(fields);
-            let bytes = format!("{}\r\n\r\n{body}", head.join("\r\n"));
-            let bytes = bytes.as_bytes();
-            let (want, want_parser) = whole(bytes);
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
-            cuts.extend([0, bytes.len()]);
-            cuts.sort_unstable();
-            let mut parser = ResponseParser::new(65_536);
-            let mut out = Vec::new();
-            for pair in cuts.windows(2) {
-                run(&mut parser, &bytes[pair[0]..pair[1]], &mut out);
-            }
-            prop_assert_eq!(out, want);
-            prop_assert_eq!(parser.findings(), want_parser.findings());
-            prop_assert_eq!(parser.stage(), want_parser.stage());
-        }
-
-        /// Nothing from the wire panics.
-        #[test]
-        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), gap in 0_u64..50) {
-            let (_, mut parser) = whole(&bytes);
-            parser.skip(gap);
-            run(&mut parser, &bytes, &mut Vec::new());
-        }
-    }
 }

@@ -219,7 +219,8 @@ mod tests {
         assert_eq!(named(b"220 mail ESMTP\r\n"), Foreign::Greeting);
         assert_eq!(named(b"\x15\x03\x03\0\x02\x02\x46"), Foreign::TlsAlert(70));
         assert_eq!(named(b"\0\0\x12\x04\0\0\0\0\0"), Foreign::Http2);
-        assert_eq!(named(b"<html>"), Foreign::Text);
+        assert_eq!(named(b"<html>\n"), Foreign::Text);
+        assert_eq!(named(b"hi"), Foreign::Fragment);
         assert_eq!(named(b"\x01\x02\x03"), Foreign::Binary);
     }
 }

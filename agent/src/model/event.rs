@@ -53,6 +53,13 @@ pub struct HopEvent {
     pub connection: ConnectionInfo,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
+    /// Gateways that were measured to reject what the upstream sent, each with the status that its
+    /// client gets: `HAProxy 2.6 (502)`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rejected_by: Vec<String>,
+    /// Gateways that were measured to pass it on as if nothing was wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerated_by: Vec<String>,
     /// Id of the kept packets, where they were kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capture_id: Option<String>,

@@ -116,6 +116,8 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
             retransmits: event.connection.retransmits,
         }),
         evidence: event.evidence.iter().map(evidence_to_proto).collect(),
+        rejected_by: event.rejected_by.clone(),
+        tolerated_by: event.tolerated_by.clone(),
         capture_id: event.capture_id.clone().unwrap_or_default(),
         completeness: Some(part::Completeness {
             lost_segments: event.completeness.lost_segments,
@@ -247,6 +249,8 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
             retransmits: connection.retransmits,
         },
         evidence,
+        rejected_by: event.rejected_by,
+        tolerated_by: event.tolerated_by,
         capture_id: filled(event.capture_id),
         completeness: Completeness {
             lost_segments: completeness.lost_segments,

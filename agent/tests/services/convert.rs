@@ -115,6 +115,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
         vec(evidence(), 0..3),
         of(text()),
         (any::<u64>(), any::<bool>(), any::<bool>()),
+        (vec(text(), 0..3), vec(text(), 0..3)),
     );
     let head = (text(), any::<u64>(), text());
     (head, verdict, ends, of(exchange()), connection, rest).prop_map(
@@ -147,6 +148,8 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
                 retransmits: connection.4[1],
             },
             evidence: rest.0,
+            rejected_by: rest.3.0,
+            tolerated_by: rest.3.1,
             capture_id: rest.1,
             completeness: Completeness {
                 lost_segments: rest.2.0,

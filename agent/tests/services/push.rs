@@ -262,7 +262,8 @@ async fn the_collector_keeps_a_resent_event_once_and_survives_an_unreadable_one(
     .map(|(sequence, event)| proto::PublishRequest { sequence, event });
     let uri = format!("http://{}", running.address);
     let mut client = HopCollectorClient::connect(uri).await.unwrap();
-    let stream = client.publish(tokio_stream::iter(requests)).await.unwrap();
+    let publish = Box::pin(client.publish(tokio_stream::iter(requests)));
+    let stream = publish.await.unwrap();
     let mut stream = stream.into_inner();
     let mut last = 0;
     while let Some(response) = soon("answer", stream.message()).await.unwrap() {

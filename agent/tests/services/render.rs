@@ -27,6 +27,7 @@ fn json_keys_are_the_designs() {
             r#""syn_retransmits":1,"retransmits":2},"#,
             r#""evidence":[{"source":"packet","what":"fin_before_response","offset":17,"#,
             r#""bytes":"SFRUUC8xLjEgMjAwIE9LDQo=","text":"FIN in the middle of the head"}],"#,
+            r#""rejected_by":["HAProxy 2.6 (502)"],"tolerated_by":["nginx 1.22"],"#,
             r#""capture_id":"c-9","#,
             r#""completeness":{"lost_segments":4,"truncated":true,"mid_stream":true}}"#,
         )
@@ -61,13 +62,15 @@ fn text_is_aligned_with_its_evidence_below() {
         [
             "2023-11-14T22:13:21.000Z  tcp.connect_refused             proven           \
              10.0.0.7:8001          -",
-            "    kernel       connect() returned ECONNREFUSED (111)",
+            "    kernel        connect() returned ECONNREFUSED (111)",
             "2023-11-14T22:13:20.000Z  tcp.closed_no_response          underdetermined  \
              [2001:db8::7]:8080     nginx[412]  GET shop.example/cart -> 200 after 12.2 ms",
-            "    packet       FIN in the middle of the head (byte 17)",
-            "    or else      tcp.reset_no_response, pool.stale_reuse",
-            "    to tell      the upstream's own log",
-            "    incomplete   4 segments lost, payload captured short, joined mid-stream",
+            "    packet        FIN in the middle of the head (byte 17)",
+            "    rejected by   HAProxy 2.6 (502)",
+            "    tolerated by  nginx 1.22",
+            "    or else       tcp.reset_no_response, pool.stale_reuse",
+            "    to tell       the upstream's own log",
+            "    incomplete    4 segments lost, payload captured short, joined mid-stream",
         ]
     );
 }
@@ -99,13 +102,14 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     event.evidence[0].text = hostile.to_owned();
     event.evidence[0].source = EvidenceSource::TlsLibrary;
     event.splitter = Some(hostile.to_owned());
+    event.rejected_by = vec![hostile.to_owned()];
     let exchange = event.exchange.as_mut().unwrap();
     for field in [&mut exchange.method, &mut exchange.host, &mut exchange.path] {
         *field = Some(hostile.to_owned());
     }
     event.gateway.as_mut().unwrap().comm = hostile.into();
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 5, "{text:?}");
+    assert_eq!(text.lines().count(), 7, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"

@@ -48,6 +48,8 @@ pub(crate) fn event(number: u16) -> HopEvent {
             bytes: Vec::new(),
             text: "connect() returned ECONNREFUSED (111)".to_owned(),
         }],
+        rejected_by: Vec::new(),
+        tolerated_by: Vec::new(),
         capture_id: None,
         completeness: Completeness::default(),
     }
@@ -108,6 +110,8 @@ pub(crate) fn full_event() -> HopEvent {
             bytes: b"HTTP/1.1 200 OK\r\n".to_vec(),
             text: "FIN in the middle of the head".to_owned(),
         }],
+        rejected_by: vec!["HAProxy 2.6 (502)".to_owned()],
+        tolerated_by: vec!["nginx 1.22".to_owned()],
         capture_id: Some("c-9".to_owned()),
         completeness: Completeness {
             lost_segments: 4,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, closed_before_request, connect, exchange,
+    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
 use crate::http1::{Finding, Protocol, Stage};
@@ -22,6 +22,9 @@ const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 
 /// Facts about an end come this much later at most: they travel the same ring.
 const END_SETTLE: Duration = Duration::from_millis(50);
+
+/// A reset later than this has nothing to do with the exchange before it.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// A gateway closes towards client and upstream in one turn of its loop: that takes microseconds, and
 /// longer where the processor is taken away in between. A busy loop takes turn after turn without a
@@ -91,7 +94,11 @@ impl Hop {
                     cx,
                 )
             };
-            if let Some(verdict) = exchange(&facts) {
+            let verdict = exchange(&facts);
+            let limit = completed.findings.iter().any(|found| found.kind.is_limit());
+            if verdict.is_none() && (limit || !completed.exchange.complete) {
+                self.exchanges.last = Some((at, completed));
+            } else if let Some(verdict) = verdict {
                 let status = completed.status;
                 out.judged.push(Judged {
                     at,
@@ -130,10 +137,43 @@ impl Hop {
         if self.to.closed().is_some() {
             self.gateway_closed(at, cx, out);
         }
+        self.judge_last(at, cx, out);
         let reset = |flow: &Flow| matches!(flow.closed(), Some((Close::Rst, _)));
         let both = self.to.closed().is_some() && self.from.closed().is_some();
         if both || reset(&self.to) || reset(&self.from) {
             self.over(at);
+        }
+    }
+
+    /// Judges the last complete exchange on a reset that came after it.
+    fn judge_last(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
+        let reset = |flow: &Flow| matches!(flow.closed(), Some((Close::Rst, _)));
+        let upstream_first = matches!(self.first_close, None | Some((Actor::Upstream, _)));
+        let rst = if reset(&self.to) {
+            Actor::Gateway
+        } else if reset(&self.from) && upstream_first {
+            Actor::Upstream
+        } else {
+            return;
+        };
+        let Some((ended, last)) = self.exchanges.last.take() else {
+            return;
+        };
+        if at.since(ended) > AFTERWARDS {
+            return;
+        }
+        let facts = ExchangeFacts {
+            status: last.status,
+            stage: last.stage,
+            ..self.facts(at, Ended::Complete, &last.exchange, &last.findings, cx)
+        };
+        if let Some(verdict) = afterwards(&facts, rst) {
+            out.judged.push(Judged {
+                at,
+                verdict,
+                status: last.status,
+                exchange: Some(last.exchange),
+            });
         }
     }
 
@@ -282,6 +322,7 @@ impl Hop {
                         findings: &[],
                         partial_head: &[],
                         status: None,
+                        unasked: false,
                         ..self.facts(at, ended, open, &[], cx)
                     }
                 } else {
@@ -357,6 +398,9 @@ impl Hop {
             retransmits: self.to.repeated(),
             patience: cx.patience,
             ttl: self.from.ttl(),
+            // What was missed may have held its request.
+            unasked: open.unasked && self.lost() == 0,
+            web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),
         }
     }
 }

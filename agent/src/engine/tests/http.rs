@@ -46,12 +46,10 @@ fn healthy_responses_give_nothing() {
         b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
         b"HTTP/1.1 200\r\nContent-Length: 0005\r\n\r\nhello",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
         b"HTTP/1.0 200 OK\r\n\r\nuntil close",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nT: t\r\n\r\n",
         b"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n",
         b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n\x01\x02\x03",
     ] {
         for comm in ["nginx", "haproxy", "something"] {
             tolerated(comm, bytes);
@@ -274,8 +272,149 @@ fn an_early_response_ends_its_exchange() {
         .send(b"POST / HTTP/1.1\r\nContent-Length: 5000\r\n\r\nabc")
         .ack();
     sim.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+        .upstream_fin()
+        .gateway_fin()
+        .expect_none();
+}
+
+#[test]
+fn an_early_response_and_a_reset_while_the_request_is_sent() {
+    const POST: &[u8] = b"POST / HTTP/1.1\r\nContent-Length: 5000\r\n\r\nabc";
+    for answer in [
+        &b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n"[..],
+        b"HTTP/1.1 413 Too large\r\nConnection: close\r\n\r\nToo la",
+    ] {
+        for comm in [None, Some("nginx")] {
+            let mut sim = comm.map_or_else(Sim::packets, Sim::live);
+            sim.open().send(POST).ack().reply(answer).upstream_rst();
+            let event = sim.expect(Cause::Http1EarlyResponse, Proof::Proven);
+            assert_eq!(event.exchange.unwrap().status, Some(413));
+        }
+    }
+    // The gateway had the answer and closed; the reset is for what it still sent.
+    let mut sim = Sim::packets();
+    sim.open().send(POST).ack();
+    sim.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+        .gateway_fin()
         .upstream_rst()
         .expect_none();
+}
+
+#[test]
+fn upgrades() {
+    let upgrade = b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switched = b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n\x01\x02\x03";
+    let mut sim = Sim::live("nginx");
+    sim.open().send(upgrade).ack().reply(switched);
+    sim.upstream_fin().gateway_fin().expect_none();
+    let mut sim = Sim::live("nginx");
+    sim.open().send(upgrade).ack().reply(OK);
+    sim.expect(Cause::Http1UpgradeFailed, Proof::Proven);
+    // Being sent elsewhere is an answer.
+    let mut sim = Sim::live("nginx");
+    sim.open().send(upgrade).ack();
+    sim.reply(b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n")
+        .expect_none();
+    // So is a plain response where a newer protocol was only offered.
+    let mut sim = Sim::live("caddy");
+    sim.open()
+        .send(b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n\r\n")
+        .ack()
+        .reply(OK)
+        .expect_none();
+    answered(Some("haproxy"), switched, Cause::Http1UpgradeFailed);
+    tolerated("caddy", switched);
+}
+
+#[test]
+fn interim_responses_by_what_the_gateway_takes() {
+    let bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n";
+    tolerated("haproxy", bytes);
+    tolerated("something", bytes);
+    answered(Some("nginx"), bytes, Cause::Http1InterimMishandled);
+    // It was asked for.
+    let mut sim = Sim::live("nginx");
+    sim.open()
+        .send(b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
+        .ack()
+        .reply(bytes)
+        .expect_none();
+    // Without a final response, that is what is missing.
+    answered(
+        Some("nginx"),
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        Cause::Http1HeadTruncated,
+    );
+}
+
+#[test]
+fn a_large_head_is_a_cause_where_the_gateway_bears_it_out() {
+    let head = format!("HTTP/1.1 200 OK\r\nSet-Cookie: {}\r\n", "x".repeat(5000));
+    let whole = format!("{head}Content-Length: 5\r\n\r\nhello");
+    // It stops reading inside the head.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(head.as_bytes()).gateway_rst();
+    let event = sim.expect(Cause::Http1HeaderTooLarge, Proof::Inferred);
+    assert!(event.evidence[0].text.contains("Set-Cookie"));
+    assert_eq!(event.rejected_by, ["nginx 1.22 (502)", "nginx 1.31 (502)"]);
+    // It leaves what came unread.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(whole.as_bytes()).gateway_rst();
+    sim.expect(Cause::Http1HeaderTooLarge, Proof::Inferred);
+    // Its limit was raised: the next exchange follows.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(whole.as_bytes());
+    sim.request().reply(OK).ms(10).gateway_rst().expect_none();
+    // It is below the gateway's limit, so the gateway had another reason.
+    let mut sim = Sim::live("haproxy");
+    sim.open().request().reply(whole.as_bytes());
+    sim.gateway_rst().expect_none();
+    // The upstream closed first: it broke off.
+    answered(Some("nginx"), head.as_bytes(), Cause::Http1HeadTruncated);
+}
+
+#[test]
+fn bytes_that_belong_to_no_request_spoil_the_next_response() {
+    // They wait on the connection when the next request is sent.
+    let mut sim = Sim::packets();
+    sim.open()
+        .request()
+        .reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloGARBAGE\r\n")
+        .request()
+        .reply(OK)
+        .gateway_fin();
+    let event = sim.expect(Cause::Http1ExcessBytes, Proof::Proven);
+    assert_eq!(event.exchange.unwrap().ordinal, 2);
+    // They cross it.
+    let mut sim = Sim::packets();
+    sim.open().request().reply(OK).send(GET).reply(OK);
+    let event = sim.expect(Cause::Http1ExcessBytes, Proof::Proven);
+    assert_eq!(event.exchange.unwrap().ordinal, 2);
+    // The gateway saw them and closed.
+    let mut sim = Sim::packets();
+    sim.open().request();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloGARBAGE")
+        .gateway_fin()
+        .expect_none();
+}
+
+#[test]
+fn a_response_whose_request_was_missed_is_not_excess() {
+    let mut sim = Sim::packets();
+    sim.open().request().reply(OK);
+    sim.reply_unseen(40).reply(OK).request().reply(OK);
+    sim.expect_none();
+}
+
+#[test]
+fn a_farewell_on_an_idle_connection_is_no_answer() {
+    let mut sim = Sim::packets();
+    sim.open().request().reply(OK).ms(5000);
+    sim.reply(b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n")
+        .upstream_fin()
+        .send(GET)
+        .upstream_rst();
+    sim.expect(Cause::PoolStaleReuse, Proof::Proven);
 }
 
 #[test]

@@ -31,13 +31,13 @@ struct Burst {
 fn life() -> impl Strategy<Value = (Vec<Burst>, End)> {
     let request = prop::sample::select(vec![
         GET.to_vec(),
-        b"HEAD /h HTTP/1.1\r\nHost: shop\r\n\r\n".to_vec(),
         b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_vec(),
         GET.repeat(2),
     ]);
+    // No bytes that nobody asked for: whether they stand before or after the next request is seen only
+    // from the acknowledgements around them, which are not the same in every order.
     let response = prop::sample::select(vec![
         OK.to_vec(),
-        OK.repeat(2),
         b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno".to_vec(),
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n".to_vec(),
         b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello".to_vec(),
