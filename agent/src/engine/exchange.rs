@@ -151,6 +151,10 @@ impl Exchanges {
                 }
                 self.begun += 1;
                 self.sending = true;
+                // Most hops never have two: room for one is enough until they do.
+                if self.open.capacity() == 0 {
+                    self.open.reserve_exact(1);
+                }
                 self.open.push_back(Exchange {
                     ordinal: self.begun,
                     began: at,
@@ -243,6 +247,30 @@ impl Exchanges {
         }
     }
 
+    /// Moves past bytes of the upstream that are certain to be inside the body of the response that is
+    /// coming. Returns false, with nothing done, where they are not.
+    pub(super) fn pass(&mut self, at: Timestamp, bytes: u32) -> bool {
+        let Some(exchange) = self.open.front_mut() else {
+            return false;
+        };
+        let passed = self.response.pass(u64::from(bytes));
+        if passed {
+            exchange.response_bytes += u64::from(bytes);
+            exchange.last_response = Some(at);
+        }
+        passed
+    }
+
+    /// Whether nothing is kept that the next segment may change the meaning of, whatever it is.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.early.is_empty() && !self.response.is_broken()
+    }
+
+    /// Bytes kept of incomplete heads, and of an upstream that spoke first.
+    pub(super) const fn kept_bytes(&self) -> usize {
+        self.request.kept_bytes() + self.response.kept_bytes() + self.early.len()
+    }
+
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
     pub(super) fn take_early(
@@ -271,6 +299,9 @@ impl Exchanges {
                 self.sending = false;
             }
             let (status, findings) = (self.response.status(), self.response.findings());
+            if done.capacity() == 0 {
+                done.reserve_exact(1);
+            }
             done.push(Completed {
                 exchange,
                 status,

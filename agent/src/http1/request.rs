@@ -2,6 +2,8 @@
 //!
 //! A gateway wrote them, so nothing here judges them. What is no HTTP/1 request is left alone.
 
+use core::mem::MaybeUninit;
+
 use crate::http1::{Body, BodyStep};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
@@ -94,6 +96,18 @@ impl RequestParser {
                 }
             },
             State::Head(head) => {
+                if head.is_empty()
+                    && let Some(end) = head_end(bytes, 0).filter(|end| *end <= MAX_HEAD_BYTES)
+                    && let Some((parsed, body)) = bytes.get(..end).and_then(parse)
+                    && foreign(bytes).is_none()
+                {
+                    // Whole in one segment, as most are.
+                    match body {
+                        Some(body) => self.state = State::Body(body),
+                        None => self.ended = true,
+                    }
+                    return (end, Some(RequestEvent::Head(parsed)));
+                }
                 let known = head.len();
                 let room = MAX_HEAD_BYTES.saturating_sub(known);
                 head.extend(bytes.iter().take(room));
@@ -175,6 +189,14 @@ impl RequestParser {
         }
     }
 
+    /// Bytes kept of an incomplete head.
+    pub const fn kept_bytes(&self) -> usize {
+        match &self.state {
+            State::Head(head) => head.capacity(),
+            _ => 0,
+        }
+    }
+
     /// Whether a gap hides where the request in flight ends.
     pub const fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost)
@@ -222,9 +244,9 @@ fn head_end(head: &[u8], known: usize) -> Option<usize> {
 
 /// Reads a complete head: what it says, and the body that follows.
 fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let parsed = request.parse(head);
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(head, &mut fields);
     // With too many fields the request line is still good; the rest is left unknown.
     if !matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders)) {
         return None;

@@ -254,6 +254,26 @@ impl ResponseParser {
         }
     }
 
+    /// Moves past bytes that are certain to be inside a body whose length is known or whose end is the
+    /// connection's. Returns false, with nothing done, where they are not.
+    pub fn pass(&mut self, bytes: u64) -> bool {
+        match &mut self.state {
+            State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,
+            State::Body(Body::UntilClose) => {}
+            _ => return false,
+        }
+        self.taken += bytes;
+        true
+    }
+
+    /// Bytes kept of an incomplete head.
+    pub const fn kept_bytes(&self) -> usize {
+        match &self.state {
+            State::Head(head) => head.bytes.capacity(),
+            _ => 0,
+        }
+    }
+
     fn note(&mut self, finding: Finding) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
@@ -408,7 +428,10 @@ impl ResponseParser {
         match body.take(bytes) {
             BodyStep::More => {
                 self.taken += bytes.len() as u64;
-                remember(&mut self.recent, bytes);
+                // Only a chunked body can be found broken later.
+                if matches!(body, Body::Chunked(_)) {
+                    remember(&mut self.recent, bytes);
+                }
                 (bytes.len(), None)
             }
             BodyStep::End(taken) => {

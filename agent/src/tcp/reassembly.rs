@@ -137,6 +137,21 @@ impl Reassembler {
         true
     }
 
+    /// Moves past a segment that is next in order, where nothing waits behind a hole. Returns false,
+    /// with nothing done, where it is not.
+    pub fn pass(&mut self, seq: u32, wire_len: u32) -> bool {
+        let next = self.next == Some(seq) && self.pieces.is_empty() && self.fin.is_none();
+        if next {
+            self.advance(u64::from(wire_len));
+        }
+        next
+    }
+
+    /// Payload bytes kept until what is before them comes.
+    pub const fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
     /// Notes that the receiver acknowledged everything before `ack`: holes below it are given up.
     pub fn acknowledged(&mut self, ack: u32, mut sink: impl FnMut(Chunk<'_>)) {
         let Some(mut to) = self.offset_of(ack) else {
