@@ -62,8 +62,9 @@ impl Default for Config {
 /// The deterministic state machine at the heart of hopscope: no IO, no clock.
 ///
 /// Call [`Engine::handle`] for each observation and [`Engine::handle_timeout`] when
-/// [`Engine::poll_timeout`] is due; then drain [`Engine::poll_event`]. Time never runs backwards
-/// inside: an observation older than the newest one is treated as if made at that time.
+/// [`Engine::poll_timeout`] is due; then drain [`Engine::poll_event`]. Time never runs backwards on a
+/// hop: an observation older than the newest one of the same hop is treated as if made at that time.
+/// Between hops any order will do.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
@@ -118,19 +119,18 @@ impl Engine {
     /// Takes one observation made at `at`.
     pub fn handle(&mut self, at: Timestamp, input: Input<'_>) {
         self.now = self.now.max(at);
-        let now = self.now;
         match input {
-            Input::Segment { hop, segment } => self.segment(now, hop, &segment),
-            Input::Signal { hop, signal } => self.signal(now, hop, signal),
+            Input::Segment { hop, segment } => self.segment(at, hop, &segment),
+            Input::Signal { hop, signal } => self.signal(at, hop, signal),
             Input::ConnectFailed {
                 process,
                 upstream,
                 errno,
             } => {
-                self.connect_failed(now, &process, upstream, errno);
+                self.connect_failed(at, &process, upstream, errno);
             }
-            Input::Icmp(icmp) => self.icmp(now, icmp),
-            Input::ClientLeft { thread } => self.client_left(now, thread),
+            Input::Icmp(icmp) => self.icmp(at, icmp),
+            Input::ClientLeft { thread } => self.client_left(at, thread),
             Input::Lost { records } => self.stats.records_lost += records,
         }
     }

@@ -95,6 +95,10 @@ impl Exchanges {
         limits: &Limits,
         stats: &mut Stats,
     ) {
+        if self.response.stage() == Stage::Tunnel {
+            // What goes through a tunnel is no request.
+            return;
+        }
         match chunk {
             Chunk::Data(mut bytes) => {
                 if self.open.is_empty() {
@@ -145,6 +149,13 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
+                if self.response.stage() == Stage::Lost {
+                    // A gateway sends the next request when it has the whole response before: what a
+                    // gap hid is over.
+                    stats.unjudged_gap +=
+                        self.open.drain(..).filter(|open| !open.judged).count() as u64;
+                    self.response.reset();
+                }
                 if self.open.len() >= limits.pipelined {
                     stats.pipelined_dropped += 1;
                     return;

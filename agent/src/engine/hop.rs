@@ -95,6 +95,7 @@ pub(super) struct Context<'a> {
 
 /// One hop.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Hop {
     pub(super) process: Option<Arc<Process>>,
     pub(super) local: Option<SocketAddr>,
@@ -122,6 +123,8 @@ pub(super) struct Hop {
     first_close: Option<(Actor, Close)>,
     /// What ended the exchanges, while it waits to be judged.
     ending: Option<(Ended, Timestamp)>,
+    /// Whether such an end was judged: only the first counts.
+    ended: bool,
     /// The thread that closed the gateway's socket.
     closer: Option<u32>,
     /// Whether a close before any request byte was judged.
@@ -163,6 +166,7 @@ impl Hop {
             reset_reason: None,
             first_close: None,
             ending: None,
+            ended: false,
             closer: None,
             unused_judged: false,
             waits: Vec::new(),
@@ -202,7 +206,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
-        self.last_seen = at;
+        let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
         if segment.flags.contains(TcpFlags::SYN) {
@@ -258,6 +262,13 @@ impl Hop {
         out
     }
 
+    /// Notes that something is heard of the hop. Records of several processors may be a little out of
+    /// order: time does not run backwards.
+    fn heard(&mut self, at: Timestamp) -> Timestamp {
+        self.last_seen = self.last_seen.max(at);
+        self.last_seen
+    }
+
     /// SYN or SYN-ACK.
     fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
         match segment.direction {
@@ -307,7 +318,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
-        self.last_seen = at;
+        let at = self.heard(at);
         self.kernel = true;
         match signal {
             Signal::Opened { process, .. } => {

@@ -17,7 +17,7 @@ use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
 use object::{Object as _, ObjectSection as _};
 
 use super::btf::Btf;
-use super::config::LiveConfig;
+use super::config::{LiveConfig, mapped};
 use super::error::{LiveError, reason};
 use super::offsets::{Offsets, ResetReasons};
 use super::{cgroup, tracefs};
@@ -212,7 +212,7 @@ fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
     }
     let mut upstreams: LpmTrie<_, [u8; 18], u8> = map(ebpf, "UPSTREAMS")?;
     for upstream in &config.upstreams {
-        let (addr, prefix) = upstream.mapped();
+        let (addr, prefix) = mapped(upstream);
         let mut data = [0; 18];
         data[..2].copy_from_slice(&upstream.port.unwrap_or(0).to_be_bytes());
         data[2..].copy_from_slice(&addr);

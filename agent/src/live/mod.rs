@@ -24,7 +24,7 @@ mod translate;
 
 pub use btf::BtfError;
 pub use check::check;
-pub use config::{LiveConfig, UpstreamMatch, UpstreamMatchError};
+pub use config::LiveConfig;
 pub use error::LiveError;
 pub use source::{LiveSource, Waker};
 

@@ -12,11 +12,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::config::{LiveConfig, UpstreamMatch};
+use super::config::LiveConfig;
 use super::process::{self, Matcher};
 use super::source::Waker;
 use super::{LiveError, icmp, seed};
-use crate::model::Process;
+use crate::model::{Process, UpstreamPattern};
 use crate::stats::ProbeStatus;
 
 /// Time between two looks. A gateway that starts in between has its connections seen as they open;
@@ -46,7 +46,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Scout {
     matcher: Matcher,
-    upstreams: Vec<UpstreamMatch>,
+    upstreams: Vec<UpstreamPattern>,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// Namespaces that we listen for ICMP errors in, or could not.
@@ -163,7 +163,7 @@ impl Scout {
             || self
                 .upstreams
                 .iter()
-                .any(|upstream| upstream.matches(remote.ip(), remote.port()));
+                .any(|upstream| upstream.matches(remote));
         // A socket without an owner is closed by its process and only lives until the last byte.
         let (true, Some((pid, _))) = (wanted, owner) else {
             return;

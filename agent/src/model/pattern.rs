@@ -85,7 +85,7 @@ fn parse(text: &str) -> Option<UpstreamPattern> {
     match text.split_once(':') {
         Some(("" | "*", port)) if !port.contains(':') => Some(UpstreamPattern {
             network: None,
-            port: Some(number(port)?),
+            port: Some(port_number(port)?),
         }),
         Some((network, port)) if !port.contains(':') => split_pattern(network, Some(port)),
         // More than one colon: an IPv6 address, which takes a port only in brackets.
@@ -108,13 +108,18 @@ fn pattern(address: &str, prefix: Option<&str>, port: Option<&str>) -> Option<Up
         None => bits,
     };
     let port = match port {
-        Some(port) => Some(number(port)?),
+        Some(port) => Some(port_number(port)?),
         None => None,
     };
     (prefix <= bits).then_some(UpstreamPattern {
         network: Some((address, prefix)),
         port,
     })
+}
+
+/// No connection goes to port zero.
+fn port_number(text: &str) -> Option<u16> {
+    number(text).filter(|port| *port != 0)
 }
 
 /// Digits only: `parse` alone would let a sign through.

@@ -14,7 +14,7 @@ mod queue;
 
 pub use agent::{AgentService, EventStream, serve_agent};
 pub use convert::{ConvertError, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto};
-pub use filter::{Filter, FilterError, UpstreamPattern};
+pub use filter::{Filter, FilterError};
 pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
 pub use push::{Push, PushConfig};

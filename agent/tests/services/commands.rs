@@ -328,7 +328,10 @@ fn bad_flags_are_named() {
             &["run", "--collector", "x"],
             "bad address `x`: give HOST:PORT",
         ),
-        (&["run", "--upstream", "x"], "cannot read upstream \"x\": "),
+        (
+            &["run", "--upstream", "x"],
+            "bad upstream `x`: give ADDRESS",
+        ),
         (&["explain", "--log", "a=b=c"], "bad log level `a=b=c`: "),
     ];
     for (args, expected) in cases {

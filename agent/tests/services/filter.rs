@@ -1,8 +1,8 @@
 //! Which events a filter lets through, and which filters are refused.
 
 use crate::support;
-use hopscope::model::{Cause, HopEvent, Timestamp};
-use hopscope::serve::{Filter, FilterError, UpstreamPattern};
+use hopscope::model::{Cause, HopEvent, Timestamp, UpstreamPattern};
+use hopscope::serve::{Filter, FilterError};
 
 fn passes(causes: &[&str], upstreams: &[&str], event: &HopEvent) -> bool {
     Filter::parse(causes, upstreams, None)

@@ -195,9 +195,16 @@ impl Hop {
     /// Takes note of what ended the exchanges. Live, some facts about an end come after it: why the
     /// upstream's kernel reset, and whether the gateway let go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
-        if !self.kernel || ended == Ended::UpstreamFin {
+        if ended == Ended::UpstreamFin {
             self.judge_open(at, ended, cx, out);
-        } else if self.ending.is_none() && self.exchanges.open.iter().any(|open| !open.judged) {
+        } else if !self.kernel {
+            if !std::mem::replace(&mut self.ended, true) {
+                self.judge_open(at, ended, cx, out);
+            }
+        } else if self.ending.is_none()
+            && !self.ended
+            && self.exchanges.open.iter().any(|open| !open.judged)
+        {
             self.ending = Some((ended, at));
             self.waits.push((at.after(END_SETTLE), Wait::End));
         }
@@ -208,6 +215,7 @@ impl Hop {
         let Some((ended, at)) = self.ending.take() else {
             return;
         };
+        self.ended = true;
         let left = self.closer.and_then(|thread| cx.departures.get(&thread));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
@@ -282,7 +290,9 @@ impl Hop {
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);
                 }
-                if (ended != Ended::Settled || verdict.is_some())
+                // After the gateway's FIN its upstream may still answer.
+                let open_end = matches!(ended, Ended::Settled | Ended::Gateway);
+                if (!open_end || verdict.is_some())
                     && let Some(open) = self.exchanges.open.get_mut(index)
                 {
                     open.judged = true;

@@ -339,3 +339,34 @@ fn pipelined_requests_each_get_their_verdict() {
     let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
     assert_eq!(event.exchange.unwrap().ordinal, 2);
 }
+
+#[test]
+fn text_through_a_tunnel_is_no_request() {
+    let mut sim = Sim::live("nginx");
+    sim.open()
+        .send(b"GET /attach HTTP/1.1\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+        .ack();
+    sim.reply(b"HTTP/1.1 101 Switching\r\nUpgrade: tcp\r\n\r\n");
+    sim.send(b"GET me some output").ack().ms(3000);
+    sim.upstream_fin().gateway_fin().expect_none();
+}
+
+#[test]
+fn after_a_missed_head_the_next_exchange_is_judged() {
+    let mut sim = Sim::packets();
+    sim.open().request().reply_unseen(300).request();
+    sim.reply(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+    let event = sim.expect(Cause::UpstreamOwnError, Proof::Inferred);
+    assert_eq!(event.exchange.unwrap().ordinal, 2);
+    assert_eq!(sim.engine.stats().unjudged_gap, 1);
+}
+
+#[test]
+fn a_half_closed_gateway_still_gets_its_answer_judged() {
+    for mut sim in [Sim::live("haproxy"), Sim::packets()] {
+        sim.open().request().gateway_fin().ms(500);
+        sim.reply(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+        sim.upstream_fin();
+        sim.expect(Cause::UpstreamOwnError, Proof::Proven);
+    }
+}

@@ -1,12 +1,13 @@
 //! Hostile input, caps and determinism.
 
+use core::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::sim::{GET, OK, Sim};
 use crate::limits::Limits;
-use crate::model::{Cause, Direction, Errno, Input, Proof, TcpFlags, TcpState};
+use crate::model::{Cause, Direction, Errno, IcmpError, Input, Proof, TcpFlags, TcpState};
 
 #[test]
 fn the_hop_table_is_capped_and_evicts_the_silent_ones() {
@@ -126,4 +127,24 @@ proptest! {
         sim.engine.finish(crate::model::Timestamp::MAX);
         prop_assert_eq!(sim.engine.open_hops(), 0);
     }
+}
+
+#[test]
+fn time_of_another_hop_does_not_stretch_this_one() {
+    let mut sim = Sim::live("nginx");
+    // An error that is read late carries a later time than the records behind it.
+    let late = sim.now().after(Duration::from_secs(5));
+    let stray = IcmpError {
+        netns: 0,
+        from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        from_self: true,
+        code: 1,
+        local: "10.0.0.1:1".parse().unwrap(),
+        upstream: "10.0.0.3:80".parse().unwrap(),
+    };
+    sim.engine.handle(late, Input::Icmp(stray));
+    sim.open().request().ms(30).upstream_fin();
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
+    let duration = event.exchange.unwrap().duration_ms;
+    assert!((30.0..31.0).contains(&duration), "{duration}");
 }

@@ -69,6 +69,10 @@ impl Sim {
         self.local.set_port(self.local.port() + 1);
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     pub(super) fn sleep(&mut self, time: Duration) -> &mut Self {
         let until = self.now.after(time);
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
