@@ -11,6 +11,9 @@ pub struct Limits {
     pub reassembly_pieces: usize,
     /// Bytes of a response head kept for judging it.
     pub head_bytes: usize,
+    /// Out-of-order payload and incomplete heads kept of all hops together; the hop silent longest is
+    /// evicted for more.
+    pub kept_bytes: usize,
     /// Requests kept on one hop whose response has not begun (pipelining).
     pub pipelined: usize,
     /// Upstreams remembered to compare a failure with earlier successes.
@@ -27,6 +30,7 @@ impl Default for Limits {
             reassembly_pieces: 64,
             // Above the head limits of nginx, HAProxy, Apache and Envoy (GATEWAYS: 4 KiB to 60 KiB).
             head_bytes: 64 * 1024,
+            kept_bytes: 64 * 1024 * 1024,
             pipelined: 64,
             upstreams: 4096,
             events: 65_536,

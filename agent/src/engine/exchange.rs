@@ -258,6 +258,11 @@ impl Exchanges {
         }
     }
 
+    /// Whether so many bytes of the upstream are certain to be inside a body.
+    pub(super) fn awaits_body(&self, bytes: u32) -> bool {
+        !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
+    }
+
     /// Moves past bytes of the upstream that are certain to be inside the body of the response that is
     /// coming. Returns false, with nothing done, where they are not.
     pub(super) fn pass(&mut self, at: Timestamp, bytes: u32) -> bool {

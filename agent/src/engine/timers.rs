@@ -16,6 +16,16 @@ impl Timers {
         self.heap.push(Reverse((at, hop)));
     }
 
+    /// Entries, ignored ones included.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Keeps only the entries that still count.
+    pub(super) fn retain(&mut self, counts: impl Fn(Timestamp, HopId) -> bool) {
+        self.heap.retain(|Reverse((at, hop))| counts(*at, *hop));
+    }
+
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }

@@ -254,8 +254,17 @@ impl ResponseParser {
         }
     }
 
-    /// Moves past bytes that are certain to be inside a body whose length is known or whose end is the
-    /// connection's. Returns false, with nothing done, where they are not.
+    /// Whether so many bytes are certain to be inside a body whose length is known or whose end is the
+    /// connection's.
+    pub const fn awaits_body(&self, bytes: u64) -> bool {
+        match self.state {
+            State::Body(Body::Length(left)) => left > bytes,
+            State::Body(Body::UntilClose) => true,
+            _ => false,
+        }
+    }
+
+    /// Moves past such bytes. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, bytes: u64) -> bool {
         match &mut self.state {
             State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,

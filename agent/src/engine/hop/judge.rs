@@ -73,10 +73,10 @@ impl Hop {
         out: &mut Outcome,
     ) {
         for completed in done {
-            cx.stats.exchanges += 1;
             if completed.exchange.judged {
                 continue;
             }
+            cx.stats.exchanges += 1;
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -222,6 +222,7 @@ impl Hop {
             for open in &mut self.exchanges.open {
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
+                    cx.stats.exchanges += 1;
                 }
             }
             return;
@@ -296,6 +297,7 @@ impl Hop {
                     && let Some(open) = self.exchanges.open.get_mut(index)
                 {
                     open.judged = true;
+                    cx.stats.exchanges += 1;
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());
