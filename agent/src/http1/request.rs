@@ -110,7 +110,7 @@ impl RequestParser {
                 }
                 let known = head.len();
                 let room = MAX_HEAD_BYTES.saturating_sub(known);
-                head.extend(bytes.iter().take(room));
+                head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
                 if let Some(protocol) = foreign(head) {
                     self.state = State::Opaque;
                     return (bytes.len(), Some(RequestEvent::Opaque(protocol)));
@@ -231,15 +231,10 @@ fn foreign(head: &[u8]) -> Option<Protocol> {
 /// Where the head that is being collected ends, looking again only at what is new.
 fn head_end(head: &[u8], known: usize) -> Option<usize> {
     let from = known.saturating_sub(3);
-    let fresh = head.get(from..)?;
-    fresh
-        .iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == b'\n')
-        .find_map(|(at, _)| {
-            let before = head.get(..from + at)?;
-            (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(from + at + 1)
-        })
+    memchr::memchr_iter(b'\n', head.get(from..)?).find_map(|at| {
+        let before = head.get(..from + at)?;
+        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(from + at + 1)
+    })
 }
 
 /// Reads a complete head: what it says, and the body that follows.
@@ -281,7 +276,10 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
 
 fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..MAX_TEXT_BYTES).unwrap_or(bytes);
-    String::from_utf8_lossy(cut).into_owned()
+    match str::from_utf8(cut) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(cut).into_owned(),
+    }
 }
 
 #[cfg(test)]

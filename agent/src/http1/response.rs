@@ -12,6 +12,9 @@ const MAX_FINDINGS: usize = 8;
 /// Bytes of context kept on either side of an offending byte.
 const CONTEXT_BYTES: usize = 32;
 
+/// Room made for a head at once: most fit.
+const ROOM_BYTES: usize = 512;
+
 /// Bytes kept of what is not HTTP, to name the protocol.
 const FOREIGN_BYTES: usize = 256;
 
@@ -294,12 +297,13 @@ impl ResponseParser {
             return (0, None);
         };
         // Up to and including the next line end, so that lines are read one at a time.
-        let line_len = bytes
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .map(|at| at + 1);
+        let line_len = memchr::memchr(b'\n', bytes).map(|at| at + 1);
         let taken = line_len.unwrap_or(bytes.len());
-        head.bytes.extend(bytes.iter().take(taken));
+        if head.bytes.is_empty() {
+            head.bytes.reserve(bytes.len().min(ROOM_BYTES));
+        }
+        head.bytes
+            .extend_from_slice(bytes.get(..taken).unwrap_or(bytes));
         if head.status_line.is_none() && head.line_at == 0 {
             // A few empty lines are looked past; more of them never become a status line.
             let start = head
