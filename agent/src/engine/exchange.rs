@@ -15,6 +15,9 @@ use crate::tcp::Chunk;
 /// Bytes kept of an upstream that speaks first: enough to name its protocol.
 const EARLY_BYTES: usize = 1024;
 
+/// The most that one exchange takes, its five texts included.
+pub(super) const EXCHANGE_BYTES: usize = 4096;
+
 /// One request and its response, as far as they got.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -282,9 +285,12 @@ impl Exchanges {
         self.early.is_empty() && !self.response.is_broken()
     }
 
-    /// Bytes kept of incomplete heads, and of an upstream that spoke first.
-    pub(super) const fn kept_bytes(&self) -> usize {
-        self.request.kept_bytes() + self.response.kept_bytes() + self.early.len()
+    /// Memory for incomplete heads, for what an upstream said first, and for pipelined requests.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.request.kept_bytes()
+            + self.response.kept_bytes()
+            + self.early.capacity()
+            + self.open.len().saturating_sub(1) * EXCHANGE_BYTES
     }
 
     /// Hands what the upstream sent before the first request to the response parser, once there is a

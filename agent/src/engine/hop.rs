@@ -210,8 +210,8 @@ impl Hop {
             && self.exchanges.open.iter().all(|open| open.judged)
     }
 
-    /// Payload and heads that it keeps, in bytes.
-    pub(super) const fn kept_bytes(&self) -> usize {
+    /// Memory for payload, heads and pipelined requests.
+    pub(super) fn kept_bytes(&self) -> usize {
         self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes()
     }
 

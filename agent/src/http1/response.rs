@@ -278,10 +278,10 @@ impl ResponseParser {
         true
     }
 
-    /// Bytes kept of an incomplete head.
+    /// Memory for an incomplete head, the fields that are kept of it included.
     pub const fn kept_bytes(&self) -> usize {
         match &self.state {
-            State::Head(head) => head.bytes.capacity(),
+            State::Head(head) => 2 * head.bytes.capacity(),
             _ => 0,
         }
     }

@@ -98,8 +98,8 @@ impl Flow {
         self.closed.is_some()
     }
 
-    /// Payload bytes kept out of order.
-    pub const fn kept_bytes(&self) -> usize {
+    /// Memory for payload kept out of order.
+    pub fn kept_bytes(&self) -> usize {
         self.bytes.kept_bytes()
     }
 

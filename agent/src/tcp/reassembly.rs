@@ -17,6 +17,9 @@ pub enum Chunk<'a> {
     Gap(u64),
 }
 
+/// What a piece costs beside its bytes: its place in the tree and its allocation.
+const PIECE_BYTES: usize = 128;
+
 /// A sequence number this far from the expected one belongs to no window (RFC 7323 section 2.2: a
 /// window is below 2^30) and is ignored.
 const MAX_DISTANCE: i64 = 1 << 30;
@@ -147,9 +150,9 @@ impl Reassembler {
         next
     }
 
-    /// Payload bytes kept until what is before them comes.
-    pub const fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+    /// Memory for pieces kept until what is before them comes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes + self.pieces.len() * PIECE_BYTES
     }
 
     /// Notes that the receiver acknowledged everything before `ack`: holes below it are given up.
