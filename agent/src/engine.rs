@@ -37,6 +37,9 @@ type Departures = HashMap<u32, Timestamp, RandomState>;
 /// Gateway threads remembered at once: far more than processors.
 const MAX_THREADS: usize = 16_384;
 
+/// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
+const MAX_STALE_TIMERS: usize = 1024;
+
 /// ICMP errors kept for a SYN that may still come, and for how long.
 const MAX_EARLY_ICMP: usize = 64;
 const EARLY_ICMP: Duration = Duration::from_secs(1);
@@ -108,6 +111,8 @@ struct Tracked {
     armed: Option<Timestamp>,
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
+    /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
+    ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Engine {
@@ -180,6 +185,7 @@ impl Engine {
     /// Ends the observation: decides what can be decided of the hops that are still open.
     pub fn finish(&mut self, at: Timestamp) {
         self.handle_timeout(at);
+        while self.forget_oldest_over() {}
         let mut open: Vec<_> = self.hops.keys().copied().collect();
         // The table's order is random; the events' must not be.
         open.sort_unstable();
@@ -188,7 +194,6 @@ impl Engine {
             self.with_hop(id, |hop, cx| hop.finish(now, cx));
             self.forget(id);
         }
-        while self.forget_oldest_over() {}
     }
 
     /// The next event, if one was decided.
@@ -211,6 +216,13 @@ impl Engine {
     /// [`Limits::upstreams`] allows.
     pub fn upstreams(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
         self.upstreams.tallies()
+    }
+
+    /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
+    /// deadlines.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn remembered(&self) -> [usize; 3] {
+        [self.ends.len(), self.eviction.len(), self.timers.len()]
     }
 
     /// Counters.
@@ -244,7 +256,7 @@ impl Engine {
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
     fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        self.ends.insert(ends, id);
+        self.enter_ends(id, ends);
         if self.early_icmp.is_empty() {
             return;
         }
@@ -258,6 +270,20 @@ impl Engine {
         {
             self.with_hop(id, |hop, _| hop.icmp(at, icmp));
         }
+    }
+
+    /// Enters the ends of a hop into the table, one entry a hop.
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
+            return;
+        };
+        let before = tracked.ends.replace(ends);
+        if let Some(before) = before
+            && self.ends.get(&before) == Some(&id)
+        {
+            self.ends.remove(&before);
+        }
+        self.ends.insert(ends, id);
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -274,7 +300,7 @@ impl Engine {
             local, upstream, ..
         } = &signal
         {
-            self.ends.insert((*local, *upstream), id);
+            self.enter_ends(id, (*local, *upstream));
         }
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
     }
@@ -339,6 +365,7 @@ impl Engine {
             hop,
             armed: None,
             kept_bytes: 0,
+            ends: None,
         };
         self.hops.insert(id, Slot::Live(Box::new(tracked)));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
@@ -396,15 +423,11 @@ impl Engine {
 
     /// Takes what a hop held off the books.
     fn let_go(&mut self, id: HopId, tracked: &Tracked) {
-        let Tracked {
-            hop, kept_bytes, ..
-        } = tracked;
-        self.kept_bytes -= kept_bytes;
-        if let Some(local) = hop.local {
-            let ends = (local, hop.upstream);
-            if self.ends.get(&ends) == Some(&id) {
-                self.ends.remove(&ends);
-            }
+        self.kept_bytes -= tracked.kept_bytes;
+        if let Some(ends) = tracked.ends
+            && self.ends.get(&ends) == Some(&id)
+        {
+            self.ends.remove(&ends);
         }
     }
 
@@ -447,8 +470,10 @@ impl Engine {
             self.close(id);
         }
         while self.kept_bytes > self.limits.kept_bytes && self.evict_oldest() {}
-        if self.timers.len() > 4 * self.open_hops() + 1024 {
-            self.timers.retain(|at, id| match self.hops.get(&id) {
+        // Deadlines of hops that were forgotten, and earlier ones of the others, stay behind.
+        if self.timers.len() > MAX_STALE_TIMERS + 2 * self.open_hops() {
+            let hops = &self.hops;
+            self.timers.retain(|at, id| match hops.get(&id) {
                 Some(Slot::Live(tracked)) => tracked.armed == Some(at),
                 Some(Slot::Over) | None => false,
             });

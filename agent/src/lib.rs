@@ -17,6 +17,8 @@
 
 pub mod classify;
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http1;
 pub mod input;
 pub mod limits;

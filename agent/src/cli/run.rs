@@ -10,6 +10,8 @@ use tracing::{info, warn};
 use super::size::ByteSize;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
+use hopscope_ebpf::MAX_SNAP_LEN;
+
 use crate::engine::{self, Engine};
 use crate::limits::Limits;
 use crate::live::LiveConfig;
@@ -17,6 +19,9 @@ use crate::serve::{Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GR
 
 /// Where the agent serves gRPC unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7502);
+
+/// The smallest ring that is any use: a handful of the largest records.
+const MIN_RING_BYTES: u32 = 256 * 1024;
 
 /// Flags of `hopscope run`.
 #[derive(Debug, clap::Args)]
@@ -81,9 +86,18 @@ impl Settings {
             live.upstreams.push(text.parse().map_err(CliError::usage)?);
         }
         if let Some(ByteSize(bytes)) = args.snap_len.or(file.snap_len) {
+            if bytes > MAX_SNAP_LEN {
+                let most = format!("snap_len {bytes} is too large: at most {MAX_SNAP_LEN} bytes");
+                return Err(CliError::usage(most));
+            }
             live.snap_len = bytes;
         }
         if let Some(ByteSize(bytes)) = args.ring_size.or(file.ring_size) {
+            if bytes < MIN_RING_BYTES {
+                let least =
+                    format!("ring_size {bytes} is too small: at least {MIN_RING_BYTES} bytes");
+                return Err(CliError::usage(least));
+            }
             live.ring_bytes = bytes;
         }
         live.kernel_log = args.kernel_log || file.kernel_log;

@@ -40,6 +40,10 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Linux gives up a connect after six retransmissions, 127 s (`tcp_syn_retries`).
 const CONNECT_LIMIT: Duration = Duration::from_secs(130);
 
+/// A SYN that is seen again sooner was captured twice, not sent twice: a kernel waits for a second
+/// (RFC 6298 section 2), and no setting goes below its shortest timeout of 200 ms.
+const SYN_AGAIN: Duration = Duration::from_millis(100);
+
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -282,8 +286,10 @@ impl Hop {
             to,
             from,
             exchanges,
+            mid_stream,
             ..
         } = self;
+        let mid_stream = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
         match segment.direction {
@@ -297,7 +303,10 @@ impl Hop {
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats);
                 });
-                exchanges.take_early(at, cx.stats, &mut done);
+                // Joined mid-stream, it was the rest of an earlier response.
+                if !mid_stream {
+                    exchanges.take_early(at, cx.stats, &mut done);
+                }
             }
             Direction::FromUpstream => {
                 if acks {
@@ -328,6 +337,9 @@ impl Hop {
     fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
         match segment.direction {
             Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
+                if self.last_syn.is_some_and(|seen| at.since(seen) < SYN_AGAIN) {
+                    return;
+                }
                 if self.last_syn.is_some() {
                     self.syn_retransmits += 1;
                     self.connect.at = None;

@@ -3,6 +3,7 @@
 
 mod connect;
 mod http;
+mod order;
 mod robust;
 mod sim;
 mod tcp;

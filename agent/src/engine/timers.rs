@@ -16,14 +16,14 @@ impl Timers {
         self.heap.push(Reverse((at, hop)));
     }
 
-    /// Entries, ignored ones included.
+    /// Entries, those to be ignored included.
     pub(super) fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// Keeps only the entries that still count.
-    pub(super) fn retain(&mut self, counts: impl Fn(Timestamp, HopId) -> bool) {
-        self.heap.retain(|Reverse((at, hop))| counts(*at, *hop));
+    /// Drops the entries that `keep` does not want.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(Timestamp, HopId) -> bool) {
+        self.heap.retain(|Reverse((at, hop))| keep(*at, *hop));
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {

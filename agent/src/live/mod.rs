@@ -32,3 +32,25 @@ pub use source::{LiveSource, Waker};
 pub fn programs() -> &'static [u8] {
     load::PROGRAMS
 }
+
+/// What a record says to the engine, for the fuzzer. No process is looked up.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_record(
+    bytes: &[u8],
+    mut handle: impl FnMut(crate::model::Timestamp, crate::model::Input<'_>),
+) {
+    use decode::Body;
+
+    let Ok(mut record) = decode::decode(bytes) else {
+        return;
+    };
+    if let Body::Open { ends, caller } | Body::Connect { ends, caller, .. } = &mut record.body {
+        caller.pid = u32::MAX;
+        ends.netns = ends.netns.max(1);
+    }
+    let mut processes = process::Processes::default();
+    let reasons = offsets::ResetReasons::default();
+    if let Ok(Some(input)) = translate::input(&record, &mut processes, &reasons) {
+        handle(crate::model::Timestamp::from_nanos(record.time_ns), input);
+    }
+}

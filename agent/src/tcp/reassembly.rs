@@ -1,8 +1,11 @@
 //! Puts the payload of one direction in order.
 //!
-//! Policy for overlaps: the first copy of a byte wins, as it is what the receiver's kernel handed to
-//! its process. A hole is given up as soon as the receiver acknowledges beyond it: the bytes did
-//! arrive, only the observer missed them. Until then a hole is waited for.
+//! Policy for overlaps, as Linux has it (`tcp_data_queue_ofo` in `net/ipv4/tcp_input.c`), since what
+//! the receiver's kernel handed to its process is what counts: a byte that was handed over stays as it
+//! is. Of the copies of a byte that wait behind a hole, the one in the segment that begins first
+//! counts; of segments that begin together the longest, then the first. A hole is given up as soon as
+//! the receiver acknowledges beyond it: the bytes did arrive, only the observer missed them. Until
+//! then a hole is waited for.
 
 use std::collections::BTreeMap;
 
@@ -231,8 +234,8 @@ impl Reassembler {
         self.next = self.next.map(|next| next.wrapping_add(bytes as u32));
     }
 
-    /// Keeps a piece for later; the first copy of a byte wins, so a piece at a known offset is only
-    /// replaced by a longer one.
+    /// Keeps a piece for later. One that begins where a known one does replaces that only if it is
+    /// longer.
     fn keep(&mut self, at: u64, payload: &[u8], wire_len: u64, limits: &Limits) -> bool {
         if self
             .pieces
@@ -336,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_copy_of_a_byte_wins() {
+    fn what_was_handed_over_stays_and_what_begins_first_counts() {
         let mut stream = Stream::at(0);
         stream.push(2, b"CD");
         stream.push(0, b"abcdef");

@@ -303,7 +303,7 @@ fn a_bad_configuration_names_key_file_and_line() {
 
 #[test]
 fn bad_flags_are_named() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (
             &["events", "--cause", "tcp.nope"],
             "unknown cause `tcp.nope`: give an id",
@@ -327,6 +327,14 @@ fn bad_flags_are_named() {
         (
             &["run", "--collector", "x"],
             "bad address `x`: give HOST:PORT",
+        ),
+        (
+            &["run", "--snap-len", "99999"],
+            "snap_len 99999 is too large: at most 32768 bytes",
+        ),
+        (
+            &["run", "--ring-size", "4096"],
+            "ring_size 4096 is too small: at least 262144 bytes",
         ),
         (
             &["run", "--upstream", "x"],

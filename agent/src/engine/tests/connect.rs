@@ -96,6 +96,16 @@ fn one_unanswered_syn_at_the_end_of_a_capture_is_no_failure() {
 }
 
 #[test]
+fn a_syn_that_was_captured_twice_is_not_sent_again() {
+    let mut sim = Sim::packets();
+    sim.syn().syn_again();
+    sim.engine.finish(crate::model::Timestamp::from_nanos(
+        1_700_000_001_000_000_000,
+    ));
+    sim.expect_none();
+}
+
+#[test]
 fn silence_beside_working_connections_may_be_a_full_backlog() {
     let mut sim = Sim::live("nginx");
     sim.open().request().reply(OK).gateway_fin().upstream_fin();

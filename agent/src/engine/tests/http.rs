@@ -96,6 +96,15 @@ fn a_banner_that_comes_before_the_request_is_its_answer() {
 }
 
 #[test]
+fn the_rest_of_a_response_is_no_answer_to_the_next_request() {
+    let mut sim = Sim::live("nginx");
+    sim.seeded();
+    sim.reply(b"the rest of a body").request().reply(OK);
+    sim.upstream_fin().gateway_fin().expect_none();
+    assert_eq!(sim.engine.stats().exchanges, 1);
+}
+
+#[test]
 fn status_line_invalid() {
     for line in [
         "HTTP/1.1 2xx OK",

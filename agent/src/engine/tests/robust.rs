@@ -95,6 +95,39 @@ fn upstreams_are_tallied() {
 }
 
 #[test]
+fn a_flood_of_syns_leaves_nothing_behind() {
+    let limits = Limits {
+        hops: 10,
+        ..Limits::default()
+    };
+    let mut sim = Sim::with(None, limits);
+    for _ in 0..20_000 {
+        sim.syn();
+        sim.next_hop();
+    }
+    let [ends, places, deadlines] = sim.engine.remembered();
+    assert!(ends <= 10, "{ends}");
+    assert!(places <= 21, "{places}");
+    assert!(deadlines <= 1100, "{deadlines}");
+}
+
+#[test]
+fn translated_addresses_leave_nothing_behind() {
+    // The socket names the service, its segments the backend that it was translated to.
+    let mut sim = Sim::live("nginx");
+    for _ in 0..10 {
+        sim.syn();
+        sim.translated(9000);
+        sim.seeded();
+        sim.translated(8080);
+        sim.next_hop();
+    }
+    assert!(sim.engine.remembered()[0] <= 10);
+    sim.engine.finish(Timestamp::MAX);
+    assert_eq!(sim.engine.remembered()[0], 0);
+}
+
+#[test]
 fn closed_hops_are_forgotten() {
     let mut sim = Sim::live("nginx");
     sim.open().request().reply(OK).gateway_fin().upstream_fin();

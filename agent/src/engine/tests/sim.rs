@@ -73,6 +73,11 @@ impl Sim {
         self.now
     }
 
+    /// Changes the port that segments and signals show from now on.
+    pub(super) fn translated(&mut self, port: u16) {
+        self.upstream.set_port(port);
+    }
+
     pub(super) fn sleep(&mut self, time: Duration) -> &mut Self {
         let until = self.now.after(time);
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
@@ -306,6 +311,27 @@ impl Sim {
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::RST.union(ACK), seq, &[], 0);
         self
+    }
+
+    /// The sequence number of the next byte of a side.
+    pub(super) const fn next_seq(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::ToUpstream => self.gateway_seq,
+            Direction::FromUpstream => self.upstream_seq,
+        }
+    }
+
+    /// A side sent so many bytes, however they were seen; the other acknowledges them.
+    pub(super) fn sent(&mut self, direction: Direction, bytes: u32) {
+        match direction {
+            Direction::ToUpstream => {
+                self.gateway_seq = self.gateway_seq.wrapping_add(bytes);
+                self.ack();
+            }
+            Direction::FromUpstream => {
+                self.reply_unseen(bytes);
+            }
+        }
     }
 
     /// The refusal of a SYN, with the kernel's view of it.

@@ -1,0 +1,430 @@
+//! Whole lives of hops: lists of segments, signals and deadlines.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Bytes;
+use crate::engine::{Config, Engine};
+use crate::limits::Limits;
+use crate::model::{
+    Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
+    Segment, Signal, TcpFlags, TcpState, Timestamp,
+};
+
+/// So small that each cap is met.
+pub(super) const LIMITS: Limits = Limits {
+    hops: 4,
+    reassembly_bytes: 256,
+    reassembly_pieces: 4,
+    head_bytes: 256,
+    kept_bytes: 16 * 1024,
+    pipelined: 3,
+    upstreams: 2,
+    events: 4096,
+};
+
+/// More than the table holds, so that some are evicted.
+const HOPS: usize = 6;
+
+const START: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
+
+const SENT: [&[u8]; 8] = [
+    b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhello",
+    b"world",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01",
+];
+
+const RECEIVED: [&[u8]; 16] = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+    b"HTTP/1.1 204 No\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
+    b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\nuntil close",
+    b"HTTP/1.1 200 OK\r\nContent-Le",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"HTTP/1.1 200 OK\r\nX-A : a\r\nContent-Length: 5\r\n\r\nhello",
+    b"\x15\x03\x03\0\x02\x02\x46",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+];
+
+const ERRNOS: [i32; 8] = [0, 1, 13, 99, 101, 104, 111, 113];
+
+/// One side's sequence numbers.
+#[derive(Clone, Copy)]
+struct Side {
+    next: u32,
+    /// What the other side acknowledged.
+    acked: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    local: SocketAddr,
+    upstream: SocketAddr,
+    gateway_side: Side,
+    upstream_side: Side,
+    /// How many times the engine began to track it.
+    tracked: u32,
+    /// How many times it was opened.
+    attempts: u32,
+}
+
+struct World {
+    engine: Engine,
+    now: Timestamp,
+    hops: [Ends; HOPS],
+    told: HashSet<(u64, u32, u32, u64)>,
+    events: Vec<HopEvent>,
+}
+
+impl World {
+    fn new() -> Self {
+        let hop = |number: u16| {
+            let side = |next| Side { next, acked: next };
+            Ends {
+                local: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 40_000 + number)),
+                upstream: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 8080 + number / 2)),
+                gateway_side: side(u32::MAX - 20),
+                upstream_side: side(5000),
+                tracked: 0,
+                attempts: 0,
+            }
+        };
+        Self {
+            engine: Engine::new(Config::default(), LIMITS),
+            now: START,
+            hops: [hop(0), hop(1), hop(2), hop(3), hop(4), hop(5)],
+            told: HashSet::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn input(&mut self, hop: usize, input: Input<'_>) {
+        let before = self.engine.stats().hops;
+        self.now = self.now.after(Duration::from_micros(20));
+        self.engine.handle(self.now, input);
+        if self.engine.stats().hops > before {
+            self.hops[hop].tracked += 1;
+        }
+        self.check();
+    }
+
+    /// Everything that must hold at any time.
+    fn check(&mut self) {
+        assert!(self.engine.open_hops() <= LIMITS.hops, "hops above the cap");
+        let [ends, places, deadlines] = self.engine.remembered();
+        assert!(ends <= self.engine.open_hops(), "ends without a hop");
+        assert!(places <= 2 * LIMITS.hops + 1, "places without a hop");
+        assert!(deadlines < 2048, "deadlines without a hop");
+        while let Some(event) = self.engine.poll_event() {
+            assert!(!event.evidence.is_empty(), "{event:?}");
+            let open = event.proof == Proof::Underdetermined;
+            assert_eq!(event.rivals.is_empty(), !open, "{event:?}");
+            assert_eq!(event.splitter.is_none(), !open, "{event:?}");
+            let mut id = event.id.split('-').skip(1);
+            let mut number = || u64::from_str_radix(id.next()?, 16).ok();
+            // A connect that failed without a hop has no number that could be met twice.
+            if let Some(hop) = number().filter(|_| !event.id.contains("-c")) {
+                let ordinal = number().unwrap_or_default();
+                let ends = &self.hops[usize::try_from(hop).unwrap_or(0) % HOPS];
+                let attempt = if ordinal == 0 { ends.attempts } else { 0 };
+                assert!(
+                    self.told.insert((hop, ends.tracked, attempt, ordinal)),
+                    "two events for one exchange: {event:?} after {:?}",
+                    self.events
+                );
+            }
+            self.events.push(event);
+        }
+    }
+
+    fn segment(&mut self, hop: usize, to: bool, flags: u8, seq: u32, payload: &[u8], more: u32) {
+        let ends = self.hops[hop];
+        let (direction, other) = if to {
+            (Direction::ToUpstream, ends.upstream_side)
+        } else {
+            (Direction::FromUpstream, ends.gateway_side)
+        };
+        let segment = Segment {
+            direction,
+            local: ends.local,
+            upstream: ends.upstream,
+            seq,
+            ack: other.acked,
+            flags: TcpFlags(flags),
+            window: if flags & 0x80 == 0 { 500 } else { 0 },
+            payload,
+            wire_len: u32::try_from(payload.len())
+                .unwrap_or(u32::MAX)
+                .saturating_add(more),
+            ttl: 64,
+            ip_id: None,
+        };
+        let id = HopId(hop as u64);
+        self.input(hop, Input::Segment { hop: id, segment });
+    }
+
+    fn side(&mut self, hop: usize, to: bool) -> &mut Side {
+        if to {
+            &mut self.hops[hop].gateway_side
+        } else {
+            &mut self.hops[hop].upstream_side
+        }
+    }
+
+    /// The next bytes of a side, and of its sequence space.
+    fn send(&mut self, hop: usize, to: bool, flags: TcpFlags, payload: &[u8]) {
+        let controls = [TcpFlags::SYN, TcpFlags::FIN];
+        let taken = controls
+            .iter()
+            .filter(|flag| flags.contains(**flag))
+            .count()
+            + payload.len();
+        let side = self.side(hop, to);
+        let seq = side.next;
+        side.next = seq.wrapping_add(u32::try_from(taken).unwrap_or(0));
+        self.segment(hop, to, flags.0, seq, payload, 0);
+    }
+
+    fn signal(&mut self, hop: usize, signal: Signal) {
+        let id = HopId(hop as u64);
+        self.input(hop, Input::Signal { hop: id, signal });
+    }
+
+    fn operation(&mut self, data: &mut Bytes<'_>) {
+        let operation = data.u8();
+        let hop = usize::from(operation >> 4) % HOPS;
+        let ends = self.hops[hop];
+        let ack = TcpFlags::ACK;
+        match operation & 15 {
+            0 => {
+                // A SYN that is sent again has the same number.
+                let seq = u32::MAX - 20;
+                self.hops[hop].gateway_side.next = seq.wrapping_add(1);
+                self.segment(hop, true, TcpFlags::SYN.0, seq, &[], 0);
+            }
+            1 => {
+                self.hops[hop].upstream_side.next = 5000;
+                self.hops[hop].gateway_side.acked = ends.gateway_side.next;
+                self.send(hop, false, TcpFlags::SYN.union(ack), &[]);
+                self.hops[hop].upstream_side.acked = 5001;
+            }
+            2 => {
+                let bytes = SENT[data.index(SENT.len())];
+                self.send(hop, true, ack, bytes);
+            }
+            3 => {
+                let bytes = RECEIVED[data.index(RECEIVED.len())];
+                self.send(hop, false, ack, bytes);
+            }
+            4 | 5 => {
+                let length = data.index(64);
+                let bytes = data.slice(length);
+                self.send(hop, operation & 15 == 4, ack, bytes);
+            }
+            6 => {
+                let to = data.u8() & 1 == 0;
+                let next = self.side(hop, !to).next;
+                self.side(hop, !to).acked = next;
+                self.send(hop, to, ack, &[]);
+            }
+            7 => {
+                let to = data.u8() & 1 == 0;
+                self.send(hop, to, TcpFlags::FIN.union(ack), &[]);
+            }
+            8 => {
+                let how = data.u8();
+                let flags = if how & 2 == 0 {
+                    TcpFlags::RST
+                } else {
+                    TcpFlags::RST.union(ack)
+                };
+                self.send(hop, how & 1 == 0, flags, &[]);
+            }
+            9 => {
+                let flags = data.u8();
+                let how = data.u8();
+                let to = how & 1 == 0;
+                // Translated addresses: another upstream than the socket's own.
+                let port = 9000 + u16::from(how >> 2);
+                if how & 2 != 0 {
+                    self.hops[hop].upstream.set_port(port);
+                }
+                let shift = i32::from(data.u16().cast_signed());
+                let more = data.u16();
+                let length = data.index(32);
+                let bytes = data.slice(length);
+                let seq = self.side(hop, to).next.wrapping_add_signed(shift);
+                self.segment(hop, to, flags, seq, bytes, u32::from(more));
+                self.hops[hop].upstream = ends.upstream;
+            }
+            10 => {
+                let state = |number: u8| {
+                    TcpState::from_kernel(u32::from(number % 12) + 1).unwrap_or(TcpState::Close)
+                };
+                let (old, new) = (state(data.u8()), state(data.u8()));
+                let errno = Errno(ERRNOS[data.index(ERRNOS.len())]);
+                let rest = data.u8();
+                let signal = Signal::State {
+                    old,
+                    new,
+                    errno: (errno.0 != 0).then_some(errno),
+                    bytes_acked: (rest & 1 == 0).then_some(u64::from(rest >> 2)),
+                    rtt_us: (rest & 2 == 0).then_some(u32::from(rest)),
+                    thread: u32::from(rest >> 6),
+                };
+                self.signal(hop, signal);
+            }
+            11 => self.other_signal(hop, data),
+            12 => {
+                let code = data.u8();
+                let from_self = data.u8() & 1 != 0;
+                self.input(
+                    hop,
+                    Input::Icmp(IcmpError {
+                        netns: 0,
+                        from: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
+                        from_self,
+                        code,
+                        local: ends.local,
+                        upstream: ends.upstream,
+                    }),
+                );
+            }
+            13 => {
+                let how = data.u8();
+                let millis = 1_u64 << (how & 0x1f).min(20);
+                let until = self.now.after(Duration::from_millis(millis));
+                if how & 0x20 == 0 {
+                    while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
+                        self.engine.handle_timeout(due);
+                        self.check();
+                        let next = self.engine.poll_timeout();
+                        assert!(next.is_none_or(|next| next > due), "{due} is due again");
+                    }
+                }
+                self.now = until;
+            }
+            14 => self.hopless(hop, data),
+            _ => {
+                // What nobody observed.
+                let to = data.u8() & 1 == 0;
+                let length = u32::from(data.u8());
+                let side = self.side(hop, to);
+                side.next = side.next.wrapping_add(length);
+            }
+        }
+    }
+
+    fn other_signal(&mut self, hop: usize, data: &mut Bytes<'_>) {
+        let ends = self.hops[hop];
+        let how = data.u8();
+        let errno = Errno(ERRNOS[data.index(ERRNOS.len())]);
+        let (local, upstream) = (ends.local, ends.upstream);
+        let signal = match how & 7 {
+            0 | 1 => {
+                self.hops[hop].attempts += 1;
+                Signal::Opened {
+                    process: process(how),
+                    local: (how & 8 != 0).then_some(local),
+                    upstream,
+                }
+            }
+            2 => Signal::Seeded {
+                process: process(how),
+                local,
+                upstream,
+            },
+            3 => Signal::ConnectReturned { errno },
+            4 => Signal::ResetReceived,
+            5 => Signal::ResetSent {
+                by: if how & 8 == 0 {
+                    Actor::Upstream
+                } else {
+                    Actor::Gateway
+                },
+                reason: match how >> 4 & 3 {
+                    0 => Some(ResetReason::AbortOnClose),
+                    1 => Some(ResetReason::AbortOnLinger),
+                    _ => None,
+                },
+            },
+            6 => Signal::Retransmitted {
+                state: (how & 8 != 0).then_some(TcpState::SynSent),
+            },
+            _ => Signal::SocketError { errno },
+        };
+        self.signal(hop, signal);
+    }
+
+    fn hopless(&mut self, hop: usize, data: &mut Bytes<'_>) {
+        let how = data.u8();
+        let input = match how & 3 {
+            0 => Input::Lost {
+                records: u64::from(how >> 2),
+            },
+            1 => Input::ClientLeft {
+                thread: u32::from(how >> 6),
+            },
+            _ => Input::ConnectFailed {
+                process: process(how),
+                upstream: self.hops[hop].upstream,
+                errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
+            },
+        };
+        self.input(hop, input);
+    }
+}
+
+fn process(how: u8) -> Arc<Process> {
+    let comm = match how >> 4 & 3 {
+        0 => "nginx",
+        1 => "haproxy",
+        2 => "envoy",
+        _ => "something",
+    };
+    Arc::new(Process {
+        pid: 42,
+        comm: Arc::from(comm),
+        ..Process::default()
+    })
+}
+
+fn run(data: &[u8]) -> Vec<HopEvent> {
+    let mut data = Bytes(data);
+    let mut world = World::new();
+    while !data.is_empty() {
+        world.operation(&mut data);
+    }
+    world.engine.finish(world.now);
+    world.check();
+    assert_eq!(world.engine.open_hops(), 0, "finish leaves hops");
+    assert_eq!(world.engine.remembered()[0], 0, "finish leaves ends");
+    world.engine.handle_timeout(Timestamp::MAX);
+    world.check();
+    assert_eq!(world.engine.poll_timeout(), None, "finish leaves deadlines");
+    world.events
+}
+
+/// Lives of several hops: no panic, caps kept, one event an exchange at most, nothing left at the
+/// end, and the same events when it is done again.
+///
+/// # Panics
+///
+/// Where one of these does not hold.
+pub fn engine(data: &[u8]) {
+    assert_eq!(run(data), run(data), "the same inputs, other events");
+}
