@@ -6,12 +6,13 @@
 mod exchange;
 mod hop;
 mod timers;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
 use core::net::SocketAddr;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Judged, Outcome};
 use self::timers::Timers;
+use self::upstreams::Upstreams;
 use crate::classify::{Verdict, connect_call};
 use crate::limits::Limits;
 use crate::model::{
@@ -26,6 +28,8 @@ use crate::model::{
     Input, LocalInfo, Process, Proof, Segment, Signal, TcpFlags, Timestamp, Turn, UpstreamInfo,
 };
 use crate::stats::Stats;
+
+pub use self::upstreams::UpstreamTally;
 
 /// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
 /// the same addresses for different hosts.
@@ -75,7 +79,11 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Tracked, RandomState>,
+    hops: HashMap<HopId, Slot, RandomState>,
+    /// Hops that are over and when they are forgotten, in that order.
+    over: VecDeque<(Timestamp, HopId)>,
+    /// Payload and heads that the hops keep, in bytes.
+    kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
     ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
@@ -84,6 +92,7 @@ pub struct Engine {
     timers: Timers,
     /// When a connection to an upstream was last established.
     alive: Alive,
+    upstreams: Upstreams,
     /// When a gateway let go of clients that had left.
     departures: Departures,
     /// ICMP errors that are ahead of the SYN that they quote.
@@ -93,11 +102,21 @@ pub struct Engine {
     hopless: u64,
 }
 
+/// What is kept of a hop: nothing but its place once it is over, so that late segments of it do not
+/// begin a hop. Boxed, as a table that grows would copy and double what it holds.
+#[derive(Debug)]
+enum Slot {
+    Live(Box<Tracked>),
+    Over,
+}
+
 #[derive(Debug)]
 struct Tracked {
     hop: Hop,
     /// The deadline that the timers hold for it.
     armed: Option<Timestamp>,
+    /// What of the engine's `kept_bytes` is its own.
+    kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
     ends: Option<(SocketAddr, SocketAddr)>,
     /// When it was put into the order of eviction last; its earlier places count no more.
@@ -113,10 +132,13 @@ impl Engine {
             stats: Stats::default(),
             now: Timestamp::default(),
             hops: HashMap::default(),
+            over: VecDeque::new(),
+            kept_bytes: 0,
             ends: HashMap::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
             alive: Alive::default(),
+            upstreams: Upstreams::default(),
             departures: Departures::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
@@ -146,8 +168,11 @@ impl Engine {
     /// Lets every deadline up to `now` expire.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        while self.over.front().is_some_and(|(due, _)| *due <= self.now) {
+            self.forget_oldest_over();
+        }
         while let Some((due, id)) = self.timers.pop_due(self.now) {
-            let Some(tracked) = self.hops.get_mut(&id) else {
+            let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
                 continue;
             };
             if tracked.armed != Some(due) {
@@ -169,6 +194,7 @@ impl Engine {
     /// Ends the observation: decides what can be decided of the hops that are still open.
     pub fn finish(&mut self, at: Timestamp) {
         self.handle_timeout(at);
+        while self.forget_oldest_over() {}
         let mut open: Vec<_> = self.hops.keys().copied().collect();
         // The table's order is random; the events' must not be.
         open.sort_unstable();
@@ -186,12 +212,19 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.timers.next()
+        let over = self.over.front().map(|(due, _)| *due);
+        self.timers.next().into_iter().chain(over).min()
     }
 
-    /// Hops tracked now.
+    /// Hops tracked now, those that are over left out.
     pub fn open_hops(&self) -> usize {
-        self.hops.len()
+        self.hops.len() - self.over.len()
+    }
+
+    /// How the exchanges with each upstream went: the upstreams heard of last, as many as
+    /// [`Limits::upstreams`] allows.
+    pub fn upstreams(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
+        self.upstreams.tallies()
     }
 
     /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
@@ -208,9 +241,16 @@ impl Engine {
 
     fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
         self.stats.segments += 1;
-        match self.hops.get(&id) {
-            Some(tracked) if tracked.hop.local.is_some() => {}
-            Some(_) => self.know_ends(at, id, (segment.local, segment.upstream)),
+        match self.hops.get_mut(&id) {
+            Some(Slot::Over) => return,
+            Some(Slot::Live(tracked)) => {
+                if tracked.hop.pass(at, segment) {
+                    return;
+                }
+                if tracked.hop.local.is_none() {
+                    self.know_ends(at, id, (segment.local, segment.upstream));
+                }
+            }
             // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one that
             // is over.
             None if segment.flags.contains(TcpFlags::RST) => return,
@@ -243,7 +283,7 @@ impl Engine {
 
     /// Enters the ends of a hop into the table, one entry a hop.
     fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        let Some(tracked) = self.hops.get_mut(&id) else {
+        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return;
         };
         let before = tracked.ends.replace(ends);
@@ -318,23 +358,9 @@ impl Engine {
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
     fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
-        while self.hops.len() >= self.limits.hops {
-            let Some((queued, oldest)) = self.eviction.pop_front() else {
-                break;
-            };
-            match self.hops.get_mut(&oldest) {
-                Some(tracked) if tracked.queued != queued => {}
-                Some(tracked) if tracked.hop.last_seen > queued => {
-                    tracked.queued = tracked.hop.last_seen;
-                    self.eviction.push_back((tracked.queued, oldest));
-                }
-                Some(_) => {
-                    self.forget(oldest);
-                    self.stats.hops_evicted += 1;
-                }
-                None => {}
-            }
-        }
+        while self.hops.len() >= self.limits.hops
+            && (self.forget_oldest_over() || self.evict_oldest())
+        {}
         let mut hop = Hop::new(upstream, at, &self.limits);
         hop.mid_stream = mid_stream;
         hop.lost_before = self.stats.records_lost;
@@ -343,26 +369,76 @@ impl Engine {
         }
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
+        self.stats.upstreams_dropped += self.upstreams.opened(upstream, at, self.limits.upstreams);
         let tracked = Tracked {
             hop,
             armed: None,
+            kept_bytes: 0,
             ends: None,
             queued: at,
         };
-        self.hops.insert(id, tracked);
+        self.hops.insert(id, Slot::Live(Box::new(tracked)));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
             let hops = &self.hops;
-            self.eviction
-                .retain(|(at, id)| hops.get(id).is_some_and(|hop| hop.queued == *at));
+            self.eviction.retain(|(at, id)| match hops.get(id) {
+                Some(Slot::Live(hop)) => hop.queued == *at,
+                Some(Slot::Over) | None => false,
+            });
         }
         self.eviction.push_back((at, id));
     }
 
+    /// Forgets the hop that was over first. Returns false where there is none.
+    fn forget_oldest_over(&mut self) -> bool {
+        let Some((_, id)) = self.over.pop_front() else {
+            return false;
+        };
+        self.hops.remove(&id);
+        true
+    }
+
+    /// Gives up the hop that was silent longest. Returns false where there is none.
+    fn evict_oldest(&mut self) -> bool {
+        while let Some((queued, oldest)) = self.eviction.pop_front() {
+            match self.hops.get_mut(&oldest) {
+                Some(Slot::Live(tracked)) if tracked.queued != queued => {}
+                Some(Slot::Live(tracked)) if tracked.hop.last_seen > queued => {
+                    tracked.queued = tracked.hop.last_seen;
+                    self.eviction.push_back((tracked.queued, oldest));
+                }
+                Some(Slot::Live(_)) => {
+                    self.forget(oldest);
+                    self.stats.hops_evicted += 1;
+                    return true;
+                }
+                Some(Slot::Over) | None => {}
+            }
+        }
+        false
+    }
+
     fn forget(&mut self, id: HopId) {
-        if let Some(Tracked {
-            ends: Some(ends), ..
-        }) = self.hops.remove(&id)
+        if let Some(Slot::Live(tracked)) = self.hops.remove(&id) {
+            self.let_go(id, &tracked);
+        }
+    }
+
+    /// Leaves only the place of a hop that is over.
+    fn close(&mut self, id: HopId) {
+        let Some(slot) = self.hops.get_mut(&id) else {
+            return;
+        };
+        if let Slot::Live(tracked) = std::mem::replace(slot, Slot::Over) {
+            self.let_go(id, &tracked);
+            self.over.push_back((self.now.after(hop::LINGER), id));
+        }
+    }
+
+    /// Takes what a hop held off the books.
+    fn let_go(&mut self, id: HopId, tracked: &Tracked) {
+        self.kept_bytes -= tracked.kept_bytes;
+        if let Some(ends) = tracked.ends
             && self.ends.get(&ends) == Some(&id)
         {
             self.ends.remove(&ends);
@@ -371,9 +447,10 @@ impl Engine {
 
     /// Lets a hop handle something, then sees to its deadline and verdicts.
     fn with_hop(&mut self, id: HopId, handle: impl FnOnce(&mut Hop, &mut Context<'_>) -> Outcome) {
-        let Some(tracked) = self.hops.get_mut(&id) else {
+        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return;
         };
+        let exchanges = self.stats.exchanges;
         let mut cx = Context {
             limits: &self.limits,
             patience: self.config.patience,
@@ -388,18 +465,33 @@ impl Engine {
                 self.timers.set(deadline, id);
             }
         }
+        let kept_bytes = tracked.hop.kept_bytes();
+        self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
+        tracked.kept_bytes = kept_bytes;
+        let over = tracked.hop.is_over();
+        let upstream = tracked.hop.upstream;
         if out.established {
             let place = tracked.hop.place();
             self.note_alive(place);
         }
+        if self.stats.exchanges > exchanges {
+            let ended = self.stats.exchanges - exchanges;
+            self.upstreams.exchanged(&upstream, self.now, ended);
+        }
         for judged in out.judged {
             self.judged(id, judged);
         }
+        if over {
+            self.close(id);
+        }
+        while self.kept_bytes > self.limits.kept_bytes && self.evict_oldest() {}
         // Deadlines of hops that were forgotten, and earlier ones of the others, stay behind.
-        if self.timers.len() > MAX_STALE_TIMERS + 2 * self.hops.len() {
+        if self.timers.len() > MAX_STALE_TIMERS + 2 * self.open_hops() {
             let hops = &self.hops;
-            self.timers
-                .retain(|at, id| hops.get(&id).is_some_and(|hop| hop.armed == Some(at)));
+            self.timers.retain(|at, id| match hops.get(&id) {
+                Some(Slot::Live(tracked)) => tracked.armed == Some(at),
+                Some(Slot::Over) | None => false,
+            });
         }
     }
 
@@ -423,9 +515,10 @@ impl Engine {
             exchange,
             status,
         } = judged;
-        let Some(Tracked { hop, .. }) = self.hops.get(&id) else {
+        let Some(Slot::Live(tracked)) = self.hops.get(&id) else {
             return;
         };
+        let hop = &tracked.hop;
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(event_id, at, verdict, hop.upstream, hop.process.as_ref());
@@ -524,6 +617,11 @@ impl Engine {
 
     fn emit(&mut self, event: HopEvent) {
         self.stats.events += 1;
+        let upstream = event.upstream.socket_addr();
+        self.stats.upstreams_dropped +=
+            self.upstreams
+                .opened(upstream, event.time, self.limits.upstreams);
+        self.upstreams.failed(&upstream, event.time, event.cause);
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;

@@ -11,6 +11,9 @@ pub struct Limits {
     pub reassembly_pieces: usize,
     /// Bytes of a response head kept for judging it.
     pub head_bytes: usize,
+    /// Memory for out-of-order payload, incomplete heads and pipelined requests of all hops together;
+    /// the hop silent longest is evicted for more.
+    pub kept_bytes: usize,
     /// Requests kept on one hop whose response has not begun (pipelining).
     pub pipelined: usize,
     /// Upstreams remembered to compare a failure with earlier successes.
@@ -27,9 +30,33 @@ impl Default for Limits {
             reassembly_pieces: 64,
             // Above the head limits of nginx, HAProxy, Apache and Envoy (GATEWAYS: 4 KiB to 60 KiB).
             head_bytes: 64 * 1024,
+            kept_bytes: 64 * 1024 * 1024,
             pipelined: 64,
             upstreams: 4096,
             events: 65_536,
         }
+    }
+}
+
+impl Limits {
+    /// What one hop may take beside [`Limits::kept_bytes`]: its state, one exchange with five texts of
+    /// 512 bytes, findings, and its places in tables and queues. An ordinary hop takes a quarter.
+    pub const HOP_BYTES: usize = 8 * 1024;
+
+    /// What an upstream may take, and an event that nobody polled.
+    pub const UPSTREAM_BYTES: usize = 1024;
+    /// An event with its evidence.
+    pub const EVENT_BYTES: usize = 4 * 1024;
+
+    /// The most memory that an engine takes, in bytes, whatever goes in. It is what hostile traffic
+    /// may bring it to; healthy traffic stays far below.
+    pub const fn memory_bound(&self) -> usize {
+        // One hop's head or pieces may be above the sum before another hop is evicted for them.
+        let one_hop = 2 * self.reassembly_bytes + 3 * self.head_bytes;
+        self.hops * Self::HOP_BYTES
+            + self.kept_bytes
+            + one_hop
+            + self.upstreams * Self::UPSTREAM_BYTES
+            + self.events * Self::EVENT_BYTES
     }
 }

@@ -68,6 +68,6 @@ stats! {
     icmp_unmatched,
     /// Records that the source lost.
     records_lost,
-    /// Upstreams not remembered because the table was full.
+    /// Upstreams forgotten because the table was full.
     upstreams_dropped,
 }

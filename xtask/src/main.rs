@@ -1,6 +1,7 @@
-//! `cargo xtask`: set-up, build, demo and tests. It runs other programs and judges their results; what
-//! it tests lives in the other packages.
+//! `cargo xtask`: set-up, build, demo, tests and benchmarks. It runs other programs and judges their
+//! results; what it tests lives in the other packages.
 
+mod bench;
 mod build;
 mod demo;
 mod exec;
@@ -35,6 +36,9 @@ enum Command {
     Test(test::Args),
     /// Boot Debian's kernels 6.1 and 6.12 in an emulator and smoke-test the agent there.
     TestVm,
+    /// Measure how fast and how small hopscope is.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check formatting and lints of the workspace and of the kernel programs.
     Lint,
 }
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::TestVm => test_vm::run(),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Lint => lint::run(),
     };
     match result {

@@ -122,7 +122,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     written?;
     if args.format == Format::Text {
         let names: Vec<_> = files.iter().map(|path| name_of(path)).collect();
-        let text = report.text(&names, &summary, engine.stats(), args.limit, out.colour());
+        let text = report.text(&names, &summary, &engine, args.limit, out.colour());
         out.line(text.trim_end())?;
     }
     Ok(out.flush()?)

@@ -15,6 +15,9 @@ use crate::tcp::Chunk;
 /// Bytes kept of an upstream that speaks first: enough to name its protocol.
 const EARLY_BYTES: usize = 1024;
 
+/// The most that one exchange takes, its five texts included.
+pub(super) const EXCHANGE_BYTES: usize = 4096;
+
 /// One request and its response, as far as they got.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -181,6 +184,10 @@ impl Exchanges {
                 self.begun += 1;
                 self.sending = true;
                 self.last = None;
+                // Most hops never have two: room for one is enough until they do.
+                if self.open.capacity() == 0 {
+                    self.open.reserve_exact(1);
+                }
                 self.open.push_back(Exchange {
                     ordinal: self.begun,
                     began: at,
@@ -280,6 +287,38 @@ impl Exchanges {
         }
     }
 
+    /// Whether so many bytes of the upstream are certain to be inside a body.
+    pub(super) fn awaits_body(&self, bytes: u32) -> bool {
+        !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
+    }
+
+    /// Moves past bytes of the upstream that are certain to be inside the body of the response that is
+    /// coming. Returns false, with nothing done, where they are not.
+    pub(super) fn pass(&mut self, at: Timestamp, bytes: u32) -> bool {
+        let Some(exchange) = self.open.front_mut() else {
+            return false;
+        };
+        let passed = self.response.pass(u64::from(bytes));
+        if passed {
+            exchange.response_bytes += u64::from(bytes);
+            exchange.last_response = Some(at);
+        }
+        passed
+    }
+
+    /// Whether nothing is kept that the next segment may change the meaning of, whatever it is.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.early.is_empty() && !self.response.is_broken()
+    }
+
+    /// Memory for incomplete heads, for what an upstream said first, and for pipelined requests.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.request.kept_bytes()
+            + self.response.kept_bytes()
+            + self.early.capacity()
+            + self.open.len().saturating_sub(1) * EXCHANGE_BYTES
+    }
+
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
     pub(super) fn take_early(
@@ -323,6 +362,9 @@ impl Exchanges {
                 self.sending = false;
             }
             let (status, findings) = (self.response.status(), self.response.findings());
+            if done.capacity() == 0 {
+                done.reserve_exact(1);
+            }
             done.push(Completed {
                 exchange,
                 status,

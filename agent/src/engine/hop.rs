@@ -35,7 +35,7 @@ const ICMP_SETTLE: Duration = Duration::from_millis(150);
 const ICMP_FINAL: Duration = Duration::from_millis(1200);
 
 /// A closed hop is kept this long for late segments.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// Linux gives up a connect after six retransmissions, 127 s (`tcp_syn_retries`).
 const CONNECT_LIMIT: Duration = Duration::from_secs(130);
@@ -206,6 +206,60 @@ impl Hop {
     /// Whether another exchange ran on the connection before this one, or may have.
     pub(super) const fn reused(&self, exchange: &Exchange) -> bool {
         exchange.ordinal > 1 || self.mid_stream
+    }
+
+    /// Whether nothing that may still come changes a verdict: both sides closed in order, and what they
+    /// left open was judged.
+    pub(super) fn is_over(&self) -> bool {
+        let fin = |flow: &Flow| matches!(flow.closed(), Some((Close::Fin, _)));
+        self.phase == Phase::Over
+            && fin(&self.to)
+            && fin(&self.from)
+            && self.waits.iter().all(|(_, wait)| *wait == Wait::Forget)
+            && self.exchanges.open.iter().all(|open| open.judged)
+    }
+
+    /// Memory for payload, heads and pipelined requests.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes()
+    }
+
+    /// Takes a segment that only acknowledges, or whose bytes are inside a body of known length.
+    /// Returns false for any other, which then belongs to [`Hop::segment`]; nothing that this one did
+    /// before is wrong there.
+    pub(super) fn pass(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
+        let TcpFlags(flags) = segment.flags;
+        let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
+            && self.phase == Phase::Established
+            && self.exchanges.is_settled()
+            && !self.to.is_closing()
+            && !self.from.is_closing();
+        if !plain {
+            return false;
+        }
+        let passed = match segment.direction {
+            Direction::ToUpstream => {
+                segment.wire_len == 0
+                    && self.from.pass_acknowledged(segment.ack)
+                    && self.to.pass(segment)
+            }
+            Direction::FromUpstream if segment.wire_len == 0 => {
+                self.to.pass_acknowledged(segment.ack) && self.from.pass(segment)
+            }
+            Direction::FromUpstream => {
+                self.to.pass_acknowledged(segment.ack)
+                    && self.exchanges.awaits_body(segment.wire_len)
+                    && segment.payload.len() == segment.wire_len as usize
+                    && self.from.pass(segment)
+                    && self
+                        .exchanges
+                        .pass(at.max(self.last_seen), segment.wire_len)
+            }
+        };
+        if passed {
+            self.heard(at);
+        }
+        passed
     }
 
     /// Takes a segment.

@@ -19,6 +19,7 @@ pub(super) const LIMITS: Limits = Limits {
     reassembly_bytes: 256,
     reassembly_pieces: 4,
     head_bytes: 256,
+    kept_bytes: 16 * 1024,
     pipelined: 3,
     upstreams: 2,
     events: 4096,

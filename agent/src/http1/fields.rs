@@ -61,22 +61,22 @@ impl Fields {
 
     fn remember(&mut self, name: &[u8], value: &[u8], at: usize) {
         let indent = value.len() - value.trim_ascii_start().len();
-        let kept = Value {
+        let kept = || Value {
             text: value.trim_ascii().to_vec(),
             at: at + indent,
         };
         if name.eq_ignore_ascii_case(b"content-length") {
             if self.content_length.len() < MAX_FRAMING_VALUES {
-                self.content_length.push(kept);
+                self.content_length.push(kept());
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.transfer_encoding.len() < MAX_FRAMING_VALUES {
-                self.transfer_encoding.push(kept);
+                self.transfer_encoding.push(kept());
             }
         } else if name.eq_ignore_ascii_case(b"content-type") {
             let wanted = b"text/event-stream";
-            self.event_stream = kept
-                .text
+            self.event_stream = value
+                .trim_ascii()
                 .get(..wanted.len())
                 .is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
         }

@@ -2,6 +2,8 @@
 //!
 //! A gateway wrote them, so nothing here judges them. What is no HTTP/1 request is left alone.
 
+use core::mem::MaybeUninit;
+
 use crate::http1::{Body, BodyStep};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
@@ -98,9 +100,21 @@ impl RequestParser {
                 }
             },
             State::Head(head) => {
+                if head.is_empty()
+                    && let Some(end) = head_end(bytes, 0).filter(|end| *end <= MAX_HEAD_BYTES)
+                    && let Some((parsed, body)) = bytes.get(..end).and_then(parse)
+                    && foreign(bytes).is_none()
+                {
+                    // Whole in one segment, as most are.
+                    match body {
+                        Some(body) => self.state = State::Body(body),
+                        None => self.ended = true,
+                    }
+                    return (end, Some(RequestEvent::Head(parsed)));
+                }
                 let known = head.len();
                 let room = MAX_HEAD_BYTES.saturating_sub(known);
-                head.extend(bytes.iter().take(room));
+                head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
                 if let Some(protocol) = foreign(head) {
                     self.state = State::Opaque;
                     return (bytes.len(), Some(RequestEvent::Opaque(protocol)));
@@ -179,6 +193,14 @@ impl RequestParser {
         }
     }
 
+    /// Bytes kept of an incomplete head.
+    pub const fn kept_bytes(&self) -> usize {
+        match &self.state {
+            State::Head(head) => head.capacity(),
+            _ => 0,
+        }
+    }
+
     /// Whether a gap hides where the request in flight ends.
     pub const fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost)
@@ -213,22 +235,17 @@ fn foreign(head: &[u8]) -> Option<Protocol> {
 /// Where the head that is being collected ends, looking again only at what is new.
 fn head_end(head: &[u8], known: usize) -> Option<usize> {
     let from = known.saturating_sub(3);
-    let fresh = head.get(from..)?;
-    fresh
-        .iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == b'\n')
-        .find_map(|(at, _)| {
-            let before = head.get(..from + at)?;
-            (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(from + at + 1)
-        })
+    memchr::memchr_iter(b'\n', head.get(from..)?).find_map(|at| {
+        let before = head.get(..from + at)?;
+        (before.ends_with(b"\n\r") || before.ends_with(b"\n")).then_some(from + at + 1)
+    })
 }
 
 /// Reads a complete head: what it says, and the body that follows.
 fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let parsed = request.parse(head);
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(head, &mut fields);
     // With too many fields the request line is still good; the rest is left unknown.
     if !matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders)) {
         return None;
@@ -267,7 +284,10 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
 
 fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..MAX_TEXT_BYTES).unwrap_or(bytes);
-    String::from_utf8_lossy(cut).into_owned()
+    match str::from_utf8(cut) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(cut).into_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ const MAX_FINDINGS: usize = 8;
 /// Bytes of context kept on either side of an offending byte.
 const CONTEXT_BYTES: usize = 32;
 
+/// Room made for a head at once: most fit.
+const ROOM_BYTES: usize = 512;
+
 /// Bytes kept of what is not HTTP, to name the protocol.
 const FOREIGN_BYTES: usize = 256;
 
@@ -300,6 +303,35 @@ impl ResponseParser {
         }
     }
 
+    /// Whether so many bytes are certain to be inside a body whose length is known or whose end is the
+    /// connection's.
+    pub const fn awaits_body(&self, bytes: u64) -> bool {
+        match self.state {
+            State::Body(Body::Length(left)) => left > bytes,
+            State::Body(Body::UntilClose) => true,
+            _ => false,
+        }
+    }
+
+    /// Moves past such bytes. Returns false, with nothing done, for any other.
+    pub fn pass(&mut self, bytes: u64) -> bool {
+        match &mut self.state {
+            State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,
+            State::Body(Body::UntilClose) => {}
+            _ => return false,
+        }
+        self.taken += bytes;
+        true
+    }
+
+    /// Memory for an incomplete head, the fields that are kept of it included.
+    pub const fn kept_bytes(&self) -> usize {
+        match &self.state {
+            State::Head(head) => 2 * head.bytes.capacity(),
+            _ => 0,
+        }
+    }
+
     fn note(&mut self, finding: Finding) {
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
@@ -311,12 +343,13 @@ impl ResponseParser {
             return (0, None);
         };
         // Up to and including the next line end, so that lines are read one at a time.
-        let line_len = bytes
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .map(|at| at + 1);
+        let line_len = memchr::memchr(b'\n', bytes).map(|at| at + 1);
         let taken = line_len.unwrap_or(bytes.len());
-        head.bytes.extend(bytes.iter().take(taken));
+        if head.bytes.is_empty() {
+            head.bytes.reserve(bytes.len().min(ROOM_BYTES));
+        }
+        head.bytes
+            .extend_from_slice(bytes.get(..taken).unwrap_or(bytes));
         if head.status_line.is_none() && head.line_at == 0 {
             // A few empty lines are looked past; more of them never become a status line.
             let start = head
@@ -511,7 +544,10 @@ impl ResponseParser {
         match body.take(bytes) {
             BodyStep::More => {
                 self.taken += bytes.len() as u64;
-                remember(&mut self.recent, bytes);
+                // Only a chunked body can be found broken later.
+                if matches!(body, Body::Chunked(_)) {
+                    remember(&mut self.recent, bytes);
+                }
                 (bytes.len(), None)
             }
             BodyStep::End(taken) => {

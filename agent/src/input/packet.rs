@@ -142,6 +142,7 @@ pub fn parse_ip(bytes: &[u8], wire_len: u32) -> Result<IpPacket<'_>, PacketError
 }
 
 /// Reads what an IP header carries.
+#[inline]
 pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketError> {
     match ip.protocol {
         _ if ip.fragment => Ok(IpPacket::Fragment),
@@ -153,6 +154,7 @@ pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketErro
 }
 
 /// Takes the IP header and all extension headers off.
+#[inline]
 pub(crate) fn ip_layer(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, PacketError> {
     match bytes.first().map(|byte| byte >> 4) {
         Some(4) => ipv4(bytes, wire_len),
@@ -162,6 +164,7 @@ pub(crate) fn ip_layer(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, Packe
     }
 }
 
+#[inline]
 fn ipv4(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, PacketError> {
     let (header, _) = bytes
         .split_first_chunk::<20>()
@@ -288,6 +291,7 @@ fn extension_units(payload: &[u8]) -> Result<usize, PacketError> {
     }
 }
 
+#[inline]
 fn tcp<'a>(ip: &IpLayer<'a>) -> Result<TcpPacket<'a>, PacketError> {
     let (header, _) = ip
         .payload

@@ -66,33 +66,41 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
-/// Both ends of a connection in a fixed order, as bytes: there are many, and they are hashed for
-/// each packet. IPv4 addresses are mapped into IPv6.
+/// Both ends of a connection in a fixed order, packed into few words: there are many, and they are
+/// hashed and compared for each packet. IPv4 addresses are mapped into IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Key([u8; 36]);
+struct Key {
+    low: [u64; 2],
+    high: [u64; 2],
+    /// The low end's port, then the high end's.
+    ports: u32,
+}
 
 impl Key {
     /// The key, and whether `a` is its low end.
     fn new(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
-        let (a, b) = (end_number(a), end_number(b));
-        let a_is_low = a <= b;
-        let (low, high) = if a_is_low { (a, b) } else { (b, a) };
-        let mut bytes = [0; 36];
-        for (half, (address, port)) in bytes.chunks_exact_mut(18).zip([low, high]) {
-            let (head, tail) = half.split_at_mut(16);
-            head.copy_from_slice(&address.to_be_bytes());
-            tail.copy_from_slice(&port.to_be_bytes());
-        }
-        (Self(bytes), a_is_low)
+        let (a_words, b_words) = (words(a.ip()), words(b.ip()));
+        let a_is_low = (a_words, a.port()) <= (b_words, b.port());
+        let (low, high, low_port, high_port) = if a_is_low {
+            (a_words, b_words, a.port(), b.port())
+        } else {
+            (b_words, a_words, b.port(), a.port())
+        };
+        let ports = u32::from(low_port) << 16 | u32::from(high_port);
+        (Self { low, high, ports }, a_is_low)
     }
 }
 
-fn end_number(end: SocketAddr) -> (u128, u16) {
-    let address = match end.ip() {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    };
-    (u128::from(address), end.port())
+fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, 0xffff << 32 | u64::from(address.to_bits())],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
+            let halves = [(bits >> 64) as u64, bits as u64];
+            halves
+        }
+    }
 }
 
 /// Where the gateway's end lies in a [`Key`].

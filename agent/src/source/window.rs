@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use super::SourceError;
 
 /// Bytes that are read at a time: small enough to stay in a processor's cache.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 128 * 1024;
 
 /// The part of a stream that is in memory.
 pub(super) struct Window<'r> {

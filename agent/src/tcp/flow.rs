@@ -66,6 +66,43 @@ impl Flow {
         }
     }
 
+    /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
+    /// and of no interest. Returns false, with nothing done, for any other.
+    pub fn pass(&mut self, segment: &Segment<'_>) -> bool {
+        let passed = if segment.wire_len == 0 {
+            self.bytes.started()
+        } else {
+            self.bytes.pass(segment.seq, segment.wire_len)
+        };
+        if passed {
+            self.ttl = segment.ttl;
+            self.window_closed = segment.window == 0;
+        }
+        passed
+    }
+
+    /// Takes an acknowledgement of bytes that were all seen. Returns false, with nothing done, for any
+    /// other.
+    pub fn pass_acknowledged(&mut self, ack: u32) -> bool {
+        match self.bytes.offset_of(ack) {
+            Some(offset) if offset <= self.bytes.offset() => {
+                self.acked = self.acked.max(offset);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a FIN or RST was seen, bytes before it missing or not.
+    pub const fn is_closing(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Memory for payload kept out of order.
+    pub fn kept_bytes(&self) -> usize {
+        self.bytes.kept_bytes()
+    }
+
     /// Takes what a segment of the other direction acknowledges of this one.
     pub fn acknowledged(&mut self, ack: u32, sink: impl FnMut(Chunk<'_>)) {
         if !self.bytes.started() {

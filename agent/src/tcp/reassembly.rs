@@ -20,6 +20,9 @@ pub enum Chunk<'a> {
     Gap(u64),
 }
 
+/// What a piece costs beside its bytes: its place in the tree and its allocation.
+const PIECE_BYTES: usize = 128;
+
 /// A sequence number this far from the expected one belongs to no window (RFC 7323 section 2.2: a
 /// window is below 2^30) and is ignored.
 const MAX_DISTANCE: i64 = 1 << 30;
@@ -138,6 +141,21 @@ impl Reassembler {
         self.hand_over(seen, payload, wire_len, &mut sink);
         self.drain(&mut sink);
         true
+    }
+
+    /// Moves past a segment that is next in order, where nothing waits behind a hole. Returns false,
+    /// with nothing done, where it is not.
+    pub fn pass(&mut self, seq: u32, wire_len: u32) -> bool {
+        let next = self.next == Some(seq) && self.pieces.is_empty() && self.fin.is_none();
+        if next {
+            self.advance(u64::from(wire_len));
+        }
+        next
+    }
+
+    /// Memory for pieces kept until what is before them comes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes + self.pieces.len() * PIECE_BYTES
     }
 
     /// Notes that the receiver acknowledged everything before `ack`: holes below it are given up.

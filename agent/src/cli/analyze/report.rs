@@ -9,44 +9,31 @@ use std::net::SocketAddr;
 use indicatif::BinaryBytes;
 
 use crate::cli::render;
-use crate::model::{HopEvent, Phase, Timestamp};
-use crate::source::Summary;
+use crate::engine::{Engine, UpstreamTally};
+use crate::model::{Cause, HopEvent, Phase, Timestamp};
+use crate::source::{Summary, UpstreamTally as HopTally};
 use crate::stats::Stats;
 
 /// Events kept to be shown; those beyond are counted.
 const MAX_KEPT: usize = 10_000;
 /// Upstreams shown one by one, the worst first.
 const MAX_ROWS: usize = 30;
+const COLUMNS: usize = 7;
+
+/// How each upstream did, as the engine tells.
+type Tallies = BTreeMap<SocketAddr, UpstreamTally>;
 
 /// What the text output is made of.
 #[derive(Default)]
 pub(super) struct Report {
     events: Vec<HopEvent>,
-    /// Failures of each upstream.
-    upstreams: BTreeMap<SocketAddr, Failures>,
     total: u64,
-}
-
-#[derive(Default)]
-struct Failures {
-    total: u64,
-    causes: BTreeMap<&'static str, u64>,
-    first: Option<Timestamp>,
-    last: Option<Timestamp>,
 }
 
 impl Report {
     /// Takes one event.
     pub(super) fn add(&mut self, event: HopEvent) {
         self.total += 1;
-        let failures = self
-            .upstreams
-            .entry(event.upstream.socket_addr())
-            .or_default();
-        failures.total += 1;
-        *failures.causes.entry(event.cause.id()).or_default() += 1;
-        failures.first = Some(failures.first.map_or(event.time, |at| at.min(event.time)));
-        failures.last = failures.last.max(Some(event.time));
         if self.events.len() < MAX_KEPT {
             self.events.push(event);
         }
@@ -57,13 +44,14 @@ impl Report {
         mut self,
         files: &[String],
         summary: &Summary,
-        stats: Stats,
+        engine: &Engine,
         limit: usize,
         colour: bool,
     ) -> String {
         let mut text = String::new();
-        capture_lines(&mut text, files, summary, stats, self.total);
-        let rows = self.rows(summary);
+        let tallies = engine.upstreams();
+        capture_lines(&mut text, files, summary, engine.stats(), self.total);
+        let rows = rows(summary, &tallies);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
         if rows.len() > MAX_ROWS {
             let _ = writeln!(
@@ -80,7 +68,7 @@ impl Report {
             });
             return text;
         }
-        self.sort();
+        self.sort(&tallies);
         let shown = self.events.len().min(limit);
         let order = if self.total > 1 {
             ", the worst first"
@@ -101,65 +89,65 @@ impl Report {
 
     /// Worst first: what happens most often to one upstream, then in order of time. What happens on
     /// an idle connection costs no client anything and comes last.
-    fn sort(&mut self) {
-        let upstreams = &self.upstreams;
+    fn sort(&mut self, tallies: &Tallies) {
         self.events.sort_by_cached_key(|event| {
-            let count = upstreams
+            let count = tallies
                 .get(&event.upstream.socket_addr())
-                .and_then(|failures| failures.causes.get(event.cause.id()))
+                .and_then(|tally| tally.causes.get(&event.cause))
                 .copied()
                 .unwrap_or_default();
             let idle = event.phase == Phase::Idle;
             (idle, u64::MAX - count, event.time, event.id.clone())
         });
     }
-
-    /// One row an upstream, the one with most failures first.
-    fn rows(&self, summary: &Summary) -> Vec<[String; 6]> {
-        let mut upstreams: BTreeMap<SocketAddr, (u64, Timestamp, Timestamp)> = summary
-            .upstreams
-            .iter()
-            .map(|tally| (tally.upstream, (tally.hops, tally.first, tally.last)))
-            .collect();
-        // An upstream may have failed without a hop that was tallied.
-        for (upstream, failures) in &self.upstreams {
-            let first = failures.first.unwrap_or_default();
-            let last = failures.last.unwrap_or_default();
-            upstreams.entry(*upstream).or_insert((0, first, last));
-        }
-        let none = Failures::default();
-        let mut rows: Vec<_> = upstreams
-            .into_iter()
-            .map(|(upstream, seen)| {
-                (
-                    self.upstreams.get(&upstream).unwrap_or(&none),
-                    upstream,
-                    seen,
-                )
-            })
-            .collect();
-        rows.sort_by_key(|(failures, upstream, _)| (u64::MAX - failures.total, *upstream));
-        rows.into_iter()
-            .map(|(failures, upstream, (hops, first, last))| {
-                [
-                    upstream.to_string(),
-                    hops.to_string(),
-                    failures.total.to_string(),
-                    short_time(first),
-                    short_time(last),
-                    causes_text(&failures.causes),
-                ]
-            })
-            .collect()
-    }
 }
 
-fn causes_text(causes: &BTreeMap<&'static str, u64>) -> String {
-    let mut causes: Vec<_> = causes.iter().collect();
-    causes.sort_by_key(|(id, count)| (u64::MAX - **count, **id));
+/// One row an upstream, the one with most failures first.
+fn rows(summary: &Summary, tallies: &Tallies) -> Vec<[String; COLUMNS]> {
+    let hops: BTreeMap<SocketAddr, &HopTally> = summary
+        .upstreams
+        .iter()
+        .map(|hops| (hops.upstream, hops))
+        .collect();
+    let none = UpstreamTally::default();
+    let mut upstreams: Vec<_> = hops.keys().chain(tallies.keys()).copied().collect();
+    upstreams.sort_unstable();
+    upstreams.dedup();
+    let mut rows: Vec<_> = upstreams
+        .into_iter()
+        .map(|upstream| (tallies.get(&upstream).unwrap_or(&none), upstream))
+        .collect();
+    rows.sort_by_key(|(tally, upstream)| (u64::MAX - tally.failures, *upstream));
+    rows.into_iter()
+        .map(|(tally, upstream)| {
+            // The source has the times of the packets themselves.
+            let (count, first, last) = hops
+                .get(&upstream)
+                .map_or((0, tally.first, tally.last), |hops| {
+                    (hops.hops, hops.first, hops.last)
+                });
+            [
+                upstream.to_string(),
+                count.to_string(),
+                tally.exchanges.to_string(),
+                tally.failures.to_string(),
+                short_time(first),
+                short_time(last),
+                causes_text(&tally.causes),
+            ]
+        })
+        .collect()
+}
+
+fn causes_text(causes: &BTreeMap<Cause, u64>) -> String {
+    let mut causes: Vec<_> = causes
+        .iter()
+        .map(|(cause, count)| (u64::MAX - count, cause.id(), count))
+        .collect();
+    causes.sort_unstable();
     let parts: Vec<_> = causes
         .into_iter()
-        .map(|(id, count)| format!("{count} {id}"))
+        .map(|(_, id, count)| format!("{count} {id}"))
         .collect();
     parts.join(", ")
 }
@@ -235,6 +223,10 @@ fn capture_lines(
             "connects that the gateway gave up early",
         ),
         (stats.hops_evicted, "hops given up to bound memory"),
+        (
+            stats.upstreams_dropped,
+            "upstreams left out of the table to bound memory",
+        ),
     ];
     list(
         text,
@@ -270,8 +262,16 @@ fn list(text: &mut String, title: &str, counts: impl IntoIterator<Item = (u64, S
 }
 
 /// Aligned columns: numbers to the right, the rest to the left.
-fn table(text: &mut String, rows: &[[String; 6]]) {
-    const HEAD: [&str; 6] = ["UPSTREAM", "HOPS", "FAILURES", "FIRST", "LAST", "CAUSES"];
+fn table(text: &mut String, rows: &[[String; COLUMNS]]) {
+    const HEAD: [&str; COLUMNS] = [
+        "UPSTREAM",
+        "HOPS",
+        "EXCHANGES",
+        "FAILURES",
+        "FIRST",
+        "LAST",
+        "CAUSES",
+    ];
     if rows.is_empty() {
         return;
     }
@@ -287,7 +287,7 @@ fn table(text: &mut String, rows: &[[String; 6]]) {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             let _ = match column {
-                1 | 2 => write!(line, "{cell:>width$}  "),
+                1..=3 => write!(line, "{cell:>width$}  "),
                 _ => write!(line, "{cell:<width$}  "),
             };
         }

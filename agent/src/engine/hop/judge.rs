@@ -77,11 +77,11 @@ impl Hop {
         out: &mut Outcome,
     ) {
         for completed in done {
-            cx.stats.exchanges += 1;
             cx.stats.unjudged_gap += u64::from(completed.stage == Stage::Lost);
             if completed.exchange.judged {
                 continue;
             }
+            cx.stats.exchanges += 1;
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -264,6 +264,7 @@ impl Hop {
             for open in &mut self.exchanges.open {
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
+                    cx.stats.exchanges += 1;
                 }
             }
             return;
@@ -339,6 +340,7 @@ impl Hop {
                     && let Some(open) = self.exchanges.open.get_mut(index)
                 {
                     open.judged = true;
+                    cx.stats.exchanges += 1;
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());

@@ -1,13 +1,18 @@
 //! Hostile input, caps and determinism.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::sim::{GET, OK, Sim};
+use crate::engine::exchange::{EXCHANGE_BYTES, Exchange};
+use crate::engine::{Slot, Tracked};
+use crate::http1::Finding;
 use crate::limits::Limits;
-use crate::model::{Cause, Direction, Errno, IcmpError, Input, Proof, TcpFlags, TcpState};
+use crate::model::{
+    Cause, Direction, Errno, HopId, IcmpError, Input, Proof, TcpFlags, TcpState, Timestamp,
+};
 
 #[test]
 fn the_hop_table_is_capped_and_evicts_the_silent_ones() {
@@ -22,6 +27,71 @@ fn the_hop_table_is_capped_and_evicts_the_silent_ones() {
     }
     assert_eq!(sim.engine.open_hops(), 10);
     assert_eq!(sim.engine.stats().hops_evicted, 90);
+}
+
+#[test]
+fn a_hop_that_is_over_makes_room_before_any_other() {
+    let limits = Limits {
+        hops: 10,
+        ..Limits::default()
+    };
+    let mut sim = Sim::with(None, limits);
+    sim.open();
+    for _ in 0..100 {
+        sim.next_hop();
+        sim.open().request().reply(OK).gateway_fin().upstream_fin();
+    }
+    let stats = sim.engine.stats();
+    assert_eq!((stats.hops, stats.hops_evicted), (101, 0));
+    assert_eq!(sim.engine.open_hops(), 1, "only the first is not over");
+}
+
+#[test]
+fn what_waits_behind_holes_is_bounded_over_all_hops() {
+    let limits = Limits {
+        kept_bytes: 100_000,
+        ..Limits::default()
+    };
+    let mut sim = Sim::with(None, limits);
+    for _ in 0..100 {
+        sim.next_hop();
+        sim.open();
+        for seq in [50_000, 60_000] {
+            let bytes = [b'x'; 5_000];
+            sim.segment(Direction::FromUpstream, TcpFlags::ACK, seq, &bytes, 5_000);
+        }
+        assert!(sim.engine.kept_bytes <= limits.kept_bytes);
+    }
+    let stats = sim.engine.stats();
+    assert!((80..=95).contains(&stats.hops_evicted), "{stats:?}");
+}
+
+#[test]
+fn a_hop_takes_no_more_than_the_limits_say() {
+    let findings = 8 * (size_of::<Finding>() + 128);
+    let queues = size_of::<(Timestamp, HopId)>() * (4 + 2);
+    let places =
+        2 * size_of::<(HopId, Slot)>() + 2 * size_of::<((SocketAddr, SocketAddr), HopId)>();
+    let hop = size_of::<Tracked>() + EXCHANGE_BYTES + findings + queues + places;
+    assert!(hop <= Limits::HOP_BYTES, "{hop}");
+    assert!(size_of::<Exchange>() + 5 * 512 <= EXCHANGE_BYTES);
+    assert!(size_of::<Tracked>() <= 1536, "{}", size_of::<Tracked>());
+    let default = Limits::default();
+    assert!(default.memory_bound() > default.hops * hop);
+}
+
+#[test]
+fn upstreams_are_tallied() {
+    let mut sim = Sim::packets();
+    sim.open().request().reply(OK).request().upstream_rst();
+    sim.next_hop();
+    sim.syn().refuse();
+    sim.ms(5000);
+    let tallies = sim.engine.upstreams();
+    let tally = tallies.values().next().unwrap();
+    assert_eq!((tallies.len(), tally.exchanges, tally.failures), (1, 2, 2));
+    assert_eq!(tally.causes[&Cause::TcpConnectRefused], 1);
+    assert!(tally.first < tally.last);
 }
 
 #[test]
@@ -70,7 +140,7 @@ fn translated_addresses_leave_nothing_behind() {
         sim.next_hop();
     }
     assert!(sim.engine.remembered()[0] <= 10);
-    sim.engine.finish(crate::model::Timestamp::MAX);
+    sim.engine.finish(Timestamp::MAX);
     assert_eq!(sim.engine.remembered()[0], 0);
 }
 
@@ -174,7 +244,7 @@ proptest! {
             }
             prop_assert!(sim.engine.open_hops() <= 4);
         }
-        sim.engine.finish(crate::model::Timestamp::MAX);
+        sim.engine.finish(Timestamp::MAX);
         prop_assert_eq!(sim.engine.open_hops(), 0);
     }
 }
