@@ -78,9 +78,10 @@ fn an_object_of_another_version_is_refused() {
         "{error}"
     );
     assert!(
-        error
-            .to_string()
-            .contains("version 99, this binary speaks 1;"),
+        error.to_string().contains(&format!(
+            "version 99, this binary speaks {};",
+            hopscope_ebpf::ABI_VERSION
+        )),
         "{error}"
     );
 }
