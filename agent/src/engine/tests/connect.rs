@@ -2,15 +2,8 @@
 
 use std::sync::Arc;
 
-use super::sim::{GET, OK, Sim};
+use super::sim::{GET, OK, Sim, both};
 use crate::model::{Cause, Errno, Input, Phase, Process, Proof, Signal, TcpState};
-
-/// Runs a scenario with kernel signals and from packets alone.
-fn both(run: impl Fn(&mut Sim)) {
-    for mut sim in [Sim::live("nginx"), Sim::packets()] {
-        run(&mut sim);
-    }
-}
 
 #[test]
 fn refused() {

@@ -23,6 +23,13 @@ pub(super) const TURN: Turn = Turn {
 const START: u64 = 1_700_000_000_000_000_000;
 const ACK: TcpFlags = TcpFlags::ACK;
 
+/// Runs a scenario with kernel signals and from packets alone.
+pub(super) fn both(run: impl Fn(&mut Sim)) {
+    for mut sim in [Sim::live("nginx"), Sim::packets()] {
+        run(&mut sim);
+    }
+}
+
 pub(super) struct Sim {
     pub(super) engine: Engine,
     now: Timestamp,

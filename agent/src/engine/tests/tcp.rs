@@ -1,13 +1,7 @@
 //! Closes and resets of established connections.
 
-use super::sim::{GET, OK, Sim, TURN};
+use super::sim::{GET, OK, Sim, TURN, both};
 use crate::model::{Actor, Cause, Input, Phase, Proof, ResetReason, Signal, Turn};
-
-fn both(run: impl Fn(&mut Sim)) {
-    for mut sim in [Sim::live("nginx"), Sim::packets()] {
-        run(&mut sim);
-    }
-}
 
 #[test]
 fn closed_on_accept_fin_before_the_request() {
