@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{Verdict, broken_rule, fact, human};
 use crate::http1::{Finding, FindingKind, Stage};
 use crate::model::{Actor, Cause, Evidence, EvidenceSource, Phase, Proof, ResetReason};
-use crate::tcp::{Reset, Stuck, Windows};
+use crate::tcp::{Hole, Reset, Stuck, Windows};
 
 pub use self::closed::closed_before_request;
 
@@ -98,9 +98,8 @@ pub struct ExchangeFacts<'a> {
     pub passes_some: bool,
     /// Whether a full-size request segment ever got through.
     pub passed_full_size: bool,
-    /// Response bytes that never came although later ones did, where they fill a segment and nothing
-    /// of that size ever came.
-    pub full_size_hole: Option<u64>,
+    /// Response bytes that never came although later ones did.
+    pub hole: Option<Hole>,
     /// Whether another connection to the upstream was established since the request began.
     pub upstream_alive: bool,
     /// A gateway that gives up sooner is taken to have lost its client.

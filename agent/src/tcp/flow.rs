@@ -61,6 +61,15 @@ impl Stuck {
     }
 }
 
+/// Bytes that did not come although later ones did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// How many.
+    pub bytes: u64,
+    /// Whether they fill a segment, and nothing of that size ever came.
+    pub full_size: bool,
+}
+
 /// What a side advertised since its peer began a request, unscaled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
@@ -393,12 +402,13 @@ impl Flow {
         self.full_size.is_some_and(|end| end <= self.acked)
     }
 
-    /// Bytes that never came although later ones did, where they fill a segment and nothing of that
-    /// size came.
-    pub fn full_size_hole(&self) -> Option<u64> {
-        self.bytes
-            .hole()
-            .filter(|&hole| hole >= u64::from(FULL_SIZE) && self.full_size.is_none())
+    /// The bytes that did not come although later ones did.
+    pub fn hole(&self) -> Option<Hole> {
+        let bytes = self.bytes.hole()?;
+        Some(Hole {
+            bytes,
+            full_size: bytes >= u64::from(FULL_SIZE) && self.full_size.is_none(),
+        })
     }
 
     /// Segments that carried nothing new: retransmissions.

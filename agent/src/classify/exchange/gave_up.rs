@@ -4,15 +4,15 @@ use super::{Acked, ExchangeFacts, LONG_IDLE, idle, packet, response_phase, tail}
 use crate::classify::{Verdict, fact, human};
 use crate::http1::Stage;
 use crate::model::{Cause, EvidenceSource, Phase, Proof};
-use crate::tcp::Windows;
+use crate::tcp::{Hole, Windows};
 
 /// The gateway closed before a byte of response.
 pub(super) fn waiting(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     if facts.silence < facts.patience {
         return None;
     }
-    if let Some(verdict) = swallowed_response(facts) {
-        return Some(verdict);
+    if let Some(hole) = &facts.hole {
+        return swallowed(facts, hole);
     }
     if facts.acked != Acked::All {
         return unacknowledged(facts);
@@ -91,11 +91,15 @@ fn unacknowledged(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 }
 
 /// What the upstream sent last arrives, and full-size segments before it never do (RFC 2923 section
-/// 2.1). Had they only escaped the observer, the gateway would have acknowledged them.
-fn swallowed_response(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
-    let hole = facts.full_size_hole?;
+/// 2.1). Had they only escaped the observer, the gateway would have acknowledged them. The upstream is
+/// not silent where smaller ones are missing either, and nothing tells why.
+fn swallowed(facts: &ExchangeFacts<'_>, hole: &Hole) -> Option<Verdict> {
+    if !hole.full_size {
+        return None;
+    }
     let text = format!(
-        "{hole} response bytes never came although later ones did, and no segment of full size ever came; the gateway gave up after {}",
+        "{} response bytes never came although later ones did, and no segment of full size ever came; the gateway gave up after {}",
+        hole.bytes,
         human(facts.silence)
     );
     let mut decisive = packet("full_size_missing", text);
@@ -151,8 +155,8 @@ pub(super) fn reading(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     if facts.silence < facts.patience || facts.gateway_window_closed || facts.event_stream {
         return None;
     }
-    if let Some(verdict) = swallowed_response(facts) {
-        return Some(verdict);
+    if let Some(hole) = &facts.hole {
+        return swallowed(facts, hole);
     }
     let (cause, phase, whence) = match facts.stage {
         Stage::Head | Stage::AfterInterim => (

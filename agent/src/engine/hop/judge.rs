@@ -418,7 +418,7 @@ impl Hop {
             stuck: self.to.stuck(),
             passes_some: self.to.passes_some(),
             passed_full_size: self.to.passed_full_size(),
-            full_size_hole: self.from.full_size_hole(),
+            hole: self.from.hole(),
             upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
             reset: self.from.reset(),
