@@ -326,7 +326,7 @@ impl Hop {
                 if acks {
                     let limits = cx.limits;
                     let acked = to.acked();
-                    if from.repeats_itself(segment) {
+                    if from.only_acknowledges(segment) {
                         to.acknowledged_again(segment.ack);
                     }
                     to.acknowledged(segment.ack, |chunk| {

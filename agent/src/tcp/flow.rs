@@ -194,7 +194,7 @@ impl Flow {
     /// Notes that the sender of a reset does not know of it.
     pub fn goes_on(&mut self, at: Timestamp) {
         if let Some(reset) = &mut self.reset {
-            reset.went_on.get_or_insert(at.since(reset.at));
+            reset.went_on = reset.went_on.or(Some(at.since(reset.at)));
         }
     }
 
@@ -217,12 +217,11 @@ impl Flow {
         self.closed = None;
     }
 
-    /// Whether a segment is nothing but the last acknowledgement once more.
-    pub fn repeats_itself(&self, segment: &Segment<'_>) -> bool {
-        segment.flags == TcpFlags::ACK
-            && segment.wire_len == 0
-            && self.under_way
-            && segment.window == self.windows.last
+    /// Whether a segment tells nothing but, at most, what it acknowledges. The window of a handshake is
+    /// not comparable with later ones.
+    pub fn only_acknowledges(&self, segment: &Segment<'_>) -> bool {
+        let same_window = !self.under_way || segment.window == self.windows.last;
+        segment.flags == TcpFlags::ACK && segment.wire_len == 0 && same_window
     }
 
     /// The first reset of this direction.
@@ -293,8 +292,8 @@ impl Flow {
             if segment.window != self.windows.last {
                 self.advertised(segment.window);
             }
-            if segment.wire_len >= FULL_SIZE {
-                self.full_size.get_or_insert(self.bytes.offset());
+            if segment.wire_len >= FULL_SIZE && self.full_size.is_none() {
+                self.full_size = Some(self.bytes.offset());
             }
             self.under_way = true;
         }
