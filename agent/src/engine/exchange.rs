@@ -99,6 +99,11 @@ impl Exchanges {
         }
     }
 
+    /// Requests begun.
+    pub(super) const fn begun(&self) -> u32 {
+        self.begun
+    }
+
     /// Takes bytes of the gateway.
     pub(super) fn sent(
         &mut self,

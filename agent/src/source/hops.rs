@@ -11,6 +11,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::hash_map::Entry as Slot;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
@@ -28,6 +29,8 @@ const MAX_HELD_SEGMENTS: usize = 8;
 const MAX_HELD_BYTES: usize = 16 * 1024;
 /// Upstreams that are counted one by one.
 const MAX_UPSTREAMS: u32 = 4096;
+/// An engine remembers a hop that was reset for longer than this.
+const RESET_LINGER: Duration = Duration::from_secs(1);
 /// Linux takes ephemeral ports from here by default; services below it are the rule.
 const FIRST_EPHEMERAL: u16 = 32_768;
 
@@ -142,15 +145,24 @@ struct Tracked {
     isn: Option<u32>,
     /// Whether the upstream sent anything.
     answered: bool,
-    /// FIN from the low end, FIN from the high end, reset.
-    ended: [bool; 3],
+    /// FIN from the low end, FIN from the high end.
+    ended: [bool; 2],
+    /// When it was reset.
+    reset: Option<Timestamp>,
     /// Its place among the tallies.
     tally: Option<u32>,
 }
 
 impl Tracked {
     const fn closed(&self) -> bool {
-        matches!(self.ended, [true, true, _] | [_, _, true])
+        matches!(self.ended, [true, true]) || self.reset.is_some()
+    }
+
+    /// Whether an engine knows no more of it, or cares no more for a bare acknowledgement. Soon after a
+    /// reset one shows whether that was taken.
+    fn forgotten(&self, at: Timestamp) -> bool {
+        self.reset
+            .map_or(self.closed(), |reset| at.since(reset) > RESET_LINGER)
     }
 }
 
@@ -365,7 +377,8 @@ impl Hops {
             filtered,
             isn,
             answered: false,
-            ended: [false; 3],
+            ended: [false; 2],
+            reset: None,
             tally,
         };
         self.young.insert(key, Connection::Tracked(tracked));
@@ -551,15 +564,17 @@ fn deliver(
         counters.filtered += 1;
         return;
     }
-    if tracked.closed() && is_bare_ack(tcp) {
+    if is_bare_ack(tcp) && tracked.forgotten(at) {
         // Says nothing, and an engine that has forgotten the hop would begin it once more.
         return;
     }
     let direction = tracked.gateway.direction(from_low);
     tracked.answered |= direction == Direction::FromUpstream;
-    let [low, high, reset] = &mut tracked.ended;
+    let [low, high] = &mut tracked.ended;
     *(if from_low { low } else { high }) |= tcp.flags.contains(TcpFlags::FIN);
-    *reset |= tcp.flags.contains(TcpFlags::RST);
+    if tcp.flags.contains(TcpFlags::RST) {
+        tracked.reset.get_or_insert(at);
+    }
     if let Some(tally) = tracked
         .tally
         .and_then(|index| tallies.get_mut(index as usize))

@@ -93,6 +93,17 @@ impl Scenario {
         self.same_port(1000, 5000)
     }
 
+    /// Something on another connection to the same upstream; then this one goes on.
+    pub(crate) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = (self.port, self.gateway_seq, self.upstream_seq);
+        let acked = (self.gateway_acked, self.upstream_acked);
+        self.next_hop();
+        run(self);
+        (self.port, self.gateway_seq, self.upstream_seq) = here;
+        (self.gateway_acked, self.upstream_acked) = acked;
+        self
+    }
+
     /// Another connection from the same port, with these initial sequence numbers.
     pub(crate) fn same_port(&mut self, gateway: u32, upstream: u32) -> &mut Self {
         (self.gateway_seq, self.upstream_seq) = (gateway, upstream);

@@ -45,6 +45,8 @@ pub(super) struct Sim {
     /// Name of the gateway process, if a kernel tells it.
     comm: Option<&'static str>,
     pub(super) window: u16,
+    /// Time to live of the upstream's segments.
+    pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
     events: Vec<HopEvent>,
@@ -74,6 +76,7 @@ impl Sim {
             gateway_acked: 5000,
             comm,
             window: 500,
+            ttl: 64,
             netns: 0,
             events: Vec::new(),
         }
@@ -83,6 +86,19 @@ impl Sim {
     pub(super) fn next_hop(&mut self) {
         self.hop = HopId(self.hop.0 + 1);
         self.local.set_port(self.local.port() + 1);
+    }
+
+    /// Does something on another hop, and comes back to this one.
+    pub(super) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = (self.hop, self.local);
+        let seqs = (self.gateway_seq, self.upstream_seq);
+        let acked = (self.gateway_acked, self.upstream_acked);
+        self.next_hop();
+        run(self);
+        (self.hop, self.local) = here;
+        (self.gateway_seq, self.upstream_seq) = seqs;
+        (self.gateway_acked, self.upstream_acked) = acked;
+        self
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -178,7 +194,10 @@ impl Sim {
             window: self.window,
             payload,
             wire_len,
-            ttl: 64,
+            ttl: match direction {
+                Direction::ToUpstream => 64,
+                Direction::FromUpstream => self.ttl,
+            },
             ip_id: None,
         };
         self.input(Input::Segment {
@@ -336,6 +355,11 @@ impl Sim {
             Direction::ToUpstream => self.gateway_seq,
             Direction::FromUpstream => self.upstream_seq,
         }
+    }
+
+    /// The upstream's next sequence number moves on, and nothing acknowledges that.
+    pub(super) const fn skip_upstream(&mut self, bytes: u32) {
+        self.upstream_seq = self.upstream_seq.wrapping_add(bytes);
     }
 
     /// A side sent so many bytes, however they were seen; the other acknowledges them.
