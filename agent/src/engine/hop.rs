@@ -317,6 +317,13 @@ impl Hop {
             self.connect_ended(at, CONNECT_SETTLE);
             self.arm(&mut out);
             return out;
+        } else if self.phase == Phase::Connecting
+            && self.connect.over
+            && segment.flags.contains(TcpFlags::RST)
+        {
+            self.answered_late(at, EvidenceSource::Packet);
+            self.arm(&mut out);
+            return out;
         } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {
             // The SYN-ACK itself was missed.
             let theirs = segment.direction == Direction::FromUpstream;

@@ -4,6 +4,7 @@
 mod connect;
 mod http;
 mod order;
+mod peers;
 mod robust;
 mod sim;
 mod tcp;
