@@ -7,6 +7,7 @@ use crate::model::{Cause, Errno, EvidenceSource, IcmpError, Phase, Proof, Timest
 
 /// What is known of a connect that did not succeed.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ConnectFacts {
     /// Time from the first SYN to the end of the attempt.
     pub elapsed: Duration,

@@ -411,10 +411,12 @@ impl Hop {
                     self.waits.push((at.after(limit), Wait::Connect));
                 }
             }
-            Direction::FromUpstream if self.phase == Phase::Connecting && self.connect.over => {
-                if segment.flags.contains(TcpFlags::ACK) {
-                    self.answered_late(at, EvidenceSource::Packet);
-                }
+            Direction::FromUpstream
+                if self.phase == Phase::Connecting
+                    && self.connect.over
+                    && segment.flags.contains(TcpFlags::ACK) =>
+            {
+                self.answered_late(at, EvidenceSource::Packet);
             }
             Direction::FromUpstream if self.phase == Phase::Connecting => {
                 if let Some(sent) = self.last_syn

@@ -62,8 +62,8 @@ impl UpstreamTally {
 pub(super) enum Closed {
     /// With an exchange in flight.
     Cut,
-    /// In order, right behind a complete response.
-    Finished,
+    /// In order, right behind a complete response, on a connection that carried others before or not.
+    Behind { reused: bool },
     /// While nothing was going on.
     Idle,
 }
@@ -72,6 +72,7 @@ pub(super) enum Closed {
 #[derive(Clone, Copy, Debug)]
 struct Burst {
     at: Timestamp,
+    last: Timestamp,
     connections: u32,
     /// Those with an exchange in flight.
     cut: u32,
@@ -95,10 +96,10 @@ pub(super) struct Peer {
     completed: Option<Timestamp>,
     /// When one was last completed or ended on a hop that had to repeat request bytes.
     lossy: Option<Timestamp>,
-    /// When it last closed a connection right behind a response.
+    /// When it last closed a connection that was in use right behind a response.
     finished: Option<Timestamp>,
     /// The last instants in which it closed connections, the newest last.
-    bursts: [Option<Burst>; 4],
+    bursts: [Option<Burst>; 2],
     /// The time to live that its packets were last noted with, and when.
     ttl: Option<(u8, Timestamp)>,
 }
@@ -158,10 +159,20 @@ impl Peer {
             .and_then(Burst::died)
     }
 
+    /// Whether the time to live of its packets is to be noted once more.
+    fn seen_ttl(&mut self, at: Timestamp, ttl: u8) -> bool {
+        let noted = |(last, noted): (u8, Timestamp)| last == ttl && at.since(noted) < TTL_AGAIN;
+        if ttl == 0 || self.ttl.is_some_and(noted) {
+            return false;
+        }
+        self.ttl = Some((ttl, at));
+        true
+    }
+
     fn refuse(&mut self, at: Timestamp) {
         let first = *self.refused.get_or_insert(at);
         for burst in self.bursts.iter_mut().flatten() {
-            let alive = self.established.is_some_and(|last| last > burst.at);
+            let alive = self.established.is_some_and(|last| last > burst.last);
             // Where SYNs were refused before, the listener went ahead of the connections.
             let ahead = burst.at.since(first) > ONE_INSTANT;
             if !alive && !ahead && at.since(burst.at) <= AFTER_INSTANT {
@@ -171,13 +182,18 @@ impl Peer {
     }
 
     fn close(&mut self, at: Timestamp, how: Closed) {
-        if how == Closed::Finished {
-            self.finished = self.finished.max(Some(at));
+        if let Closed::Behind { reused } = how {
+            // What each connection of some upstreams ends with is no sign of one that ends.
+            if reused {
+                self.finished = self.finished.max(Some(at));
+            }
+            return;
         }
         let cut = u32::from(how == Closed::Cut);
         if let Some(Some(burst)) = self.bursts.last_mut()
             && at.since(burst.at) <= ONE_INSTANT
         {
+            burst.last = burst.last.max(at);
             burst.connections += 1;
             burst.cut += cut;
             return;
@@ -188,6 +204,7 @@ impl Peer {
         if let Some(last) = self.bursts.last_mut() {
             *last = Some(Burst {
                 at,
+                last: at,
                 connections: 1,
                 cut,
                 refused: self.refused.filter(together),
@@ -228,7 +245,7 @@ impl Ttls {
 /// The tables.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    peers: Recent<Place, Peer>,
+    known: Recent<Place, Peer>,
     /// How far away each host is. A host has many ports.
     hosts: Recent<(u64, IpAddr), Ttls>,
     /// The most entries of each table.
@@ -248,7 +265,7 @@ impl Peers {
     /// Every upstream that is remembered, by its address.
     pub(super) fn tallies(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
         let mut tallies: BTreeMap<SocketAddr, UpstreamTally> = BTreeMap::new();
-        for ((_, upstream), peer) in self.peers.iter() {
+        for ((_, upstream), peer) in self.known.iter() {
             tallies
                 .entry(*upstream)
                 .and_modify(|tally| tally.add(&peer.tally))
@@ -263,18 +280,18 @@ impl Peers {
     }
 
     pub(super) fn get(&self, place: &Place) -> Option<&Peer> {
-        self.peers.get(place)
+        self.known.get(place)
     }
 
     /// Entries and places of both tables.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn sizes(&self) -> [usize; 4] {
-        let ([peers, queued], [hosts, hosts_queued]) = (self.peers.sizes(), self.hosts.sizes());
+        let ([peers, queued], [hosts, hosts_queued]) = (self.known.sizes(), self.hosts.sizes());
         [peers, queued, hosts, hosts_queued]
     }
 
     fn peer(&mut self, place: Place, at: Timestamp) -> &mut Peer {
-        let (peer, forgotten) = self.peers.entry(place, at, self.most);
+        let (peer, forgotten) = self.known.entry(place, at, self.most);
         self.dropped += forgotten;
         if peer.tally.last == Timestamp::default() {
             peer.tally.first = at;
@@ -298,7 +315,9 @@ impl Peers {
         if repeated {
             peer.hard_won = peer.hard_won.max(Some(at));
         }
-        self.seen_ttl(place, at, ttl);
+        if peer.seen_ttl(at, ttl) {
+            self.note_ttl(place, at, ttl);
+        }
     }
 
     /// The upstream refused a SYN; `ttl` as above.
@@ -311,7 +330,7 @@ impl Peers {
 
     /// An established hop is over; `how` where its upstream closed it first.
     pub(super) fn closed(&mut self, place: &Place, at: Timestamp, how: Option<Closed>) {
-        if let Some(peer) = self.peers.get_mut(place, at) {
+        if let Some(peer) = self.known.get_mut(place, at) {
             peer.open = peer.open.saturating_sub(1);
             if let Some(how) = how {
                 peer.close(at, how);
@@ -322,7 +341,7 @@ impl Peers {
     /// So many exchanges of a hop ended, the last of them `complete`, all request bytes sent once or
     /// not.
     pub(super) fn exchanged(&mut self, place: Place, at: Timestamp, ended: &Exchanged) {
-        if let Some(peer) = self.peers.get_mut(&place, at) {
+        if let Some(peer) = self.known.get_mut(&place, at) {
             peer.tally.exchanges += ended.count;
             peer.tally.last = peer.tally.last.max(at);
             if ended.repeated {
@@ -330,7 +349,9 @@ impl Peers {
             }
             if ended.complete {
                 peer.completed = peer.completed.max(Some(at));
-                self.seen_ttl(place, at, ended.ttl);
+                if peer.seen_ttl(at, ended.ttl) {
+                    self.note_ttl(place, at, ended.ttl);
+                }
             }
         }
     }
@@ -342,15 +363,7 @@ impl Peers {
         *tally.causes.entry(cause).or_default() += 1;
     }
 
-    fn seen_ttl(&mut self, place: Place, at: Timestamp, ttl: u8) {
-        let Some(peer) = self.peers.get_mut(&place, at).filter(|_| ttl > 0) else {
-            return;
-        };
-        let known = |(last, noted): (u8, Timestamp)| last == ttl && at.since(noted) < TTL_AGAIN;
-        if peer.ttl.is_some_and(known) {
-            return;
-        }
-        peer.ttl = Some((ttl, at));
+    fn note_ttl(&mut self, place: Place, at: Timestamp, ttl: u8) {
         let (netns, upstream) = place;
         let (host, forgotten) = self.hosts.entry((netns, upstream.ip()), at, self.most);
         self.dropped += forgotten;
@@ -427,6 +440,15 @@ mod tests {
         assert_eq!(tallies.len(), 2);
         assert_eq!(tallies[&place(1).1].exchanges, 5);
         assert!(!tallies.contains_key(&place(2).1));
+    }
+
+    #[test]
+    fn an_upstream_takes_no_more_than_the_limits_say() {
+        let queues = 4 * size_of::<(Timestamp, Place)>();
+        let peer = 2 * size_of::<(Place, (Timestamp, Peer))>();
+        let host = 2 * size_of::<((u64, IpAddr), (Timestamp, Ttls))>();
+        let bytes = peer + host + queues;
+        assert!(bytes <= Limits::UPSTREAM_BYTES, "{bytes}");
     }
 
     #[test]

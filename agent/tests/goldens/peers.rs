@@ -198,6 +198,17 @@ fn drains() -> Vec<Golden> {
             "peers/draining",
             "A SYN is refused; an open connection gets its response and is closed in order.",
             scenario(|hop| {
+                hop.pooled(3);
+                hop.pooled(1).ms(2000).request();
+                hop.on(2).syn().refuse();
+                hop.on(1).ms(100).reply(OK).close();
+                hop.on(3).ms(2000).close();
+            }),
+        ),
+        (
+            "peers/draining_seen_too_short",
+            "The same, and the observation ends: a new connection may have been established.",
+            scenario(|hop| {
                 hop.pooled(1).ms(2000).request();
                 hop.on(2).syn().refuse();
                 hop.on(1).ms(100).reply(OK).close();

@@ -10,9 +10,9 @@ use crate::classify::{
     ExchangeFacts, Verdict, connect_late, draining_connect, draining_cut, half_open, is_cut,
     process_died,
 };
-use crate::engine::exchange::EXCHANGE_BYTES;
-use crate::engine::peers::{AFTER_INSTANT, Closed, ONE_INSTANT, Peers};
-use crate::model::{Cause, EvidenceSource, Segment, TcpFlags, Timestamp};
+use crate::engine::exchange::{EXCHANGE_BYTES, Exchange};
+use crate::engine::peers::{AFTER_INSTANT, Closed, ONE_INSTANT, Peer, Peers};
+use crate::model::{Cause, EvidenceSource, Proof, Segment, TcpFlags, Timestamp};
 use crate::tcp::Close;
 
 /// Connects and exchanges this much before still tell how the upstream is doing.
@@ -21,9 +21,6 @@ pub(super) const LATELY: Duration = Duration::from_secs(10);
 /// How long a connect stays refused beside open connections before that says something, and how long
 /// no connection must have been established before it.
 const REFUSED: Duration = Duration::from_secs(1);
-
-/// A close this soon after a response belongs to it.
-const BEHIND: Duration = Duration::from_secs(1);
 
 /// The gateway's kernel resets what is for no socket as soon as it comes.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -53,17 +50,15 @@ impl Hop {
 
     /// How the upstream closes, being first; `completed` tells whether the close itself ends a response.
     pub(super) fn how_closed(&self, at: Timestamp, close: Close, completed: bool) -> Closed {
-        let in_flight =
-            |open: &crate::engine::exchange::Exchange| !open.judged && !open.closed_before;
+        let in_flight = |open: &Exchange| !open.judged && !open.closed_before;
         let exchanges = &self.exchanges;
-        let behind = exchanges
-            .last_end
-            .is_some_and(|end| at.since(end) <= BEHIND);
+        let ended = exchanges.last_end;
+        let behind = ended.is_some_and(|end| at.since(end) <= ONE_INSTANT);
         if exchanges.open.iter().any(in_flight) {
             Closed::Cut
-        } else if close == Close::Fin && behind && !completed && exchanges.is_reused() {
-            // One that carries a single exchange is closed behind it as a rule.
-            Closed::Finished
+        } else if close == Close::Fin && behind {
+            let reused = exchanges.is_reused() && !completed;
+            Closed::Behind { reused }
         } else {
             Closed::Idle
         }
@@ -95,8 +90,8 @@ impl Hop {
     /// Tells the verdict on the connect, or holds it.
     pub(super) fn tell_connect(&mut self, judged: Judged, cx: &Context<'_>, out: &mut Outcome) {
         let at = judged.at;
-        let refused =
-            judged.verdict.cause == Cause::TcpConnectRefused && self.connect.reset_ttl.is_some();
+        let refused = judged.verdict.cause == Cause::TcpConnectRefused
+            && judged.verdict.proof == Proof::Proven;
         let beside = || {
             let peer = cx.peers.get(&self.place());
             peer.is_some_and(|peer| peer.open() > 0)
@@ -150,6 +145,8 @@ impl Hop {
         let died = died.and_then(|(_, died)| died);
         let after = |when: Option<Timestamp>| when.is_some_and(|when| when > since);
         let established = peer.established();
+        // An observation that ends too soon shows less.
+        let finished = after(peer.finished()) && now >= since.after(REFUSED);
         let drains = after(peer.completed())
             && established.is_none_or(|last| last.after(REFUSED) < since)
             && peer.died_before(since).is_none();
@@ -159,9 +156,7 @@ impl Hop {
             if let Some(died) = died.as_ref().filter(|_| is_cut(verdict.cause)) {
                 change(verdict, |verdict| process_died(verdict, died));
             } else if refused && drains {
-                change(verdict, |verdict| {
-                    draining_connect(verdict, after(peer.finished()))
-                });
+                change(verdict, |verdict| draining_connect(verdict, finished));
             }
         }
         judged
@@ -173,7 +168,7 @@ impl Hop {
             return None;
         }
         let peer = cx.peers.get(&self.place());
-        let completed = peer.and_then(super::super::peers::Peer::completed);
+        let completed = peer.and_then(Peer::completed);
         let alive = completed.is_some_and(|last| last.after(LATELY) >= self.opened);
         half_open(facts, self.syn_acks_again, alive)
     }

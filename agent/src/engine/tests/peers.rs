@@ -439,6 +439,39 @@ fn what_waits_is_told_when_its_hop_must_go() {
     );
 }
 
+#[test]
+fn an_upstream_that_closes_behind_each_response_may_die_all_the_same() {
+    both(|sim| {
+        sim.on(5).open().request();
+        sim.pooled(1).request();
+        sim.pooled(2).request().ms(100);
+        // What it does all the time, and a connect in between.
+        sim.on(5).reply(OK).upstream_fin().gateway_fin();
+        sim.on(6).ms(5).open();
+        sim.on(1).ms(5).upstream_fin();
+        sim.on(2).upstream_fin();
+        sim.on(4).ms(200).syn().refuse();
+        let events = sim.events();
+        let died = |event: &&HopEvent| event.cause == Cause::UpstreamProcessDied;
+        assert_eq!(events.iter().filter(died).count(), 2, "{events:#?}");
+        let died = events.iter().find(died).unwrap();
+        assert!(says(died, "closed 2 connections in one instant"));
+    });
+    // Closed behind its response is not closed together with one that is cut.
+    both(|sim| {
+        sim.on(5).open().request();
+        sim.pooled(1).request().ms(100);
+        sim.on(5).reply(OK).upstream_fin().gateway_fin();
+        sim.on(1).upstream_fin();
+        sim.on(4).ms(200).syn().refuse();
+        let told = told(sim);
+        assert!(
+            told.contains(&(Cause::TcpClosedNoResponse, Proof::Inferred)),
+            "{told:?}"
+        );
+    });
+}
+
 // A planned stop: the listener is gone, the open connections go on.
 
 #[test]
