@@ -6,8 +6,9 @@
 mod emit;
 mod exchange;
 mod hop;
+mod peers;
+mod recent;
 mod timers;
-mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,8 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Outcome};
+use self::peers::{Exchanged, Peers, Place};
 use self::timers::Timers;
-use self::upstreams::Upstreams;
 use crate::classify::connect_call;
 use crate::limits::Limits;
 use crate::model::{
@@ -29,11 +30,7 @@ use crate::model::{
 };
 use crate::stats::Stats;
 
-pub use self::upstreams::UpstreamTally;
-
-/// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
-/// the same addresses for different hosts.
-type Alive = HashMap<(u64, SocketAddr), Timestamp, RandomState>;
+pub use self::peers::UpstreamTally;
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -90,9 +87,7 @@ pub struct Engine {
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
-    /// When a connection to an upstream was last established.
-    alive: Alive,
-    upstreams: Upstreams,
+    peers: Peers,
     /// When a gateway let go of clients that had left.
     departures: Departures,
     /// ICMP errors that are ahead of the SYN that they quote.
@@ -127,6 +122,7 @@ impl Engine {
     /// An engine that tracks nothing yet.
     pub fn new(config: Config, limits: Limits) -> Self {
         Self {
+            peers: Peers::new(&limits),
             config,
             limits,
             stats: Stats::default(),
@@ -137,8 +133,6 @@ impl Engine {
             ends: HashMap::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
-            alive: Alive::default(),
-            upstreams: Upstreams::default(),
             departures: Departures::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
@@ -224,7 +218,7 @@ impl Engine {
     /// How the exchanges with each upstream went: the upstreams heard of last, as many as
     /// [`Limits::upstreams`] allows.
     pub fn upstreams(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
-        self.upstreams.tallies()
+        self.peers.tallies()
     }
 
     /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
@@ -236,7 +230,10 @@ impl Engine {
 
     /// Counters.
     pub const fn stats(&self) -> Stats {
-        self.stats
+        Stats {
+            upstreams_dropped: self.peers.dropped(),
+            ..self.stats
+        }
     }
 
     fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
@@ -256,7 +253,7 @@ impl Engine {
             None if segment.flags.contains(TcpFlags::RST) => return,
             None => {
                 let opening = segment.flags.contains(TcpFlags::SYN);
-                self.track(at, id, segment.upstream, !opening);
+                self.track(at, id, (0, segment.upstream), !opening);
                 self.know_ends(at, id, (segment.local, segment.upstream));
             }
         }
@@ -297,10 +294,19 @@ impl Engine {
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
         self.stats.signals += 1;
-        if !self.hops.contains_key(&id) {
+        if self.hops.contains_key(&id) {
+            if matches!(signal, Signal::Opened { .. }) {
+                // What the socket did before is told as it was.
+                self.tell_held(id);
+            }
+        } else {
             match &signal {
-                Signal::Opened { upstream, .. } => self.track(at, id, *upstream, false),
-                Signal::Seeded { upstream, .. } => self.track(at, id, *upstream, true),
+                Signal::Opened {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), false),
+                Signal::Seeded {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), true),
                 // Whose hop it is was never told, or it is over.
                 _ => return,
             }
@@ -357,19 +363,20 @@ impl Engine {
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
-    fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
+    fn track(&mut self, at: Timestamp, id: HopId, place: Place, mid_stream: bool) {
         while self.hops.len() >= self.limits.hops
             && (self.forget_oldest_over() || self.evict_oldest())
         {}
-        let mut hop = Hop::new(upstream, at, &self.limits);
+        let mut hop = Hop::new(place.1, at, &self.limits);
         hop.mid_stream = mid_stream;
+        hop.counted = mid_stream;
         hop.lost_before = self.stats.records_lost;
         if !mid_stream {
             hop.connecting();
         }
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.stats.upstreams_dropped += self.upstreams.opened(upstream, at, self.limits.upstreams);
+        self.peers.opened(place, at, mid_stream);
         let tracked = Tracked {
             hop,
             armed: None,
@@ -408,6 +415,7 @@ impl Engine {
                     self.eviction.push_back((tracked.queued, oldest));
                 }
                 Some(Slot::Live(_)) => {
+                    self.tell_held(oldest);
                     self.forget(oldest);
                     self.stats.hops_evicted += 1;
                     return true;
@@ -416,6 +424,15 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// Tells the verdicts of a hop that wait, with what is known by now.
+    fn tell_held(&mut self, id: HopId) {
+        if let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) {
+            for judged in tracked.hop.release(self.now, true, &self.peers) {
+                self.judged(id, judged);
+            }
+        }
     }
 
     fn forget(&mut self, id: HopId) {
@@ -438,6 +455,9 @@ impl Engine {
     /// Takes what a hop held off the books.
     fn let_go(&mut self, id: HopId, tracked: &Tracked) {
         self.kept_bytes -= tracked.kept_bytes;
+        if tracked.hop.counted {
+            self.peers.closed(&tracked.hop.place(), self.now, None);
+        }
         if let Some(ends) = tracked.ends
             && self.ends.get(&ends) == Some(&id)
         {
@@ -455,7 +475,7 @@ impl Engine {
             limits: &self.limits,
             patience: self.config.patience,
             stats: &mut self.stats,
-            alive: &self.alive,
+            peers: &mut self.peers,
             departures: &self.departures,
         };
         let out = handle(&mut tracked.hop, &mut cx);
@@ -469,14 +489,14 @@ impl Engine {
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
         let over = tracked.hop.is_over();
-        let upstream = tracked.hop.upstream;
-        if out.established {
-            let place = tracked.hop.place();
-            self.note_alive(place);
-        }
         if self.stats.exchanges > exchanges {
-            let ended = self.stats.exchanges - exchanges;
-            self.upstreams.exchanged(&upstream, self.now, ended);
+            let ended = Exchanged {
+                count: self.stats.exchanges - exchanges,
+                complete: out.completed,
+                repeated: tracked.hop.retransmits() > 0,
+                ttl: tracked.hop.ttl(),
+            };
+            self.peers.exchanged(tracked.hop.place(), self.now, &ended);
         }
         for judged in out.judged {
             self.judged(id, judged);
@@ -493,18 +513,5 @@ impl Engine {
                 Some(Slot::Over) | None => false,
             });
         }
-    }
-
-    fn note_alive(&mut self, place: (u64, SocketAddr)) {
-        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&place) {
-            let recent = Duration::from_mins(1);
-            let now = self.now;
-            self.alive.retain(|_, seen| now.since(*seen) < recent);
-            if self.alive.len() >= self.limits.upstreams {
-                self.stats.upstreams_dropped += 1;
-                return;
-            }
-        }
-        self.alive.insert(place, self.now);
     }
 }

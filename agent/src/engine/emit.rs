@@ -122,11 +122,9 @@ impl Engine {
 
     pub(super) fn emit(&mut self, event: HopEvent) {
         self.stats.events += 1;
-        let upstream = event.upstream.socket_addr();
-        self.stats.upstreams_dropped +=
-            self.upstreams
-                .opened(upstream, event.time, self.limits.upstreams);
-        self.upstreams.failed(&upstream, event.time, event.cause);
+        let netns = event.gateway.as_ref().map_or(0, |gateway| gateway.netns);
+        let place = (netns, event.upstream.socket_addr());
+        self.peers.failed(place, event.time, event.cause);
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;

@@ -70,7 +70,7 @@ pub(super) struct Exchanges {
     /// Exchanges begun.
     begun: u32,
     /// When the last exchange ended.
-    last_end: Option<Timestamp>,
+    pub(super) last_end: Option<Timestamp>,
     /// Request bytes handed over.
     sent: u64,
     /// What the upstream sent while no request was open. The gateway will take it for the response to
@@ -290,6 +290,11 @@ impl Exchanges {
                 Some(ResponseEvent::Head) | None => {}
             }
         }
+    }
+
+    /// Whether more than one exchange began.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.begun > 1
     }
 
     /// Whether so many bytes of the upstream are certain to be inside a body.

@@ -5,6 +5,7 @@ mod connect;
 mod http;
 mod lookalikes;
 mod order;
+mod peers;
 mod robust;
 mod sim;
 mod tcp;

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use super::across::LATELY;
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
+    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect,
+    connect_late, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::peers::Peer;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
@@ -42,34 +45,68 @@ impl Hop {
         }
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
-        let alive = cx
-            .alive
-            .get(&self.place())
-            .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
-        let facts = ConnectFacts {
-            elapsed,
-            syn_retransmits: self.syn_retransmits,
-            reset_ttl: self.connect.reset_ttl,
-            icmp: self.connect.icmp,
-            errno: self.connect.errno,
-            returned: self.connect.returned,
-            upstream_alive: alive,
-            over: self.connect.over,
-            patience: cx.patience,
-        };
+        if let Some((answered, source)) = self.connect.late
+            && elapsed >= cx.patience
+        {
+            out.judged.push(Judged {
+                at: end,
+                verdict: connect_late(answered.since(self.opened), source),
+                exchange: None,
+                status: None,
+            });
+            self.over(at);
+            return;
+        }
+        let facts = self.connect_facts(elapsed, end, cx);
         match connect(&facts) {
             Some(verdict) => {
-                out.judged.push(Judged {
+                let judged = Judged {
                     at: end,
                     verdict,
                     exchange: None,
                     status: None,
-                });
+                };
+                self.tell_connect(judged, cx, out);
             }
             None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
             None => cx.stats.connect_abandoned += 1,
         }
         self.over(at);
+    }
+
+    fn connect_facts(&self, elapsed: Duration, end: Timestamp, cx: &Context<'_>) -> ConnectFacts {
+        let place = self.place();
+        let peer = cx.peers.get(&place);
+        let lately =
+            |when: Option<Timestamp>| when.is_some_and(|when| when.after(LATELY) >= self.opened);
+        let meanwhile = |when: Timestamp| when >= self.opened;
+        let syns_dropped = |peer: &Peer| {
+            let until = self
+                .connect
+                .at
+                .or(self.last_syn)
+                .unwrap_or(end)
+                .after(LATELY);
+            peer.established().is_some_and(meanwhile)
+                && lately(peer.hard_won().filter(|won| *won <= until))
+                && !lately(peer.lossy())
+        };
+        let reset_ttl = self.connect.reset_ttl;
+        ConnectFacts {
+            elapsed,
+            syn_retransmits: self.syn_retransmits,
+            reset_ttl,
+            target_ttl: reset_ttl.and_then(|ttl| cx.peers.target_ttl(place, end, ttl)),
+            reset_own: self.connect.reset_own,
+            died: peer.and_then(|peer| Some((peer.died_before(end)?, end))),
+            icmp: self.connect.icmp,
+            errno: self.connect.errno,
+            returned: self.connect.returned,
+            upstream_alive: lately(peer.and_then(Peer::established)),
+            syns_dropped: peer.is_some_and(syns_dropped),
+            over: self.connect.over,
+            patience: cx.patience,
+        }
     }
 
     /// Judges complete responses, and watches a broken one.
@@ -86,6 +123,7 @@ impl Hop {
                 continue;
             }
             cx.stats.exchanges += 1;
+            out.completed |= completed.stage != Stage::Lost;
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -188,11 +226,18 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
+        let newly = self.first_close.is_none();
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
+        let mut completed = false;
         if close == Close::Fin {
             let mut done = Vec::new();
             self.exchanges.upstream_fin(at, &mut done);
+            completed = !done.is_empty();
             self.after_bytes(at, done, cx, out);
+        }
+        if newly {
+            let how = self.how_closed(at, close, completed);
+            self.leave(at, Some(how), cx);
         }
         if !first {
             return;
@@ -225,6 +270,7 @@ impl Hop {
         out: &mut Outcome,
     ) {
         let (closer, close) = *self.first_close.get_or_insert((Actor::Gateway, Close::Fin));
+        self.leave(at, None, cx);
         if closer == Actor::Gateway {
             self.end(at, Ended::Gateway, cx, out);
             return;
@@ -340,7 +386,7 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
-                let verdict = exchange(&facts);
+                let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);
@@ -355,12 +401,13 @@ impl Hop {
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());
-                    out.judged.push(Judged {
+                    let judged = Judged {
                         at,
                         verdict,
                         exchange,
                         status,
-                    });
+                    };
+                    self.tell(judged, cx, out);
                 }
             }
             if ended == Ended::Settled {
@@ -373,8 +420,9 @@ impl Hop {
 
     /// Whether another connection to the upstream was established since then.
     fn is_alive(&self, since: Timestamp, cx: &Context<'_>) -> bool {
-        let established = cx.alive.get(&self.place());
-        established.is_some_and(|established| *established >= since)
+        let peer = cx.peers.get(&self.place());
+        peer.and_then(Peer::established)
+            .is_some_and(|established| established >= since)
     }
 
     fn facts<'a>(
