@@ -164,14 +164,14 @@ pub(crate) const RULES: &[Rule] = &[
         "of what is not HTTP/1, only the connect is judged",
         |case| !case.stream.http && !case.fact.name.starts_with("connect_"),
     ),
-    ("the connection is still open", |case| {
-        case.stream.ending.is_none() && !case.fact.name.starts_with("connect_")
-    }),
     ("only 500 to 599 are the upstream's own errors", |case| {
         case.is("status4xx", "")
             || case.is("status", "") && !case.is("status", "5")
             || case.is("http1_odd", "status outside")
             || case.is("fewer_responses_than_requests", "")
+    }),
+    ("the connection is still open", |case| {
+        case.stream.ending.is_none() && !case.fact.name.starts_with("connect_")
     }),
     ("a reset after the last answer cuts nothing short", |case| {
         let whole = |state: &String| matches!(&**state, "complete" | "until_close" | "upgraded");
@@ -187,9 +187,6 @@ pub(crate) const RULES: &[Rule] = &[
         "what nobody asked for fails only the next request",
         |case| case.is("bytes_after_complete_response", "") && case.stats.unsolicited > 0,
     ),
-    ("bytes are missing that frame the answer", |case| {
-        case.stream.hole && case.stats.unjudged_gap > 0
-    }),
     (
         "every gateway takes a bare LF for the end of a line",
         |case| case.is("http1_odd", "bare LF"),

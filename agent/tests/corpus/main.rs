@@ -224,6 +224,10 @@ fn every_fact_has_its_event_or_its_rule() {
                 .push(format!("{capture} {number}: {what} is listed for nothing"));
         }
     }
+    let used: BTreeSet<_> = outcome.counts.values().flat_map(BTreeMap::keys).collect();
+    for (why, _) in RULES.iter().filter(|(why, _)| !used.contains(why)) {
+        outcome.wrong.push(format!("no fact needs the rule: {why}"));
+    }
     let wrong = outcome.wrong.join("\n");
     assert!(wrong.is_empty(), "{wrong}");
 }
