@@ -6,6 +6,7 @@
 mod emit;
 mod exchange;
 mod hop;
+mod slots;
 mod timers;
 mod upstreams;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Outcome};
+use self::slots::ByHop;
 use self::timers::Timers;
 use self::upstreams::Upstreams;
 use crate::classify::connect_call;
@@ -79,7 +81,7 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Slot, RandomState>,
+    hops: ByHop<Slot>,
     /// Hops that are over and when they are forgotten, in that order.
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
@@ -131,7 +133,7 @@ impl Engine {
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::default(),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashMap::default(),

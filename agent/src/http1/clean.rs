@@ -269,9 +269,14 @@ mod tests {
     }
 
     /// What a parser makes of bytes that come in pieces of `step`.
-    fn responses(bytes: &[u8], kind: RequestKind, step: usize) -> String {
+    fn responses(bytes: &[u8], kind: RequestKind, step: usize) -> Vec<String> {
         let mut parser = ResponseParser::new(65_536);
-        let mut out = String::new();
+        let mut out = Vec::new();
+        let state = |parser: &ResponseParser| {
+            let (stage, status, missing) = (parser.stage(), parser.status(), parser.missing());
+            let (stream, findings) = (parser.event_stream(), parser.findings());
+            format!("{stage:?} {status:?} {missing:?} {stream} {findings:?}")
+        };
         for mut piece in bytes.chunks(step) {
             loop {
                 let (taken, event) = parser.take(piece, kind);
@@ -279,20 +284,15 @@ mod tests {
                 match event {
                     None if piece.is_empty() => break,
                     None => {}
-                    Some(event) => out += &format!("{event:?} {:?}\n", parser.stage()),
+                    Some(event) => out.push(format!("{event:?} {}", state(&parser))),
                 }
                 if event == Some(ResponseEvent::End) {
-                    out += &format!("{:?} {:?}\n", parser.status(), parser.findings());
                     parser.reset();
                 }
             }
         }
-        let (status, stream) = (parser.status(), parser.event_stream());
-        out + &format!(
-            "{status:?} {stream} {:?} {:?}",
-            parser.missing(),
-            parser.findings()
-        )
+        out.push(state(&parser));
+        out
     }
 
     fn requests(bytes: &[u8], step: usize) -> Vec<RequestEvent> {
