@@ -8,6 +8,7 @@ mod exchange;
 mod hop;
 mod peers;
 mod recent;
+mod slots;
 mod timers;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Outcome};
 use self::peers::{Exchanged, Peers, Place};
+use self::slots::ByHop;
 use self::timers::Timers;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
@@ -81,7 +83,7 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Slot, RandomState>,
+    hops: ByHop<Slot>,
     /// Hops that are over and when they are forgotten, in that order.
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
@@ -132,7 +134,7 @@ impl Engine {
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::default(),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashMap::default(),

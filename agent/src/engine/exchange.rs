@@ -388,11 +388,6 @@ impl Exchanges {
 }
 
 fn kind(exchange: &Exchange) -> RequestKind {
-    match &exchange.head {
-        Some(head) if head.method == "HEAD" => RequestKind::Head,
-        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
-        Some(head) if head.upgrade => RequestKind::Upgrade,
-        Some(head) if head.expect => RequestKind::Expect,
-        _ => RequestKind::Plain,
-    }
+    let head = exchange.head.as_ref();
+    head.map_or(RequestKind::Plain, |head| head.kind)
 }

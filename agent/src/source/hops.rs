@@ -9,6 +9,7 @@
 //! A SYN with another initial sequence number is a new hop: ports are used again.
 //! Memory is bounded: connections that were idle longest are forgotten, and counted.
 
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 use std::collections::hash_map::Entry as Slot;
 use std::time::Duration;
@@ -69,14 +70,32 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
+/// Upper half of the second word of an IPv4 address that is mapped into IPv6.
+const IPV4: u64 = 0xffff;
+
 /// Both ends of a connection in a fixed order, packed into few words: there are many, and they are
 /// hashed and compared for each packet. IPv4 addresses are mapped into IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     low: [u64; 2],
     high: [u64; 2],
     /// The low end's port, then the high end's.
     ports: u32,
+}
+
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ([low_top, low], [high_top, high]) = (self.low, self.high);
+        if low_top | high_top == 0 && low >> 32 == IPV4 && high >> 32 == IPV4 {
+            state.write_u64(low << 32 | high & u64::from(u32::MAX));
+        } else {
+            for word in [low_top, low, high_top, high] {
+                state.write_u64(word);
+            }
+        }
+        state.write_u32(self.ports);
+    }
 }
 
 impl Key {
@@ -96,7 +115,7 @@ impl Key {
 
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
-        IpAddr::V4(address) => [0, 0xffff << 32 | u64::from(address.to_bits())],
+        IpAddr::V4(address) => [0, IPV4 << 32 | u64::from(address.to_bits())],
         IpAddr::V6(address) => {
             let bits = address.to_bits();
             #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
