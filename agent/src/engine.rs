@@ -3,6 +3,7 @@
 //! It decides which hop an observation belongs to and what is kept of how many hops; what happened on
 //! a hop is [`hop`]'s business, and what that means is `classify`'s.
 
+mod deadlines;
 mod emit;
 mod exchange;
 mod hop;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
 use self::timers::Timers;
 use self::upstreams::Upstreams;
@@ -95,6 +97,7 @@ pub struct Engine {
     upstreams: Upstreams,
     /// When a gateway let go of clients that had left.
     departures: Departures,
+    deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
@@ -140,6 +143,7 @@ impl Engine {
             alive: Alive::default(),
             upstreams: Upstreams::default(),
             departures: Departures::default(),
+            deadlines: Deadlines::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
             hopless: 0,
@@ -457,6 +461,7 @@ impl Engine {
             stats: &mut self.stats,
             alive: &self.alive,
             departures: &self.departures,
+            deadlines: &mut self.deadlines,
         };
         let out = handle(&mut tracked.hop, &mut cx);
         if out.deadline != tracked.armed {

@@ -15,6 +15,7 @@ use crate::model::{Actor, Cause, Evidence, EvidenceSource, Phase, Proof, ResetRe
 use crate::tcp::{Hole, Reset, Stuck, Windows};
 
 pub use self::closed::closed_before_request;
+pub use self::gave_up::{ALIKE, cut_off};
 
 /// A connection idle for this long may be forgotten by a device that keeps state of it: those in use
 /// do so after one to several minutes.
@@ -80,6 +81,11 @@ pub struct ExchangeFacts<'a> {
     pub partial_head: &'a [u8],
     /// Name of the gateway's process.
     pub comm: Option<&'a str>,
+    /// Time from the first request byte to the end of the exchange.
+    pub lasted: Duration,
+    /// Exchanges of the same gateway that were cut off after the same time, this one included; see
+    /// [`cut_off`].
+    pub ended_alike: usize,
     /// Time since the last request byte, or since the last response byte where there is one.
     pub silence: Duration,
     /// Time from the end of the handshake to the end of the exchange.

@@ -10,7 +10,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use connect::{ConnectFacts, connect, connect_call};
-pub use exchange::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
+pub use exchange::{
+    ALIKE, Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
+};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

@@ -13,6 +13,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::deadlines::Deadlines;
 use super::exchange::{Exchange, Exchanges};
 use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
@@ -95,6 +96,8 @@ pub(super) struct Context<'a> {
     pub(super) alive: &'a Alive,
     /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
+    /// How long exchanges lasted that gateways ended although data flowed.
+    pub(super) deadlines: &'a mut Deadlines,
 }
 
 /// One hop.

@@ -194,7 +194,8 @@ impl Flow {
     /// Notes that the sender of a reset does not know of it.
     pub fn goes_on(&mut self, at: Timestamp) {
         if let Some(reset) = &mut self.reset {
-            reset.went_on = reset.went_on.or(Some(at.since(reset.at)));
+            let after = at.since(reset.at);
+            reset.went_on = reset.went_on.or(Some(after));
         }
     }
 

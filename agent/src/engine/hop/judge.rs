@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
+    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, cut_off,
+    exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
 use crate::http1::{Finding, Protocol, Stage};
@@ -328,7 +329,7 @@ impl Hop {
         while let Some(open) = self.exchanges.open.get(index) {
             if !open.judged {
                 // Only the oldest exchange's response has begun.
-                let facts = if later {
+                let mut facts = if later {
                     ExchangeFacts {
                         stage: Stage::Idle,
                         findings: &[],
@@ -340,6 +341,11 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
+                if let Some(process) = &self.process
+                    && cut_off(&facts)
+                {
+                    facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
+                }
                 let verdict = exchange(&facts);
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
@@ -409,6 +415,8 @@ impl Hop {
             findings,
             partial_head: response.partial_head(),
             comm: self.process.as_ref().map(|process| &*process.comm),
+            lasted: at.since(open.began),
+            ended_alike: 0,
             silence: at.since(open.last_response.unwrap_or(open.last_request)),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),

@@ -1,7 +1,7 @@
 //! Failures that look alike, both sides of each pair, and their healthy neighbours.
 
-use super::sim::{GET, OK, Sim, both};
-use crate::model::{Cause, Direction, Phase, Proof, ResetReason, TcpFlags};
+use super::sim::{GET, OK, Sim, TURN, both};
+use crate::model::{Cause, Direction, Input, Phase, Proof, ResetReason, TcpFlags};
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const PART: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhello";
@@ -509,4 +509,70 @@ fn the_phase_is_that_of_the_broken_rule() {
     sim.reply(b"HTTP/1.1 200 OK\r\nX-A : a\r\nContent-Length: 50\r\n\r\nhello");
     let event = sim.ms(600).expect(Cause::Http1HeaderSyntax, Proof::Proven);
     assert_eq!(event.phase, Phase::ResponseHead);
+}
+
+/// A response that flows until the gateway closes after this time.
+fn flows_until(sim: &mut Sim, ms: u64) {
+    sim.ms(100).next_hop();
+    sim.open().request();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n");
+    for _ in 0..ms / 100 {
+        sim.ms(100).reply(b"some of it");
+    }
+    sim.ms(ms % 100).gateway_fin();
+}
+
+#[test]
+fn a_limit_for_the_whole_exchange_shows_when_it_repeats() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..3 {
+        flows_until(&mut sim, 3000);
+    }
+    let events = sim.events();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.cause, event.proof))
+        .collect();
+    assert_eq!(told, [(Cause::UpstreamDeadline, Proof::Underdetermined)]);
+    assert_eq!(events[0].rivals, [Cause::GwWorkerDied]);
+    // Readers that leave when they like.
+    let mut sim = Sim::live("envoy");
+    for ms in [3000, 4000, 3500, 3530, 5000, 700] {
+        flows_until(&mut sim, ms);
+    }
+    sim.expect_none();
+    // Gateways without such a limit, and packets, behind which may be a client with a limit.
+    for mut sim in [Sim::live("nginx"), Sim::live("haproxy"), Sim::packets()] {
+        for _ in 0..5 {
+            flows_until(&mut sim, 3000);
+        }
+        sim.expect_none();
+    }
+}
+
+#[test]
+fn a_stall_ends_with_the_gateways_patience() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..3 {
+        sim.next_hop();
+        sim.open().request().reply(PART).ms(3000).gateway_fin();
+        sim.ms(100);
+    }
+    let events = sim.events();
+    assert_eq!(events.len(), 3);
+    assert!(
+        events
+            .iter()
+            .all(|event| event.cause == Cause::UpstreamStalledInBody)
+    );
+}
+
+#[test]
+fn a_client_that_left_is_no_limit() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..4 {
+        flows_until(&mut sim, 3000);
+        sim.input(Input::ClientLeft { turn: TURN });
+    }
+    sim.expect_none();
 }
