@@ -32,42 +32,46 @@ pub(crate) fn goldens() -> Vec<Golden> {
     [healthy(), broken(), cut(), too_large(), limits()].concat()
 }
 
-/// A head with more fields than most gateways take, without its last line.
-fn many_fields() -> Vec<u8> {
-    let mut head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n".to_vec();
+/// A head with more fields, and a longer one, than most gateways take, without its last line.
+fn large_head() -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: ".to_vec();
+    head.extend([b'x'; 4200]);
+    head.extend(b"\r\n");
     head.extend(b"A: a\r\n".repeat(300));
     head
 }
 
 fn too_large() -> Vec<Golden> {
-    let head = many_fields();
-    let whole = [&head[..], b"\r\nhello"].concat();
-    let (first, rest) = head.split_at(1400);
+    let head = large_head();
+    let sent = |hop: &mut Scenario| {
+        hop.open().request();
+        for segment in head.chunks(1400) {
+            hop.reply(segment);
+        }
+    };
     vec![
         (
             "http1/header_too_large",
-            "The gateway stops reading a head of 301 fields and resets.",
+            "The gateway stops reading a head of 302 fields and resets.",
             scenario(|hop| {
-                hop.open().request().reply(first).reply(rest).gateway_rst();
+                sent(hop);
+                hop.gateway_rst();
             }),
         ),
         (
             "http1/head_truncated_beyond_limits",
             "The upstream breaks such a head off itself.",
             scenario(|hop| {
-                hop.open().request().reply(first).reply(rest).close();
+                sent(hop);
+                hop.close();
             }),
         ),
         (
             "http1/header_large_and_taken",
             "A gateway that takes such a head goes on with the next request.",
             scenario(|hop| {
-                hop.open()
-                    .request()
-                    .reply(&whole)
-                    .request()
-                    .reply(OK)
-                    .close();
+                sent(hop);
+                hop.reply(b"\r\nhello").request().reply(OK).close();
             }),
         ),
     ]
