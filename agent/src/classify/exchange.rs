@@ -57,6 +57,9 @@ pub struct ExchangeFacts<'a> {
     pub fresh: bool,
     /// Silence on the connection before it, for a reused one.
     pub idle: Option<Duration>,
+    /// For how long not a segment was seen before the last request: probes of a connection keep it from
+    /// being forgotten.
+    pub quiet: Duration,
     /// Whether the request is complete.
     pub request_complete: bool,
     /// Whether the upstream had closed before the request began.
@@ -117,6 +120,13 @@ pub struct ExchangeFacts<'a> {
     pub unasked: bool,
     /// Whether the request asks for an upgrade to a web socket.
     pub web_socket: bool,
+}
+
+impl ExchangeFacts<'_> {
+    /// Whether a device on the way may have forgotten the connection before the request.
+    fn may_be_forgotten(&self) -> bool {
+        !self.fresh && self.quiet >= LONG_IDLE && self.idle.is_some()
+    }
 }
 
 /// The cause of a failed exchange; none for a healthy one, and none where the facts do not reach.

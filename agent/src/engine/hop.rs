@@ -113,6 +113,8 @@ pub(super) struct Hop {
     pub(super) lost_before: u64,
     /// When anything was last heard of it.
     pub(super) last_seen: Timestamp,
+    /// For how long nothing had been heard of it before the last request.
+    quiet: Duration,
     pub(super) rtt_us: Option<u32>,
     pub(super) syn_retransmits: u32,
     phase: Phase,
@@ -160,6 +162,7 @@ impl Hop {
             mid_stream: false,
             lost_before: 0,
             last_seen: at,
+            quiet: Duration::ZERO,
             rtt_us: None,
             syn_retransmits: 0,
             phase: Phase::Established,
@@ -273,6 +276,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
+        let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
@@ -295,6 +299,7 @@ impl Hop {
             from,
             exchanges,
             mid_stream,
+            quiet: before,
             ..
         } = self;
         let mid_stream = *mid_stream;
@@ -322,6 +327,7 @@ impl Hop {
                     &mut done,
                 );
                 if exchanges.begun() != begun {
+                    *before = quiet;
                     from.watch_windows();
                 }
             }

@@ -133,7 +133,8 @@ impl Flow {
             // Nobody reads it any more; that it was sent is what counts.
             let end = first.wrapping_add(segment.wire_len);
             let new = self.bytes.distance(end).is_some_and(|ahead| ahead > 0);
-            if new || segment.flags.contains(TcpFlags::FIN) {
+            let fin = segment.flags.contains(TcpFlags::FIN) && !self.bytes.is_ending();
+            if new || fin {
                 self.goes_on(at);
             }
             return;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Acked, Ended, ExchangeFacts, LONG_IDLE, idle, in_body, packet, response_phase, tail};
+use super::{Acked, Ended, ExchangeFacts, idle, in_body, packet, response_phase, tail};
 use crate::classify::{Verdict, fact, human};
 use crate::http1::Stage;
 use crate::model::{Cause, EvidenceSource, Phase, Proof};
@@ -75,9 +75,7 @@ fn unacknowledged(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         ];
         return Some(verdict(Cause::TcpMtuBlackhole).with(evidence));
     }
-    let forgotten = !facts.fresh
-        && facts.acked == Acked::Nothing
-        && facts.idle.is_some_and(|idle| idle >= LONG_IDLE);
+    let forgotten = facts.acked == Acked::Nothing && facts.may_be_forgotten();
     Some(match (forgotten, large) {
         (true, false) if facts.upstream_alive => {
             let text = "meanwhile another connection to the upstream was established";

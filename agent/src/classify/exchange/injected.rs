@@ -1,6 +1,6 @@
 //! Somebody between gateway and upstream reset the connection in the upstream's name.
 
-use super::{ExchangeFacts, LONG_IDLE, idle, packet, response_phase};
+use super::{ExchangeFacts, idle, packet, response_phase};
 use crate::classify::{Verdict, human};
 use crate::http1::Stage;
 use crate::model::{Cause, Evidence, Phase, Proof};
@@ -38,9 +38,8 @@ pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         Stage::Idle => Phase::Request,
         stage => response_phase(stage),
     };
-    let long_idle = facts.idle.is_some_and(|idle| idle >= LONG_IDLE);
     let firm = went_on.is_some() || !reset.after_handshake;
-    let lost = ttl.is_some() && went_on.is_none() && !facts.fresh && long_idle;
+    let lost = ttl.is_some() && went_on.is_none() && facts.may_be_forgotten();
     let mut signs = ttl.into_iter().chain(went_on).chain(off(facts));
     let decisive = match (usual, reset.went_on) {
         (None, None) => return None,

@@ -397,6 +397,7 @@ impl Hop {
             ended,
             fresh: !self.reused(open),
             idle: open.idle,
+            quiet: self.quiet,
             request_complete: open.complete,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {

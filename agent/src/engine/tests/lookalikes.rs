@@ -222,6 +222,15 @@ fn idle_state_lost_and_nothing_comes_back() {
         sim.ms(500).gateway_fin();
         sim.expect(Cause::TcpRequestUnacknowledged, Proof::Inferred);
     });
+    // Probes kept the state alive.
+    both(|sim| {
+        sim.used(50_000);
+        let seq = sim.next_seq(Direction::ToUpstream).wrapping_sub(1);
+        sim.segment(Direction::ToUpstream, ACK, seq, &[], 0);
+        sim.ack().ms(50_000);
+        sim.send(GET).send_again(GET, AGAIN).ms(500).gateway_fin();
+        sim.expect(Cause::TcpRequestUnacknowledged, Proof::Inferred);
+    });
     // Idle for long, and well.
     both(|sim| sim.used(120_000).request().reply(OK).expect_none());
 }
