@@ -125,7 +125,7 @@ pub struct ExchangeFacts<'a> {
 impl ExchangeFacts<'_> {
     /// Whether a device on the way may have forgotten the connection before the request.
     fn may_be_forgotten(&self) -> bool {
-        !self.fresh && self.quiet >= LONG_IDLE && self.idle.is_some()
+        !self.fresh && self.quiet >= LONG_IDLE
     }
 }
 

@@ -361,18 +361,6 @@ impl Hop {
         out
     }
 
-    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
-    fn survive(&mut self) {
-        self.from.forget_reset();
-        self.first_close = None;
-        self.ending = None;
-        self.waits
-            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
-        if self.phase == Phase::Over {
-            self.phase = Phase::Established;
-        }
-    }
-
     /// Notes that something is heard of the hop. Records of several processors may be a little out of
     /// order: time does not run backwards.
     fn heard(&mut self, at: Timestamp) -> Timestamp {

@@ -223,7 +223,9 @@ impl Flow {
     /// not comparable with later ones.
     pub fn only_acknowledges(&self, segment: &Segment<'_>) -> bool {
         let same_window = !self.under_way || segment.window == self.windows.last;
-        segment.flags == TcpFlags::ACK && segment.wire_len == 0 && same_window
+        let TcpFlags(flags) = segment.flags;
+        let telling = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+        flags & telling == 0 && segment.wire_len == 0 && same_window
     }
 
     /// The first reset of this direction.

@@ -263,6 +263,19 @@ impl Hop {
         }
     }
 
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    pub(super) fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.ended = false;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
+        }
+    }
+
     /// Judges the end that was noted.
     pub(super) fn judge_end(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
         let Some((ended, at)) = self.ending.take() else {
