@@ -54,6 +54,13 @@ pub struct Stuck {
     pub times: u32,
 }
 
+impl Reset {
+    /// The time to live of the segments before it, where its own is another.
+    pub fn other_ttl(&self) -> Option<u8> {
+        self.usual_ttl.filter(|usual| *usual != self.ttl)
+    }
+}
+
 impl Stuck {
     /// Whether the segment is large enough to vanish for its size.
     pub const fn full_size(&self) -> bool {

@@ -120,8 +120,9 @@ fn swallowed(facts: &ExchangeFacts<'_>, hole: &Hole) -> Option<Verdict> {
 }
 
 /// The whole request arrived, and nothing came back. Whether the process ever read it shows only where
-/// the request fills much of the window: a kernel advertises less with every byte that waits, and more
-/// as soon as reading doubles what it could (`tcp_cleanup_rbuf` in `net/ipv4/tcp.c`).
+/// the request fills half of the window: a kernel advertises less with every byte that waits, and more
+/// as soon as reading doubles what it could (`tcp_cleanup_rbuf` in `net/ipv4/tcp.c`). A window that
+/// opened a little says that some of it was read.
 fn unanswered(facts: &ExchangeFacts<'_>) -> Verdict {
     let text = format!(
         "the upstream acknowledged the whole request and then sent nothing for {}, until the gateway closed",
@@ -137,13 +138,14 @@ fn unanswered(facts: &ExchangeFacts<'_>) -> Verdict {
         narrowest,
     } = facts.upstream_windows;
     let shrunk = narrowest <= widest / 2 && u64::from(widest - narrowest) <= facts.request_bytes;
-    if shrunk && last / 2 < narrowest {
+    let opened = last > narrowest && last / 2 >= narrowest;
+    if shrunk && !opened {
         let text = format!(
             "its window shrank from {widest} to {last} (unscaled) with the request and never opened again"
         );
         return verdict(Cause::UpstreamNotReading).with([packet("window_shrunk", text)]);
     }
-    if shrunk {
+    if shrunk && last > widest / 2 {
         let text = format!(
             "its window shrank from {widest} to {narrowest} (unscaled) with the request and opened to {last}: the request was read"
         );

@@ -182,6 +182,32 @@ fn behind_a_handshake_alone_another_ttl_leaves_a_rival() {
 }
 
 #[test]
+fn before_any_request_another_ttl_leaves_a_rival() {
+    both(|sim| {
+        sim.open();
+        sim.ttl = 57;
+        let event = sim.upstream_rst();
+        let event = event.expect(Cause::TcpClosedOnAccept, Proof::Underdetermined);
+        assert_eq!(event.rivals, [Cause::TcpResetInjected]);
+    });
+}
+
+#[test]
+fn a_reset_of_another_while_the_request_is_sent() {
+    both(|sim| {
+        let request = post(9000);
+        sim.open()
+            .send(&request[..1000])
+            .ack()
+            .send(&request[1000..2000]);
+        sim.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n");
+        sim.ttl = 57;
+        sim.upstream_rst();
+        sim.expect(Cause::TcpResetInjected, Proof::Inferred);
+    });
+}
+
+#[test]
 fn nobody_fails_by_the_reset_of_an_idle_connection() {
     both(|sim| {
         sim.used(90_000);
@@ -460,6 +486,23 @@ fn an_upstream_that_does_not_read_and_one_that_is_slow() {
         sim.ack().ms(2000).gateway_fin();
         sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
     });
+    // It opens a little: some of it was read. It closes with the last byte, and stays so.
+    for (last, cause, proof) in [
+        (200, Cause::UpstreamSlowFirstByte, Proof::Underdetermined),
+        (0, Cause::UpstreamNotReading, Proof::Inferred),
+    ] {
+        both(|sim| {
+            sim.open()
+                .send(&request[..1000])
+                .ack()
+                .send(&request[1000..]);
+            sim.window = 0;
+            sim.ack();
+            sim.window = last;
+            sim.ack().ms(2000).gateway_fin();
+            sim.expect(cause, proof);
+        });
+    }
     // What happened to the window in an earlier exchange says nothing.
     both(|sim| {
         sim.open()
