@@ -15,6 +15,7 @@ use crate::model::{Actor, Cause, Evidence, EvidenceSource, Phase, Proof, ResetRe
 use crate::tcp::{Hole, Reset, Stuck, Windows};
 
 pub use self::closed::closed_before_request;
+pub use self::gave_up::{ALIKE, cut_off};
 
 /// A connection idle for this long may be forgotten by a device that keeps state of it: those in use
 /// do so after one to several minutes.
@@ -56,6 +57,9 @@ pub struct ExchangeFacts<'a> {
     pub fresh: bool,
     /// Silence on the connection before it, for a reused one.
     pub idle: Option<Duration>,
+    /// For how long not a segment was seen before the last request: probes of a connection keep it from
+    /// being forgotten.
+    pub quiet: Duration,
     /// Whether the request is complete.
     pub request_complete: bool,
     /// Whether the upstream had closed before the request began.
@@ -80,6 +84,11 @@ pub struct ExchangeFacts<'a> {
     pub partial_head: &'a [u8],
     /// Name of the gateway's process.
     pub comm: Option<&'a str>,
+    /// Time from the first request byte to the end of the exchange.
+    pub lasted: Duration,
+    /// Exchanges of the same gateway that were cut off after the same time, this one included; see
+    /// [`cut_off`].
+    pub ended_alike: usize,
     /// Time since the last request byte, or since the last response byte where there is one.
     pub silence: Duration,
     /// Time from the end of the handshake to the end of the exchange.
@@ -111,6 +120,13 @@ pub struct ExchangeFacts<'a> {
     pub unasked: bool,
     /// Whether the request asks for an upgrade to a web socket.
     pub web_socket: bool,
+}
+
+impl ExchangeFacts<'_> {
+    /// Whether a device on the way may have forgotten the connection before the request.
+    fn may_be_forgotten(&self) -> bool {
+        !self.fresh && self.quiet >= LONG_IDLE
+    }
 }
 
 /// The cause of a failed exchange; none for a healthy one, and none where the facts do not reach.

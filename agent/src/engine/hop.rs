@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use self::across::Held;
 use super::Departures;
+use super::deadlines::Deadlines;
 use super::exchange::{Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use crate::classify::{Ended, Verdict};
@@ -103,6 +104,8 @@ pub(super) struct Context<'a> {
     pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
+    /// How long exchanges lasted that gateways ended although data flowed.
+    pub(super) deadlines: &'a mut Deadlines,
 }
 
 /// One hop.
@@ -118,6 +121,8 @@ pub(super) struct Hop {
     pub(super) lost_before: u64,
     /// When anything was last heard of it.
     pub(super) last_seen: Timestamp,
+    /// For how long nothing had been heard of it before the last request.
+    quiet: Duration,
     pub(super) rtt_us: Option<u32>,
     pub(super) syn_retransmits: u32,
     phase: Phase,
@@ -178,6 +183,7 @@ impl Hop {
             mid_stream: false,
             lost_before: 0,
             last_seen: at,
+            quiet: Duration::ZERO,
             rtt_us: None,
             syn_retransmits: 0,
             phase: Phase::Established,
@@ -303,6 +309,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
+        let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
@@ -336,6 +343,7 @@ impl Hop {
             from,
             exchanges,
             mid_stream,
+            quiet: before,
             ..
         } = self;
         let mid_stream = *mid_stream;
@@ -363,6 +371,7 @@ impl Hop {
                     &mut done,
                 );
                 if exchanges.begun() != begun {
+                    *before = quiet;
                     from.watch_windows();
                 }
             }
@@ -394,18 +403,6 @@ impl Hop {
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out
-    }
-
-    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
-    fn survive(&mut self) {
-        self.from.forget_reset();
-        self.first_close = None;
-        self.ending = None;
-        self.waits
-            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
-        if self.phase == Phase::Over {
-            self.phase = Phase::Established;
-        }
     }
 
     /// Notes that something is heard of the hop. Records of several processors may be a little out of

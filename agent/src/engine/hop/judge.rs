@@ -8,7 +8,7 @@ use super::across::LATELY;
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
     Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect,
-    connect_late, exchange,
+    connect_late, cut_off, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
 use crate::engine::peers::Peer;
@@ -308,6 +308,19 @@ impl Hop {
         }
     }
 
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    pub(super) fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.ended = false;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
+        }
+    }
+
     /// Judges the end that was noted.
     pub(super) fn judge_end(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
         let Some((ended, at)) = self.ending.take() else {
@@ -374,7 +387,7 @@ impl Hop {
         while let Some(open) = self.exchanges.open.get(index) {
             if !open.judged {
                 // Only the oldest exchange's response has begun.
-                let facts = if later {
+                let mut facts = if later {
                     ExchangeFacts {
                         stage: Stage::Idle,
                         findings: &[],
@@ -386,6 +399,11 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
+                if let Some(process) = &self.process
+                    && cut_off(&facts)
+                {
+                    facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
+                }
                 let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
@@ -439,6 +457,7 @@ impl Hop {
             ended,
             fresh: !self.reused(open),
             idle: open.idle,
+            quiet: self.quiet,
             request_complete: open.complete,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {
@@ -457,6 +476,8 @@ impl Hop {
             findings,
             partial_head: response.partial_head(),
             comm: self.process.as_ref().map(|process| &*process.comm),
+            lasted: at.since(open.began),
+            ended_alike: 0,
             silence: at.since(open.last_response.unwrap_or(open.last_request)),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),
