@@ -472,6 +472,22 @@ fn an_upstream_that_closes_behind_each_response_may_die_all_the_same() {
     });
 }
 
+#[test]
+fn verdicts_that_wait_are_on_the_books() {
+    let mut sim = Sim::packets();
+    sim.pooled(1);
+    sim.pooled(2).request();
+    let before = sim.engine.kept_bytes;
+    sim.ms(100).upstream_fin();
+    assert!(sim.engine.kept_bytes >= before + 4096);
+    sim.ms(100);
+    assert!(sim.engine.kept_bytes <= before);
+    assert_eq!(
+        told(&mut sim),
+        [(Cause::TcpClosedNoResponse, Proof::Inferred)]
+    );
+}
+
 // A planned stop: the listener is gone, the open connections go on.
 
 #[test]
