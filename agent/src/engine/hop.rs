@@ -404,10 +404,12 @@ impl Hop {
                 self.connect.reset_own |= self.phase == Phase::Connecting;
                 self.reset_reason = reason.or_else(|| self.reset_reason.take());
             }
+            // What a socket sends that has given up its SYN is no reset: this one is for no socket, whether
+            // the kernel gives reasons or not.
             Signal::ResetSent {
                 by: Actor::Gateway,
-                reason: Some(ResetReason::NoSocket),
-            } if self.phase == Phase::Connecting => {
+                reason: None | Some(ResetReason::NoSocket),
+            } if self.phase == Phase::Connecting && self.connect.over => {
                 self.answered_late(at, EvidenceSource::Kernel);
             }
             Signal::SocketError { errno } => {

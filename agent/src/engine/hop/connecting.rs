@@ -133,9 +133,7 @@ impl Hop {
     /// The SYN was answered although the gateway had given up.
     pub(super) fn answered_late(&mut self, at: Timestamp, source: EvidenceSource) {
         self.connect.late.get_or_insert((at, source));
-        if self.connect.over {
-            self.connect_ended(at, CONNECT_SETTLE);
-        }
+        self.connect_ended(at, CONNECT_SETTLE);
     }
 
     /// The socket left `SYN_SENT` without having been established.
@@ -143,7 +141,7 @@ impl Hop {
         self.connect.errno = errno.or(self.connect.errno);
         self.connect.over = true;
         let end = &self.connect;
-        let explained = end.reset_ttl.is_some() || end.icmp.is_some() || end.late.is_some();
+        let explained = end.reset_ttl.is_some() || end.icmp.is_some();
         let silent = matches!(end.errno, None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET));
         let settle = if !explained && silent && at.since(self.opened) >= patience {
             LATE_SETTLE
