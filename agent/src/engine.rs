@@ -8,6 +8,7 @@ mod exchange;
 mod hop;
 mod peers;
 mod recent;
+mod slots;
 mod timers;
 
 #[cfg(test)]
@@ -22,15 +23,21 @@ use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Outcome};
 use self::peers::{Exchanged, Peers, Place};
+use self::slots::ByHop;
 use self::timers::Timers;
-use crate::classify::connect_call;
+use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, TcpFlags, Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags,
+    Timestamp, Turn,
 };
 use crate::stats::Stats;
 
 pub use self::peers::UpstreamTally;
+
+/// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
+/// the same addresses for different hops.
+type Ends = (u64, (SocketAddr, SocketAddr));
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -76,13 +83,13 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Slot, RandomState>,
+    hops: ByHop<Slot>,
     /// Hops that are over and when they are forgotten, in that order.
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
+    ends: HashMap<Ends, HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
@@ -113,7 +120,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<Ends>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -127,7 +134,7 @@ impl Engine {
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::default(),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashMap::default(),
@@ -262,7 +269,9 @@ impl Engine {
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
     fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        self.enter_ends(id, ends);
+        let Some((netns, _)) = self.enter_ends(id, ends) else {
+            return;
+        };
         if self.early_icmp.is_empty() {
             return;
         }
@@ -270,7 +279,9 @@ impl Engine {
         self.early_icmp
             .retain(|(seen, _)| at.since(*seen) < EARLY_ICMP);
         self.stats.icmp_unmatched += (before - self.early_icmp.len()) as u64;
-        let quoted = |(_, icmp): &(Timestamp, IcmpError)| (icmp.local, icmp.upstream) == ends;
+        let quoted = |(_, icmp): &(Timestamp, IcmpError)| {
+            (icmp.local, icmp.upstream) == ends && (netns == 0 || icmp.netns == netns)
+        };
         if let Some(index) = self.early_icmp.iter().position(quoted)
             && let Some((_, icmp)) = self.early_icmp.remove(index)
         {
@@ -278,18 +289,21 @@ impl Engine {
         }
     }
 
-    /// Enters the ends of a hop into the table, one entry a hop.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+    /// Enters the ends of a hop into the table, one entry a hop. Returns what was entered.
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Ends> {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
-            return;
+            return None;
         };
-        let before = tracked.ends.replace(ends);
+        let (netns, _) = tracked.hop.place();
+        let place = (netns, ends);
+        let before = tracked.ends.replace(place);
         if let Some(before) = before
             && self.ends.get(&before) == Some(&id)
         {
             self.ends.remove(&before);
         }
-        self.ends.insert(ends, id);
+        self.ends.insert(place, id);
+        Some(place)
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -311,17 +325,23 @@ impl Engine {
                 _ => return,
             }
         }
-        if let Signal::Seeded {
-            local, upstream, ..
-        } = &signal
-        {
-            self.enter_ends(id, (*local, *upstream));
-        }
+        let seeded = match &signal {
+            Signal::Seeded {
+                local, upstream, ..
+            } => Some((*local, *upstream)),
+            _ => None,
+        };
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+        // The hop knows its process, and so its namespace, only now.
+        if let Some(ends) = seeded {
+            self.enter_ends(id, ends);
+        }
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
+        let ends = (icmp.local, icmp.upstream);
+        let known = self.ends.get(&(icmp.netns, ends));
+        let Some(&id) = known.or_else(|| self.ends.get(&(0, ends))) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -338,10 +358,14 @@ impl Engine {
         &mut self,
         at: Timestamp,
         process: &Arc<Process>,
-        upstream: SocketAddr,
+        upstream: Target,
         errno: Errno,
     ) {
-        let Some(verdict) = connect_call(errno) else {
+        let verdict = match upstream {
+            Target::Inet(_) => connect_call(errno),
+            Target::Unix(_) => connect_unix(errno),
+        };
+        let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;
             return;
         };

@@ -99,6 +99,11 @@ impl Exchanges {
         }
     }
 
+    /// Requests begun.
+    pub(super) const fn begun(&self) -> u32 {
+        self.begun
+    }
+
     /// Takes bytes of the gateway.
     pub(super) fn sent(
         &mut self,
@@ -383,11 +388,6 @@ impl Exchanges {
 }
 
 fn kind(exchange: &Exchange) -> RequestKind {
-    match &exchange.head {
-        Some(head) if head.method == "HEAD" => RequestKind::Head,
-        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
-        Some(head) if head.upgrade => RequestKind::Upgrade,
-        Some(head) if head.expect => RequestKind::Expect,
-        _ => RequestKind::Plain,
-    }
+    let head = exchange.head.as_ref();
+    head.map_or(RequestKind::Plain, |head| head.kind)
 }

@@ -306,8 +306,11 @@ impl Hop {
         let mid_stream = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
+        let mut survived = false;
         match segment.direction {
             Direction::ToUpstream => {
+                survived = from.survived_reset(at, segment);
+                let begun = exchanges.begun();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);
@@ -324,13 +327,24 @@ impl Hop {
                     cx.stats,
                     &mut done,
                 );
+                if exchanges.begun() != begun {
+                    from.watch_windows();
+                }
             }
             Direction::FromUpstream => {
                 if acks {
                     let limits = cx.limits;
+                    let acked = to.acked();
+                    if from.only_acknowledges(segment) {
+                        to.acknowledged_again(segment.ack);
+                    }
                     to.acknowledged(segment.ack, |chunk| {
                         exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
+                    let reset = segment.flags.contains(TcpFlags::RST);
+                    if !reset && to.acked() > acked && from.is_past_reset(at) {
+                        from.goes_on(at);
+                    }
                 }
                 exchanges.acked = to.acked();
                 from.segment(at, segment, cx.limits, |chunk| {
@@ -338,10 +352,25 @@ impl Hop {
                 });
             }
         }
+        if survived {
+            self.survive();
+        }
         self.after_bytes(at, done, cx, &mut out);
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out
+    }
+
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
+        }
     }
 
     /// Notes that something is heard of the hop. Records of several processors may be a little out of

@@ -3,6 +3,7 @@
 
 mod connect;
 mod http;
+mod lookalikes;
 mod order;
 mod peers;
 mod robust;

@@ -97,8 +97,20 @@ impl Scenario {
         self.same_port(1000, 5000)
     }
 
+    /// Something on another connection to the same upstream; then this one goes on.
+    pub(crate) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = self.port;
+        self.turn_to(here + 1);
+        run(self);
+        self.turn_to(here)
+    }
+
     /// Turns to this connection, a new one or one that was turned to before.
     pub(crate) fn on(&mut self, number: u16) -> &mut Self {
+        self.turn_to(41_000 + number)
+    }
+
+    fn turn_to(&mut self, port: u16) -> &mut Self {
         let here = [
             self.gateway_seq,
             self.upstream_seq,
@@ -106,7 +118,7 @@ impl Scenario {
             self.upstream_acked,
         ];
         self.others.insert(self.port, here);
-        self.port = 41_000 + number;
+        self.port = port;
         [
             self.gateway_seq,
             self.upstream_seq,

@@ -21,6 +21,10 @@ const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 /// Facts about an end come this much later at most: they travel the same ring.
 const END_SETTLE: Duration = Duration::from_millis(50);
 
+/// Whoever is said to have reset a connection is heard of within two round trips if that is not so. A
+/// round trip that was measured on a SYN-ACK that came late is not taken at its word.
+const LONGEST_SETTLE: Duration = Duration::from_millis(500);
+
 /// A reset later than this has nothing to do with the exchange before it.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
@@ -205,21 +209,27 @@ impl Hop {
         self.judge_unused(close, at, cx, out);
     }
 
-    /// Takes note of what ended the exchanges. Live, some facts about an end come after it: why the
-    /// upstream's kernel reset, and whether the gateway let go of its client in the same moment.
+    /// Takes note of what ended the exchanges. Some facts about an end come after it: whether whoever is
+    /// said to have reset goes on, and live, why the upstream's kernel reset and whether the gateway let
+    /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         if ended == Ended::UpstreamFin {
             self.judge_open(at, ended, cx, out);
-        } else if !self.kernel {
-            if !std::mem::replace(&mut self.ended, true) {
+        } else if !self.kernel && ended == Ended::Gateway {
+            if self.ending.is_none() && !std::mem::replace(&mut self.ended, true) {
                 self.judge_open(at, ended, cx, out);
             }
         } else if self.ending.is_none()
             && !self.ended
             && self.exchanges.open.iter().any(|open| !open.judged)
         {
+            let mut settle = END_SETTLE;
+            if ended == Ended::UpstreamRst {
+                let round_trip = Duration::from_micros(self.rtt_us.unwrap_or(0).into());
+                settle = settle.max((2 * round_trip).min(LONGEST_SETTLE));
+            }
             self.ending = Some((ended, at));
-            self.waits.push((at.after(END_SETTLE), Wait::End));
+            self.waits.push((at.after(settle), Wait::End));
         }
     }
 
@@ -258,7 +268,8 @@ impl Hop {
         self.unused_judged = true;
         let closed = self.from.closed().map_or(at, |(_, closed)| closed);
         let since = closed.since(established);
-        match closed_before_request(close == Close::Rst, since, self.from.ttl()) {
+        let reset = self.from.reset().filter(|_| close == Close::Rst);
+        match closed_before_request(close == Close::Rst, since, self.from.ttl(), reset) {
             Some(verdict) => {
                 out.judged.push(Judged {
                     at: closed,
@@ -332,6 +343,13 @@ impl Hop {
         }
     }
 
+    /// Whether another connection to the upstream was established since then.
+    fn is_alive(&self, since: Timestamp, cx: &Context<'_>) -> bool {
+        let peer = cx.peers.get(&self.place());
+        peer.and_then(Peer::established)
+            .is_some_and(|established| established >= since)
+    }
+
     fn facts<'a>(
         &'a self,
         at: Timestamp,
@@ -369,9 +387,14 @@ impl Hop {
             reset_reason: self.reset_reason.as_ref(),
             gateway_window_closed: self.to.window_closed(),
             upstream_window_closed: self.from.window_closed(),
-            retransmits: self.to.repeated(),
+            upstream_windows: self.from.windows(),
+            stuck: self.to.stuck(),
+            passes_some: self.to.passes_some(),
+            passed_full_size: self.to.passed_full_size(),
+            hole: self.from.hole(),
+            upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
-            ttl: self.from.ttl(),
+            reset: self.from.reset(),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),

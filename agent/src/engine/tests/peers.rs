@@ -181,7 +181,7 @@ fn a_repeated_syn_ack_alone_is_no_full_backlog() {
         sim.pooled(1);
         sim.on(2).open().ms(1000).syn_ack_again().request().ms(3000);
         sim.gateway_fin();
-        sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+        sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
     });
     // A copy of the first.
     both(|sim| {

@@ -46,11 +46,11 @@ pub(super) struct Sim {
     /// Name of the gateway process, if a kernel tells it.
     comm: Option<&'static str>,
     pub(super) window: u16,
+    /// Time to live of the upstream's segments.
+    pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
     events: Vec<HopEvent>,
-    /// Time to live of the upstream's segments.
-    pub(super) ttl: u8,
     /// The hops that are not turned to: local port and sequence numbers.
     others: HashMap<u64, (u16, [u32; 4])>,
 }
@@ -92,8 +92,21 @@ impl Sim {
         self.local.set_port(self.local.port() + 1);
     }
 
+    /// Does something on another hop, and comes back to this one.
+    pub(super) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = (self.hop.0, self.local.port());
+        self.turn_to(here.0 + 1, here.1 + 1);
+        run(self);
+        self.turn_to(here.0, here.1)
+    }
+
     /// Turns to this hop, a new one or one that was turned to before.
     pub(super) fn on(&mut self, number: u64) -> &mut Self {
+        let port = 41_000 + u16::try_from(number).unwrap();
+        self.turn_to(number, port)
+    }
+
+    fn turn_to(&mut self, number: u64, port: u16) -> &mut Self {
         let here = [
             self.gateway_seq,
             self.upstream_seq,
@@ -101,7 +114,6 @@ impl Sim {
             self.gateway_acked,
         ];
         self.others.insert(self.hop.0, (self.local.port(), here));
-        let port = 41_000 + u16::try_from(number).unwrap();
         let fresh = (port, [u32::MAX - 20, 5000, u32::MAX - 20, 5000]);
         let (port, there) = self.others.remove(&number).unwrap_or(fresh);
         self.hop = HopId(number);
@@ -112,6 +124,13 @@ impl Sim {
             self.upstream_acked,
             self.gateway_acked,
         ] = there;
+        self
+    }
+
+    /// Turns to the hop with the same ends in network namespace `netns`.
+    pub(super) fn namespace(&mut self, netns: u64) -> &mut Self {
+        self.hop = HopId(1000 + netns);
+        self.netns = netns;
         self
     }
 
@@ -405,6 +424,11 @@ impl Sim {
         }
     }
 
+    /// The upstream's next sequence number moves on, and nothing acknowledges that.
+    pub(super) const fn skip_upstream(&mut self, bytes: u32) {
+        self.upstream_seq = self.upstream_seq.wrapping_add(bytes);
+    }
+
     /// A side sent so many bytes, however they were seen; the other acknowledges them.
     pub(super) fn sent(&mut self, direction: Direction, bytes: u32) {
         match direction {
@@ -434,7 +458,7 @@ impl Sim {
         let from = IpAddr::V4(Ipv4Addr::from(from));
         let (local, upstream) = (self.local, self.upstream);
         self.input(Input::Icmp(IcmpError {
-            netns: 0,
+            netns: self.netns,
             from,
             from_self,
             code,
@@ -460,7 +484,7 @@ impl Sim {
             .collect();
         assert_eq!(told, [(cause, proof)], "{events:#?}");
         let event = events.remove(0);
-        assert_eq!(event.upstream.socket_addr(), self.upstream);
+        assert_eq!(event.upstream.socket_addr(), Some(self.upstream));
         assert!(!event.evidence.is_empty());
         assert_eq!(
             event.rivals.is_empty(),
