@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Context, Hop, Judged, Outcome, Wait};
 use crate::classify::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
 use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::peers::Peer;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
