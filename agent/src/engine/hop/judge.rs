@@ -4,11 +4,9 @@
 
 use std::time::Duration;
 
-use super::across::LATELY;
-use super::{Context, Hop, Judged, Outcome, Phase, Wait};
+use super::{Context, Hop, Judged, Outcome, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect,
-    connect_late, cut_off, exchange,
+    Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
 use crate::engine::peers::Peer;
@@ -39,76 +37,6 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Hop {
-    pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
-        if self.phase != Phase::Connecting {
-            return;
-        }
-        let end = self.connect.at.or(self.last_syn).unwrap_or(at);
-        let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
-        if let Some((answered, source)) = self.connect.late
-            && elapsed >= cx.patience
-        {
-            out.judged.push(Judged {
-                at: end,
-                verdict: connect_late(answered.since(self.opened), source),
-                exchange: None,
-                status: None,
-            });
-            self.over(at);
-            return;
-        }
-        let facts = self.connect_facts(elapsed, end, cx);
-        match connect(&facts) {
-            Some(verdict) => {
-                let judged = Judged {
-                    at: end,
-                    verdict,
-                    exchange: None,
-                    status: None,
-                };
-                self.tell_connect(judged, cx, out);
-            }
-            None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
-            None => cx.stats.connect_abandoned += 1,
-        }
-        self.over(at);
-    }
-
-    fn connect_facts(&self, elapsed: Duration, end: Timestamp, cx: &Context<'_>) -> ConnectFacts {
-        let place = self.place();
-        let peer = cx.peers.get(&place);
-        let lately =
-            |when: Option<Timestamp>| when.is_some_and(|when| when.after(LATELY) >= self.opened);
-        let meanwhile = |when: Timestamp| when >= self.opened;
-        let syns_dropped = |peer: &Peer| {
-            let until = self
-                .connect
-                .at
-                .or(self.last_syn)
-                .unwrap_or(end)
-                .after(LATELY);
-            peer.established().is_some_and(meanwhile)
-                && lately(peer.hard_won().filter(|won| *won <= until))
-                && !lately(peer.lossy())
-        };
-        let reset_ttl = self.connect.reset_ttl;
-        ConnectFacts {
-            elapsed,
-            syn_retransmits: self.syn_retransmits,
-            reset_ttl,
-            target_ttl: reset_ttl.and_then(|ttl| cx.peers.target_ttl(place, end, ttl)),
-            reset_own: self.connect.reset_own,
-            died: peer.and_then(|peer| Some((peer.died_before(end)?, end))),
-            icmp: self.connect.icmp,
-            errno: self.connect.errno,
-            returned: self.connect.returned,
-            upstream_alive: lately(peer.and_then(Peer::established)),
-            syns_dropped: peer.is_some_and(syns_dropped),
-            over: self.connect.over,
-            patience: cx.patience,
-        }
-    }
-
     /// Judges complete responses, and watches a broken one.
     pub(super) fn after_bytes(
         &mut self,
