@@ -5,6 +5,7 @@
 mod tests;
 
 use super::body::{Body, BodyStep};
+use super::coding::Beginning;
 use super::fields::Fields;
 use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
@@ -137,12 +138,14 @@ pub struct ResponseParser {
     ended: bool,
     /// The last bytes of the body, for the context of a finding.
     recent: Vec<u8>,
+    /// The first bytes of the body, where the head says how they should be.
+    beginning: Beginning,
     max_head_bytes: usize,
 }
 
 impl ResponseParser {
     /// A parser that keeps heads up to `max_head_bytes`.
-    pub const fn new(max_head_bytes: usize) -> Self {
+    pub fn new(max_head_bytes: usize) -> Self {
         Self {
             state: State::Idle,
             taken: 0,
@@ -152,6 +155,7 @@ impl ResponseParser {
             event_stream: false,
             ended: false,
             recent: Vec::new(),
+            beginning: Beginning::default(),
             max_head_bytes,
         }
     }
@@ -217,10 +221,19 @@ impl ResponseParser {
             State::Oversize(head) => findings.extend(head.finding(self.taken)),
             _ => {}
         }
+        if let Some((coding, first, offset)) = self.beginning.mismatch() {
+            findings.push(Finding {
+                kind: FindingKind::ContentCoding(coding),
+                offset,
+                excerpt: first.to_vec(),
+                header: None,
+            });
+        }
         findings
     }
 
-    /// Whether any rule is broken so far.
+    /// Whether any rule is broken so far that matters to a gateway as such. A body that is not in its
+    /// content coding does not: gateways pass it on.
     pub const fn is_broken(&self) -> bool {
         !self.findings.is_empty() || matches!(self.state, State::Foreign(_))
     }
@@ -273,6 +286,7 @@ impl ResponseParser {
             self.ended = false;
             return (0, Some(self.end()));
         }
+        self.beginning.miss();
         match &mut self.state {
             State::Idle if self.taken == 0 => {
                 self.state = State::Lost;
@@ -306,6 +320,9 @@ impl ResponseParser {
     /// Whether so many bytes are certain to be inside a body whose length is known or whose end is the
     /// connection's.
     pub const fn awaits_body(&self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match self.state {
             State::Body(Body::Length(left)) => left > bytes,
             State::Body(Body::UntilClose) => true,
@@ -315,6 +332,9 @@ impl ResponseParser {
 
     /// Moves past such bytes. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match &mut self.state {
             State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,
             State::Body(Body::UntilClose) => {}
@@ -475,6 +495,7 @@ impl ResponseParser {
             return Some(ResponseEvent::Head);
         }
         let (body, broken) = head.fields.framing(status_line.http10);
+        let otherwise_coded = broken.is_some();
         if let Some((kind, at, header)) = broken {
             let line = head.bytes.get(at..).unwrap_or_default();
             let line = line
@@ -503,6 +524,9 @@ impl ResponseParser {
         if bodyless || body == Body::Length(0) {
             self.ended = true;
         } else {
+            // A part begins anywhere, and another transfer coding lies around the content.
+            let whole = status != 206 && !otherwise_coded;
+            self.beginning = Beginning::of(head.fields.content_coding.filter(|_| whole));
             self.state = State::Body(body);
         }
         Some(ResponseEvent::Head)
@@ -541,7 +565,8 @@ impl ResponseParser {
         let State::Body(body) = &mut self.state else {
             return (0, None);
         };
-        match body.take(bytes) {
+        let (taken, beginning) = (self.taken, &mut self.beginning);
+        match body.take_data(bytes, |at, data| beginning.take(taken + at as u64, data)) {
             BodyStep::More => {
                 self.taken += bytes.len() as u64;
                 // Only a chunked body can be found broken later.
