@@ -136,10 +136,10 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     }
     if let Some(finding) = decisive(facts) {
         let verdict = broken_rule(finding, facts.findings, place(finding.kind));
-        return Some(if finding.kind.is_limit() {
-            limit(verdict, "closed with the response unfinished")
-        } else {
-            verdict
+        return Some(match finding.kind {
+            FindingKind::ContentCoding(_) => undecodable(verdict),
+            kind if kind.is_limit() => limit(verdict, "closed with the response unfinished"),
+            _ => verdict,
         });
     }
     match (facts.ended, facts.stage) {
@@ -181,12 +181,38 @@ fn decisive<'a>(facts: &ExchangeFacts<'a>) -> Option<&'a Finding> {
     // What an interim response does to a gateway shows with the final one.
     let interim = facts.stage == Stage::AfterInterim && facts.ended != Ended::Complete;
     facts.findings.iter().find(|finding| {
+        if matches!(finding.kind, FindingKind::ContentCoding(_)) {
+            return refused_body(facts);
+        }
         let told = match finding.kind.cause() {
             Cause::Http1InterimMishandled => !interim,
             _ => !finding.kind.is_limit() || facts.ended == Ended::Gateway,
         };
         told && finding.kind.fails_behind(facts.comm)
     })
+}
+
+/// Whether the gateway closed in the middle of a body that kept coming and that it could take: it was
+/// neither finished nor out of patience.
+fn refused_body(facts: &ExchangeFacts<'_>) -> bool {
+    let in_body = matches!(
+        facts.stage,
+        Stage::SizedBody | Stage::ChunkedBody | Stage::BodyUntilClose
+    );
+    facts.ended == Ended::Gateway
+        && in_body
+        && facts.silence < facts.patience
+        && !facts.gateway_window_closed
+}
+
+/// Gateways decode only where they are told to, so it takes what the gateway did to tell. What they do
+/// by default says nothing about this one.
+fn undecodable(mut verdict: Verdict) -> Verdict {
+    verdict.proof = Proof::Inferred;
+    verdict.rejected_by.clear();
+    verdict.tolerated_by.clear();
+    let text = "the gateway closed with the response unfinished, as one does that decodes bodies";
+    verdict.with([packet("gateway_closed", text.to_owned())])
 }
 
 /// A default limit may have been raised, so it takes what the gateway did to tell.
@@ -273,7 +299,7 @@ const fn response_phase(stage: Stage) -> Phase {
 /// Where in the response a rule of this kind is broken, however far the response got.
 const fn place(kind: FindingKind) -> Phase {
     match kind.cause() {
-        Cause::Http1ChunkSyntax => Phase::ResponseBody,
+        Cause::Http1ChunkSyntax | Cause::Http1ContentCodingBad => Phase::ResponseBody,
         _ => Phase::ResponseHead,
     }
 }

@@ -99,6 +99,10 @@ fn broken_rule(finding: &Finding, all: &[Finding], phase: Phase) -> Verdict {
     let mut text = match finding.kind {
         FindingKind::NotHttp(foreign) => format!("the upstream answered with {foreign}"),
         FindingKind::HeadTooLarge(size) => size.to_string(),
+        FindingKind::ContentCoding(coding) => format!(
+            "Content-Encoding says {coding}, and the body at offset {} does not begin like that",
+            finding.offset
+        ),
         kind => format!("{} at offset {}", kind.text(), finding.offset),
     };
     if let Some(header) = &finding.header {

@@ -26,6 +26,10 @@ fn silent(bytes: &[u8], ms: u64) -> Scenario {
 
 const SIZED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+const NOT_GZIP: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 24\r\n\r\n<html>";
+const GZIP: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 24\r\n\r\n\x1f\x8b\x08\0\0";
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Le";
 
 pub(crate) fn goldens() -> Vec<Golden> {
@@ -264,6 +268,34 @@ fn cut() -> Vec<Golden> {
             "http1/stalled_in_body",
             "The upstream stops inside the body, and the gateway gives up.",
             silent(SIZED, 2000),
+        ),
+        (
+            "http1/content_coding_bad",
+            "A body that is said to be gzip is none, and the gateway closes inside it at once.",
+            silent(NOT_GZIP, 20),
+        ),
+        (
+            "http1/content_coding_tolerated",
+            "The same, passed on to its end: gateways do not decode by default.",
+            scenario(|hop| {
+                hop.open().request().reply(NOT_GZIP).ms(20);
+                hop.reply(b"<body>hello</body>").request().reply(OK).close();
+            }),
+        ),
+        (
+            "http1/content_coding_stalled",
+            "The same, but the upstream stops, and the gateway's patience ends.",
+            silent(NOT_GZIP, 2000),
+        ),
+        (
+            "http1/gzip_left",
+            "A gzip body that is one: the gateway has its own reason to close.",
+            silent(GZIP, 20),
+        ),
+        (
+            "http1/gzip_cut",
+            "A gzip body that is cut short is a cut.",
+            answered(GZIP),
         ),
         (
             "http1/gateway_leaves_inside_the_body",
