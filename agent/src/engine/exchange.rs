@@ -67,6 +67,8 @@ pub(super) struct Exchanges {
     sending: bool,
     /// What the gateway speaks, once a byte told.
     pub(super) protocol: Option<Protocol>,
+    /// Whether a request was not followed: which one a later response belongs to is not known then.
+    overflowed: bool,
     /// Exchanges begun.
     begun: u32,
     /// When the last exchange ended.
@@ -90,6 +92,7 @@ impl Exchanges {
             open: VecDeque::new(),
             sending: false,
             protocol: None,
+            overflowed: false,
             begun: 0,
             last_end: None,
             sent: 0,
@@ -177,7 +180,8 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
-                if self.open.len() >= limits.pipelined {
+                self.overflowed |= self.open.len() >= limits.pipelined;
+                if self.overflowed {
                     stats.pipelined_dropped += 1;
                     return;
                 }
@@ -249,6 +253,9 @@ impl Exchanges {
         };
         loop {
             let Some(exchange) = self.open.front_mut() else {
+                if self.overflowed {
+                    return;
+                }
                 let room = EARLY_BYTES.saturating_sub(self.early.len());
                 self.early.extend(bytes.iter().take(room));
                 if self.begun > 0 && (!bytes.is_empty() || gap > 0) {
