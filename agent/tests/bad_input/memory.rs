@@ -82,7 +82,6 @@ fn opened(out: &mut dyn Write, client: u32) {
 #[track_caller]
 fn assert_peak(bound: usize, write: impl FnOnce(&mut dyn Write)) {
     let peak = peak(write);
-    println!("{} MiB", peak / MIB);
     assert!(peak < bound, "{} MiB", peak / MIB);
 }
 
