@@ -78,6 +78,10 @@ pub(super) struct Exchanges {
     /// What the upstream sent while no request was open. The gateway will take it for the response to
     /// the next.
     early: Vec<u8>,
+    /// Whether the hop was joined mid-stream.
+    pub(super) joined: bool,
+    /// Whether bytes were missed that a request may have been among.
+    pub(super) missed: bool,
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
     /// The last complete exchange, while a reset can still make a failure of it.
@@ -97,6 +101,8 @@ impl Exchanges {
             last_end: None,
             sent: 0,
             early: Vec::new(),
+            joined: false,
+            missed: false,
             acked: 0,
             last: None,
         }
@@ -133,6 +139,8 @@ impl Exchanges {
                                 self.unfollowed(at, done);
                             }
                             self.on_request(at, event, upstream_closed, limits, stats);
+                            // Before the bytes behind it: segments may be cut anywhere.
+                            self.take_early(at, stats, done);
                         }
                         None if bytes.is_empty() => return,
                         None => {}
@@ -144,6 +152,7 @@ impl Exchanges {
                 if self.request.skip(bytes) {
                     self.on_request(at, RequestEvent::End, upstream_closed, limits, stats);
                 }
+                self.missed |= self.request.is_lost();
             }
         }
     }
@@ -328,25 +337,18 @@ impl Exchanges {
 
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
-    pub(super) fn take_early(
-        &mut self,
-        at: Timestamp,
-        mid_stream: bool,
-        lost: bool,
-        stats: &mut Stats,
-        done: &mut Vec<Completed>,
-    ) {
+    fn take_early(&mut self, at: Timestamp, stats: &mut Stats, done: &mut Vec<Completed>) {
         if self.early.is_empty() || self.protocol != Some(Protocol::Http1) {
             return;
         }
         if let Some(exchange) = self.open.front_mut() {
             let early = std::mem::take(&mut self.early);
             // The rest of a response that was under way when the hop was joined.
-            let joined = mid_stream && exchange.ordinal == 1;
+            let joined = self.joined && exchange.ordinal == 1;
             // A farewell, such as a 408 with the close: the close is what matters.
             let farewell = exchange.closed_before && exchange.ordinal > 1;
             // Where segments were missed, it may answer a request that was among them.
-            let missed = lost && exchange.ordinal > 1;
+            let missed = self.missed && exchange.ordinal > 1;
             if joined || farewell || missed {
                 return;
             }

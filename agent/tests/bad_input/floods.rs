@@ -84,7 +84,7 @@ fn very_many_segments_behind_a_hole() {
     let orders: [fn(u32, u32) -> u32; 3] = [
         |index, _| index,
         |index, count| count - 1 - index,
-        |index, count| (index * 7919) % count,
+        |index, count| u32::try_from(u64::from(index) * 7919 % u64::from(count)).unwrap(),
     ];
     for order in orders {
         assert_linear(scaled(1_000_000, 4) / 4, |segments| {
