@@ -58,6 +58,7 @@ pub(super) struct Completed {
 
 /// Follows requests and responses on one hop.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exchanges {
     request: RequestParser,
     pub(super) response: ResponseParser,
