@@ -4,8 +4,10 @@
 //! carries results only; the log and errors go to standard error. Exit codes: 0 done, 1 failed, 2
 //! wrong usage or bad input.
 
+mod access;
 mod analyze;
 mod check;
+mod client;
 mod clock;
 mod collect;
 mod config;
@@ -100,7 +102,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(args, config.run).map(|()| done),
         Command::Analyze(args) => analyze::run(args).map(|()| done),
         Command::Events(args) => events::run(args, config.events).map(|()| done),
-        Command::Collect(args) => collect::run(&args, &config.collect).map(|()| done),
+        Command::Collect(args) => collect::run(args, config.collect).map(|()| done),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args).map(|()| done),
     }

@@ -12,6 +12,7 @@ use hopscope_proto::v1::hop_agent_server::{HopAgent, HopAgentServer};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use super::captures;
 use super::convert::{timestamp_from_proto, timestamp_to_proto, to_proto};
 use super::filter::{Filter, FilterError};
 use super::hub::{Hub, SubscribeError};
@@ -40,6 +41,7 @@ impl AgentService {
 #[tonic::async_trait]
 impl HopAgent for AgentService {
     type SubscribeStream = EventStream;
+    type PullCaptureStream = tokio_stream::Empty<Result<proto::CaptureChunk, Status>>;
 
     async fn subscribe(
         &self,
@@ -111,6 +113,27 @@ impl HopAgent for AgentService {
             counters: counters.collect(),
             kernel: config.kernel.clone(),
         }))
+    }
+
+    async fn list_captures(
+        &self,
+        request: Request<proto::ListCapturesRequest>,
+    ) -> Result<Response<proto::ListCapturesResponse>, Status> {
+        captures::list(&request)
+    }
+
+    async fn pull_capture(
+        &self,
+        request: Request<proto::PullCaptureRequest>,
+    ) -> Result<Response<Self::PullCaptureStream>, Status> {
+        captures::pull(&request)
+    }
+
+    async fn boost_sampling(
+        &self,
+        request: Request<proto::BoostSamplingRequest>,
+    ) -> Result<Response<proto::BoostSamplingResponse>, Status> {
+        captures::boost(&request)
     }
 }
 

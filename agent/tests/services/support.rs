@@ -33,7 +33,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         fault_side: info.fault_side,
         phase: Phase::Connect,
         upstream: UpstreamInfo {
-            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)),
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)).into(),
             port: 8000 + number,
             name: None,
         },
@@ -171,7 +171,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn start(config: HubConfig) -> Self {
-        let listener = Listener::bind(ANY_PORT).await.unwrap();
+        Self::serve(Listener::bind(ANY_PORT).await.unwrap(), config)
+    }
+
+    /// A hub that is served on `listener`; the channel is one without TLS.
+    pub(crate) fn serve(listener: Listener, config: HubConfig) -> Self {
         let address = listener.address();
         let hub = Hub::new(config);
         let (stop, stopped) = oneshot::channel();
@@ -180,11 +184,10 @@ impl Agent {
         });
         let server = tokio::spawn(async { serving.await.unwrap() });
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-        let channel = soon("connect", endpoint.connect()).await.unwrap();
         Self {
             hub,
             address,
-            channel,
+            channel: endpoint.connect_lazy(),
             stop,
             server,
         }
