@@ -311,7 +311,7 @@ impl Hop {
             quiet: before,
             ..
         } = self;
-        let mid_stream = *mid_stream;
+        exchanges.joined = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
         let mut survived = false;
@@ -324,17 +324,11 @@ impl Hop {
                         exchanges.received(at, chunk, cx.stats, &mut done);
                     });
                 }
+                exchanges.missed |= to.lost() + from.lost() > 0;
                 let limits = cx.limits;
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
-                exchanges.take_early(
-                    at,
-                    mid_stream,
-                    to.lost() + from.lost() > 0,
-                    cx.stats,
-                    &mut done,
-                );
                 if exchanges.begun() != begun {
                     *before = quiet;
                     from.watch_windows();

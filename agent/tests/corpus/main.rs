@@ -116,7 +116,7 @@ fn by_stream<'e>(capture: &Capture, events: &'e [HopEvent]) -> BTreeMap<u64, Vec
         let local = event.local.unwrap();
         let ends = (
             SocketAddr::new(local.address, local.port),
-            event.upstream.socket_addr(),
+            event.upstream.socket_addr().unwrap(),
         );
         let began = |stream: &&Stream| {
             (stream.client, stream.server) == ends

@@ -185,7 +185,8 @@ impl Hop {
         if !wait {
             self.end(at, ended, cx, out);
         }
-        if close == Close::Rst {
+        // A gateway that has sent its FIN closed first, even where that FIN is not in order.
+        if close == Close::Rst && !self.to.is_closing() {
             self.judge_unused(close, at, cx, out);
         }
     }
@@ -277,7 +278,8 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        let unused = self.to.offset() == 0 && self.from.offset() == 0 && !self.mid_stream;
+        let sent = self.to.offset() > 0 || self.to.kept_bytes() > 0;
+        let unused = !sent && self.from.offset() == 0 && !self.mid_stream;
         let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
             return;
         };
