@@ -141,7 +141,7 @@ fn gaps(event: &HopEvent) -> Option<String> {
 }
 
 /// Milliseconds are enough for people; JSON has the rest.
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     match jiff::Timestamp::from_nanosecond(i128::from(time.as_nanos())) {
         Ok(time) => format!("{time:.3}"),
         Err(_) => time.to_string(),

@@ -3,6 +3,8 @@
 //! Decides how causes and upstreams are written and matched; a filter is checked in full before the
 //! first event is looked at.
 
+use core::net::SocketAddr;
+
 use thiserror::Error;
 
 use crate::model::{Cause, HopEvent, Timestamp, UpstreamPattern, UpstreamPatternError, catalogue};
@@ -74,13 +76,18 @@ impl Filter {
 
     /// Whether the filter lets `event` through.
     pub fn matches(&self, event: &HopEvent) -> bool {
-        (self.causes.is_empty() || self.causes.contains(&event.cause))
-            && self.since.is_none_or(|since| event.time >= since)
-            && (self.upstreams.is_empty() || {
-                let upstream = event.upstream.socket_addr();
-                self.upstreams
+        self.admits(Some(event.cause), event.time, event.upstream.socket_addr())
+    }
+
+    /// The same for anything of this time at this upstream, where no cause is one that was not
+    /// asked for.
+    pub fn admits(&self, cause: Option<Cause>, time: Timestamp, upstream: SocketAddr) -> bool {
+        (self.causes.is_empty() || cause.is_some_and(|cause| self.causes.contains(&cause)))
+            && self.since.is_none_or(|since| time >= since)
+            && (self.upstreams.is_empty()
+                || self
+                    .upstreams
                     .iter()
-                    .any(|pattern| pattern.matches(upstream))
-            })
+                    .any(|pattern| pattern.matches(upstream)))
     }
 }
