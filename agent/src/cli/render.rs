@@ -98,6 +98,14 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
             printable(splitter)
         )?;
     }
+    if let Some(capture) = &event.capture_id {
+        write!(
+            text,
+            "\n    {:12}  {}",
+            "capture".style(faint),
+            printable(capture)
+        )?;
+    }
     if let Some(gaps) = gaps(event) {
         write!(text, "\n    {:12}  {gaps}", "incomplete".style(faint))?;
     }

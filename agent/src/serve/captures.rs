@@ -30,7 +30,7 @@ const CHUNKS_AHEAD: usize = 2;
 const PULLS: usize = 8;
 
 /// The longest boost: one that is forgotten must not cost for ever.
-const LONGEST_BOOST: Duration = Duration::from_secs(60 * 60);
+const LONGEST_BOOST: Duration = Duration::from_hours(1);
 
 /// One capture, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]

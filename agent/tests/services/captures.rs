@@ -273,7 +273,7 @@ async fn a_list_is_filtered_and_limited_to_the_newest() {
 #[tokio::test]
 async fn a_pull_is_one_valid_file_in_chunks() {
     let (agent, keeper) = agent().await;
-    let large = exchange(upstream(82), GET, &[b'x'; 60_000]);
+    let large = exchange(upstream(82), GET, &vec![b'x'; 60_000]);
     let large = [large.clone(), large.clone(), large].concat();
     keeper.add("c-4", None, upstream(82), large);
     let chunks = pull(&agent, proto::PullCaptureRequest::default())
@@ -381,11 +381,7 @@ async fn a_boost_is_limited_and_passed_on() {
         (response.one_in, until),
         (1, i64::try_from(START).unwrap() + 3600)
     );
-    let expected = (
-        "10.0.0.0/8:80".parse().unwrap(),
-        1,
-        Duration::from_secs(3600),
-    );
+    let expected = ("10.0.0.0/8:80".parse().unwrap(), 1, Duration::from_hours(1));
     assert_eq!(*keeper.boosts.lock().unwrap(), [expected]);
     for (upstream, seconds, said) in [
         ("shop", 60, "bad upstream `shop`: give"),
