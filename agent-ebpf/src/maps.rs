@@ -28,9 +28,9 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS_CAP, 0);
 
-/// Hops as their upstreams' sockets see them, to the hop's cookie.
+/// Hops as their upstreams' sockets see them.
 #[map]
-pub(crate) static TUPLES: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+pub(crate) static TUPLES: LruHashMap<Tuple, Known> = LruHashMap::with_max_entries(HOPS_CAP, 0);
 
 /// Calls of `connect()` under way, by thread.
 #[map]
@@ -57,6 +57,16 @@ pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entrie
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 
+/// A hop found by its ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    /// The hop's cookie.
+    pub(crate) cookie: u64,
+    /// When it gave up its SYN, in nanoseconds; zero where it was established.
+    pub(crate) gave_up_ns: u64,
+}
+
 /// A `connect()` under way.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -67,10 +77,16 @@ pub(crate) struct Pending {
     pub(crate) remote_addr: [u8; 16],
     /// Port in host byte order.
     pub(crate) remote_port: u16,
-    /// Zero.
-    pub(crate) reserved: u16,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub(crate) family: u16,
     /// The file descriptor.
     pub(crate) fd: u32,
+    /// The address in user memory, of which a unix path is read where the call failed.
+    pub(crate) address: u64,
+    /// Its length in bytes.
+    pub(crate) address_len: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
 }
 
 macro_rules! globals {
@@ -140,10 +156,22 @@ globals! {
     FILE_PRIVATE: u32 = NO_OFFSET;
     /// `socket.sk`, pointer.
     SOCKET_SK: u32 = NO_OFFSET;
+    /// `sk_buff.head`, pointer.
+    SKB_HEAD: u32 = NO_OFFSET;
+    /// `sk_buff.network_header`, `u16`, from the head.
+    SKB_NETWORK: u32 = NO_OFFSET;
+    /// `sk_buff.transport_header`, `u16`, from the head.
+    SKB_TRANSPORT: u32 = NO_OFFSET;
+    /// `sk_buff.dev`, pointer.
+    SKB_DEV: u32 = NO_OFFSET;
+    /// `net_device.nd_net.net`, pointer.
+    DEV_NET: u32 = NO_OFFSET;
     /// Offset of the file descriptor in a `sys_enter_connect` record, `u64`.
     CONNECT_FD: u32 = NO_OFFSET;
     /// Offset of the address pointer in a `sys_enter_connect` record.
     CONNECT_ADDR: u32 = NO_OFFSET;
+    /// Offset of the address's length in a `sys_enter_connect` record, `u64`.
+    CONNECT_LEN: u32 = NO_OFFSET;
     /// Offset of the result in a `sys_exit_connect` record, `i64`.
     CONNECT_RET: u32 = NO_OFFSET;
 }

@@ -109,7 +109,7 @@ impl Segment {
 /// them already and would drop the comparison or make it on a copy, so the register passes through
 /// assembly, of whose result the compiler knows nothing.
 #[inline(always)]
-fn bounded(value: u32, most: u32) -> Option<u32> {
+pub(crate) fn bounded(value: u32, most: u32) -> Option<u32> {
     let mut value = u64::from(value);
     let mut within = 0_u64;
     // SAFETY: compares and sets registers, and touches nothing else.

@@ -6,8 +6,10 @@
 mod emit;
 mod exchange;
 mod hop;
+mod peers;
+mod recent;
+mod slots;
 mod timers;
-mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -20,20 +22,22 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::hop::{Context, Hop, Outcome};
+use self::peers::{Exchanged, Peers, Place};
+use self::slots::ByHop;
 use self::timers::Timers;
-use self::upstreams::Upstreams;
-use crate::classify::connect_call;
+use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, TcpFlags, Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags,
+    Timestamp, Turn,
 };
 use crate::stats::Stats;
 
-pub use self::upstreams::UpstreamTally;
+pub use self::peers::UpstreamTally;
 
-/// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
-/// the same addresses for different hosts.
-type Alive = HashMap<(u64, SocketAddr), Timestamp, RandomState>;
+/// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
+/// the same addresses for different hops.
+type Ends = (u64, (SocketAddr, SocketAddr));
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -79,20 +83,18 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Slot, RandomState>,
+    hops: ByHop<Slot>,
     /// Hops that are over and when they are forgotten, in that order.
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
+    ends: HashMap<Ends, HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
-    /// When a connection to an upstream was last established.
-    alive: Alive,
-    upstreams: Upstreams,
+    peers: Peers,
     /// When a gateway let go of clients that had left.
     departures: Departures,
     /// ICMP errors that are ahead of the SYN that they quote.
@@ -118,7 +120,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<Ends>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -127,18 +129,17 @@ impl Engine {
     /// An engine that tracks nothing yet.
     pub fn new(config: Config, limits: Limits) -> Self {
         Self {
+            peers: Peers::new(&limits),
             config,
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::default(),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashMap::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
-            alive: Alive::default(),
-            upstreams: Upstreams::default(),
             departures: Departures::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
@@ -224,7 +225,7 @@ impl Engine {
     /// How the exchanges with each upstream went: the upstreams heard of last, as many as
     /// [`Limits::upstreams`] allows.
     pub fn upstreams(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
-        self.upstreams.tallies()
+        self.peers.tallies()
     }
 
     /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
@@ -236,7 +237,10 @@ impl Engine {
 
     /// Counters.
     pub const fn stats(&self) -> Stats {
-        self.stats
+        Stats {
+            upstreams_dropped: self.peers.dropped(),
+            ..self.stats
+        }
     }
 
     fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
@@ -256,7 +260,7 @@ impl Engine {
             None if segment.flags.contains(TcpFlags::RST) => return,
             None => {
                 let opening = segment.flags.contains(TcpFlags::SYN);
-                self.track(at, id, segment.upstream, !opening);
+                self.track(at, id, (0, segment.upstream), !opening);
                 self.know_ends(at, id, (segment.local, segment.upstream));
             }
         }
@@ -265,7 +269,9 @@ impl Engine {
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
     fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        self.enter_ends(id, ends);
+        let Some((netns, _)) = self.enter_ends(id, ends) else {
+            return;
+        };
         if self.early_icmp.is_empty() {
             return;
         }
@@ -273,7 +279,9 @@ impl Engine {
         self.early_icmp
             .retain(|(seen, _)| at.since(*seen) < EARLY_ICMP);
         self.stats.icmp_unmatched += (before - self.early_icmp.len()) as u64;
-        let quoted = |(_, icmp): &(Timestamp, IcmpError)| (icmp.local, icmp.upstream) == ends;
+        let quoted = |(_, icmp): &(Timestamp, IcmpError)| {
+            (icmp.local, icmp.upstream) == ends && (netns == 0 || icmp.netns == netns)
+        };
         if let Some(index) = self.early_icmp.iter().position(quoted)
             && let Some((_, icmp)) = self.early_icmp.remove(index)
         {
@@ -281,41 +289,59 @@ impl Engine {
         }
     }
 
-    /// Enters the ends of a hop into the table, one entry a hop.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+    /// Enters the ends of a hop into the table, one entry a hop. Returns what was entered.
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Ends> {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
-            return;
+            return None;
         };
-        let before = tracked.ends.replace(ends);
+        let (netns, _) = tracked.hop.place();
+        let place = (netns, ends);
+        let before = tracked.ends.replace(place);
         if let Some(before) = before
             && self.ends.get(&before) == Some(&id)
         {
             self.ends.remove(&before);
         }
-        self.ends.insert(ends, id);
+        self.ends.insert(place, id);
+        Some(place)
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
         self.stats.signals += 1;
-        if !self.hops.contains_key(&id) {
+        if self.hops.contains_key(&id) {
+            if matches!(signal, Signal::Opened { .. }) {
+                // What the socket did before is told as it was.
+                self.tell_held(id);
+            }
+        } else {
             match &signal {
-                Signal::Opened { upstream, .. } => self.track(at, id, *upstream, false),
-                Signal::Seeded { upstream, .. } => self.track(at, id, *upstream, true),
+                Signal::Opened {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), false),
+                Signal::Seeded {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), true),
                 // Whose hop it is was never told, or it is over.
                 _ => return,
             }
         }
-        if let Signal::Seeded {
-            local, upstream, ..
-        } = &signal
-        {
-            self.enter_ends(id, (*local, *upstream));
-        }
+        let seeded = match &signal {
+            Signal::Seeded {
+                local, upstream, ..
+            } => Some((*local, *upstream)),
+            _ => None,
+        };
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+        // The hop knows its process, and so its namespace, only now.
+        if let Some(ends) = seeded {
+            self.enter_ends(id, ends);
+        }
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
+        let ends = (icmp.local, icmp.upstream);
+        let known = self.ends.get(&(icmp.netns, ends));
+        let Some(&id) = known.or_else(|| self.ends.get(&(0, ends))) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -332,10 +358,14 @@ impl Engine {
         &mut self,
         at: Timestamp,
         process: &Arc<Process>,
-        upstream: SocketAddr,
+        upstream: Target,
         errno: Errno,
     ) {
-        let Some(verdict) = connect_call(errno) else {
+        let verdict = match upstream {
+            Target::Inet(_) => connect_call(errno),
+            Target::Unix(_) => connect_unix(errno),
+        };
+        let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;
             return;
         };
@@ -357,19 +387,20 @@ impl Engine {
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
-    fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
+    fn track(&mut self, at: Timestamp, id: HopId, place: Place, mid_stream: bool) {
         while self.hops.len() >= self.limits.hops
             && (self.forget_oldest_over() || self.evict_oldest())
         {}
-        let mut hop = Hop::new(upstream, at, &self.limits);
+        let mut hop = Hop::new(place.1, at, &self.limits);
         hop.mid_stream = mid_stream;
+        hop.counted = mid_stream;
         hop.lost_before = self.stats.records_lost;
         if !mid_stream {
             hop.connecting();
         }
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.stats.upstreams_dropped += self.upstreams.opened(upstream, at, self.limits.upstreams);
+        self.peers.opened(place, at, mid_stream);
         let tracked = Tracked {
             hop,
             armed: None,
@@ -408,6 +439,7 @@ impl Engine {
                     self.eviction.push_back((tracked.queued, oldest));
                 }
                 Some(Slot::Live(_)) => {
+                    self.tell_held(oldest);
                     self.forget(oldest);
                     self.stats.hops_evicted += 1;
                     return true;
@@ -416,6 +448,15 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// Tells the verdicts of a hop that wait, with what is known by now.
+    fn tell_held(&mut self, id: HopId) {
+        if let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) {
+            for judged in tracked.hop.release(self.now, true, &self.peers) {
+                self.judged(id, judged);
+            }
+        }
     }
 
     fn forget(&mut self, id: HopId) {
@@ -438,6 +479,9 @@ impl Engine {
     /// Takes what a hop held off the books.
     fn let_go(&mut self, id: HopId, tracked: &Tracked) {
         self.kept_bytes -= tracked.kept_bytes;
+        if tracked.hop.counted {
+            self.peers.closed(&tracked.hop.place(), self.now, None);
+        }
         if let Some(ends) = tracked.ends
             && self.ends.get(&ends) == Some(&id)
         {
@@ -455,7 +499,7 @@ impl Engine {
             limits: &self.limits,
             patience: self.config.patience,
             stats: &mut self.stats,
-            alive: &self.alive,
+            peers: &mut self.peers,
             departures: &self.departures,
         };
         let out = handle(&mut tracked.hop, &mut cx);
@@ -469,14 +513,14 @@ impl Engine {
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
         let over = tracked.hop.is_over();
-        let upstream = tracked.hop.upstream;
-        if out.established {
-            let place = tracked.hop.place();
-            self.note_alive(place);
-        }
         if self.stats.exchanges > exchanges {
-            let ended = self.stats.exchanges - exchanges;
-            self.upstreams.exchanged(&upstream, self.now, ended);
+            let ended = Exchanged {
+                count: self.stats.exchanges - exchanges,
+                complete: out.completed,
+                repeated: tracked.hop.retransmits() > 0,
+                ttl: tracked.hop.ttl(),
+            };
+            self.peers.exchanged(tracked.hop.place(), self.now, &ended);
         }
         for judged in out.judged {
             self.judged(id, judged);
@@ -493,18 +537,5 @@ impl Engine {
                 Some(Slot::Over) | None => false,
             });
         }
-    }
-
-    fn note_alive(&mut self, place: (u64, SocketAddr)) {
-        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&place) {
-            let recent = Duration::from_mins(1);
-            let now = self.now;
-            self.alive.retain(|_, seen| now.since(*seen) < recent);
-            if self.alive.len() >= self.limits.upstreams {
-                self.stats.upstreams_dropped += 1;
-                return;
-            }
-        }
-        self.alive.insert(place, self.now);
     }
 }

@@ -5,12 +5,17 @@
 
 mod connect;
 mod exchange;
+mod peers;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub use connect::{ConnectFacts, connect, connect_call};
+pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use exchange::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
+pub use peers::{
+    Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
+    process_died,
+};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

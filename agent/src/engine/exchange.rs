@@ -70,7 +70,7 @@ pub(super) struct Exchanges {
     /// Exchanges begun.
     begun: u32,
     /// When the last exchange ended.
-    last_end: Option<Timestamp>,
+    pub(super) last_end: Option<Timestamp>,
     /// Request bytes handed over.
     sent: u64,
     /// What the upstream sent while no request was open. The gateway will take it for the response to
@@ -97,6 +97,11 @@ impl Exchanges {
             acked: 0,
             last: None,
         }
+    }
+
+    /// Requests begun.
+    pub(super) const fn begun(&self) -> u32 {
+        self.begun
     }
 
     /// Takes bytes of the gateway.
@@ -287,6 +292,11 @@ impl Exchanges {
         }
     }
 
+    /// Whether more than one exchange began.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.begun > 1
+    }
+
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
         !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
@@ -378,11 +388,6 @@ impl Exchanges {
 }
 
 fn kind(exchange: &Exchange) -> RequestKind {
-    match &exchange.head {
-        Some(head) if head.method == "HEAD" => RequestKind::Head,
-        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
-        Some(head) if head.upgrade => RequestKind::Upgrade,
-        Some(head) if head.expect => RequestKind::Expect,
-        _ => RequestKind::Plain,
-    }
+    let head = exchange.head.as_ref();
+    head.map_or(RequestKind::Plain, |head| head.kind)
 }

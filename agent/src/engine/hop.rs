@@ -7,19 +7,22 @@
 //!      └───────────────▶ connect failed (judged after a moment) ───────────────────┘
 //! ```
 
+mod across;
 mod judge;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::across::Held;
+use super::Departures;
 use super::exchange::{Exchange, Exchanges};
-use super::{Alive, Departures};
+use super::peers::{Peers, Place};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, IcmpError, Process, ResetReason, Segment, Signal, TcpFlags, TcpState,
-    Timestamp, Turn,
+    Actor, Direction, Errno, EvidenceSource, IcmpError, Process, ResetReason, Segment, Signal,
+    TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -28,6 +31,9 @@ use crate::tcp::{Close, Flow};
 /// socket of its own and may be a little later.
 const CONNECT_SETTLE: Duration = Duration::from_millis(20);
 const ICMP_SETTLE: Duration = Duration::from_millis(150);
+
+/// Where nothing at all answered, an answer may come right after the gateway gave up.
+const LATE_SETTLE: Duration = Duration::from_secs(1);
 
 /// An ICMP error does not end a connect whose process is inside the call, and another SYN follows.
 /// Without a kernel the error is final unless that comes: the second SYN after one second (RFC 6298
@@ -64,6 +70,8 @@ enum Wait {
     Closed,
     /// Judge the open exchanges on the end that was seen.
     End,
+    /// Tell the verdicts that wait for word of the upstream.
+    Held,
     /// Forget the hop.
     Forget,
 }
@@ -81,8 +89,8 @@ pub(super) struct Judged {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) judged: Vec<Judged>,
-    /// The connection was just established.
-    pub(super) established: bool,
+    /// An exchange was just completed.
+    pub(super) completed: bool,
     /// When the hop wants to be looked at.
     pub(super) deadline: Option<Timestamp>,
 }
@@ -92,7 +100,7 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
-    pub(super) alive: &'a Alive,
+    pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
 }
@@ -121,6 +129,15 @@ pub(super) struct Hop {
     established: Option<Timestamp>,
     last_syn: Option<Timestamp>,
     connect: ConnectEnd,
+    /// Whether the SYN was answered and the gateway has not acknowledged that yet.
+    half_open: bool,
+    last_syn_ack: Option<Timestamp>,
+    /// SYN-ACKs that were sent again although the gateway had acknowledged the first.
+    pub(super) syn_acks_again: u32,
+    /// Whether it counts as one of the upstream's open hops.
+    pub(super) counted: bool,
+    /// Verdicts that wait for word of the upstream.
+    held: Option<Box<Held>>,
     /// Why the upstream's kernel reset, where it is on this host.
     reset_reason: Option<ResetReason>,
     /// The side that closed first, and how.
@@ -141,6 +158,10 @@ pub(super) struct Hop {
 struct ConnectEnd {
     at: Option<Timestamp>,
     reset_ttl: Option<u8>,
+    /// Whether the upstream's kernel, on this host, said that the reset is its own.
+    reset_own: bool,
+    /// When the SYN was answered although the gateway had given up, and who told.
+    late: Option<(Timestamp, EvidenceSource)>,
     icmp: Option<IcmpError>,
     errno: Option<Errno>,
     returned: Option<Errno>,
@@ -167,6 +188,11 @@ impl Hop {
             established: None,
             last_syn: None,
             connect: ConnectEnd::default(),
+            half_open: false,
+            last_syn_ack: None,
+            syn_acks_again: 0,
+            counted: false,
+            held: None,
             reset_reason: None,
             first_close: None,
             ending: None,
@@ -183,7 +209,7 @@ impl Hop {
     }
 
     /// The upstream's address and the network namespace in which it is one; zero where that is unknown.
-    pub(super) fn place(&self) -> (u64, SocketAddr) {
+    pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
     }
@@ -201,6 +227,11 @@ impl Hop {
     /// Request segments sent again.
     pub(super) const fn retransmits(&self) -> u32 {
         self.to.repeated()
+    }
+
+    /// Time to live of the upstream's last segment.
+    pub(super) const fn ttl(&self) -> u8 {
+        self.from.ttl()
     }
 
     /// Whether another exchange ran on the connection before this one, or may have.
@@ -221,7 +252,8 @@ impl Hop {
 
     /// Memory for payload, heads and pipelined requests.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes()
+        let held = self.held.as_ref().map_or(0, |held| held.kept_bytes());
+        self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes() + held
     }
 
     /// Takes a segment that only acknowledges, or whose bytes are inside a body of known length.
@@ -231,6 +263,7 @@ impl Hop {
         let TcpFlags(flags) = segment.flags;
         let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
             && self.phase == Phase::Established
+            && !self.half_open
             && self.exchanges.is_settled()
             && !self.to.is_closing()
             && !self.from.is_closing();
@@ -274,18 +307,29 @@ impl Hop {
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
         if segment.flags.contains(TcpFlags::SYN) {
-            self.syn(at, segment, &mut out);
+            self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
             && segment.flags.contains(TcpFlags::RST)
             && segment.direction == Direction::FromUpstream
         {
+            self.refused(at, segment.ttl, cx);
             self.connect.reset_ttl = Some(segment.ttl);
             self.connect_ended(at, CONNECT_SETTLE);
             self.arm(&mut out);
             return out;
+        } else if self.phase == Phase::Connecting
+            && self.connect.over
+            && segment.flags.contains(TcpFlags::RST)
+        {
+            self.answered_late(at, EvidenceSource::Packet);
+            self.arm(&mut out);
+            return out;
         } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {
             // The SYN-ACK itself was missed.
-            self.establish(at, &mut out);
+            let theirs = segment.direction == Direction::FromUpstream;
+            self.establish(at, if theirs { segment.ttl } else { 0 }, cx);
+        } else if self.half_open && segment.direction == Direction::ToUpstream {
+            self.reset_syn_ack(at, segment, cx, &mut out);
         }
         let Self {
             to,
@@ -297,8 +341,11 @@ impl Hop {
         let mid_stream = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
+        let mut survived = false;
         match segment.direction {
             Direction::ToUpstream => {
+                survived = from.survived_reset(at, segment);
+                let begun = exchanges.begun();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);
@@ -315,13 +362,24 @@ impl Hop {
                     cx.stats,
                     &mut done,
                 );
+                if exchanges.begun() != begun {
+                    from.watch_windows();
+                }
             }
             Direction::FromUpstream => {
                 if acks {
                     let limits = cx.limits;
+                    let acked = to.acked();
+                    if from.only_acknowledges(segment) {
+                        to.acknowledged_again(segment.ack);
+                    }
                     to.acknowledged(segment.ack, |chunk| {
                         exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
+                    let reset = segment.flags.contains(TcpFlags::RST);
+                    if !reset && to.acked() > acked && from.is_past_reset(at) {
+                        from.goes_on(at);
+                    }
                 }
                 exchanges.acked = to.acked();
                 from.segment(at, segment, cx.limits, |chunk| {
@@ -329,10 +387,25 @@ impl Hop {
                 });
             }
         }
+        if survived {
+            self.survive();
+        }
         self.after_bytes(at, done, cx, &mut out);
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out
+    }
+
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
+        }
     }
 
     /// Notes that something is heard of the hop. Records of several processors may be a little out of
@@ -343,7 +416,7 @@ impl Hop {
     }
 
     /// SYN or SYN-ACK.
-    fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
+    fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, cx: &mut Context<'_>) {
         match segment.direction {
             Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
                 if self.last_syn.is_some_and(|seen| at.since(seen) < SYN_AGAIN) {
@@ -367,23 +440,60 @@ impl Hop {
                     self.waits.push((at.after(limit), Wait::Connect));
                 }
             }
+            Direction::FromUpstream
+                if self.phase == Phase::Connecting
+                    && self.connect.over
+                    && segment.flags.contains(TcpFlags::ACK) =>
+            {
+                self.answered_late(at, EvidenceSource::Packet);
+            }
             Direction::FromUpstream if self.phase == Phase::Connecting => {
                 if let Some(sent) = self.last_syn
                     && self.syn_retransmits == 0
                 {
                     self.rtt_us = u32::try_from(at.since(sent).as_micros()).ok();
                 }
-                self.establish(at, out);
+                self.establish(at, segment.ttl, cx);
+                self.half_open = true;
+                self.last_syn_ack = Some(at);
+            }
+            Direction::FromUpstream
+                if self.phase == Phase::Established
+                    && self
+                        .last_syn_ack
+                        .is_some_and(|seen| at.since(seen) >= SYN_AGAIN) =>
+            {
+                self.last_syn_ack = Some(at);
+                self.syn_acks_again += u32::from(!self.half_open);
             }
             _ => {}
         }
     }
 
-    fn establish(&mut self, at: Timestamp, out: &mut Outcome) {
+    /// `ttl` is that of the upstream's segment, zero where none told.
+    fn establish(&mut self, at: Timestamp, ttl: u8, cx: &mut Context<'_>) {
         self.phase = Phase::Established;
         self.established.get_or_insert(at);
         self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-        out.established = true;
+        if !std::mem::replace(&mut self.counted, true) {
+            let repeated = self.syn_retransmits > 0;
+            cx.peers.established(self.place(), at, repeated, ttl);
+        }
+    }
+
+    /// A reset answered the SYN.
+    fn refused(&mut self, at: Timestamp, ttl: u8, cx: &mut Context<'_>) {
+        if self.connect.reset_ttl.is_none() {
+            cx.peers.refused(self.place(), at, ttl);
+        }
+    }
+
+    /// The SYN was answered although the gateway had given up.
+    fn answered_late(&mut self, at: Timestamp, source: EvidenceSource) {
+        self.connect.late.get_or_insert((at, source));
+        if self.connect.over {
+            self.connect_ended(at, CONNECT_SETTLE);
+        }
     }
 
     /// Takes a kernel fact.
@@ -429,6 +539,7 @@ impl Hop {
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
+                    self.refused(at, 0, cx);
                     self.connect.reset_ttl.get_or_insert(0);
                 }
             }
@@ -436,7 +547,14 @@ impl Hop {
                 by: Actor::Upstream,
                 reason,
             } => {
+                self.connect.reset_own |= self.phase == Phase::Connecting;
                 self.reset_reason = reason.or_else(|| self.reset_reason.take());
+            }
+            Signal::ResetSent {
+                by: Actor::Gateway,
+                reason: Some(ResetReason::NoSocket),
+            } if self.phase == Phase::Connecting => {
+                self.answered_late(at, EvidenceSource::Kernel);
             }
             Signal::SocketError { errno } => {
                 if self.phase == Phase::Connecting {
@@ -466,15 +584,19 @@ impl Hop {
     ) {
         match (old, new) {
             (_, TcpState::Established) if self.phase == Phase::Connecting => {
-                self.establish(at, out);
+                self.establish(at, 0, cx);
             }
             // Only a socket that never left SYN_SENT failed to connect; one whose SYN was
             // acknowledged did not, whatever record of that was lost.
             (TcpState::SynSent, TcpState::Close) if bytes_acked.unwrap_or(0) == 0 => {
                 self.connect.errno = errno.or(self.connect.errno);
                 self.connect.over = true;
-                let explained = self.connect.reset_ttl.is_some() || self.connect.icmp.is_some();
-                let settle = if explained || self.connect.errno.is_none() {
+                let end = &self.connect;
+                let explained = end.reset_ttl.is_some() || end.icmp.is_some() || end.late.is_some();
+                let silent = matches!(end.errno, None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET));
+                let settle = if !explained && silent && at.since(self.opened) >= cx.patience {
+                    LATE_SETTLE
+                } else if explained || end.errno.is_none() {
                     CONNECT_SETTLE
                 } else {
                     ICMP_SETTLE
@@ -562,6 +684,7 @@ impl Hop {
                 Wait::Finding => self.judge_open(at, Ended::Settled, cx, &mut out),
                 Wait::Closed => self.judge_open(at, Ended::UpstreamFin, cx, &mut out),
                 Wait::End => self.judge_end(cx, &mut out),
+                Wait::Held => out.judged.extend(self.release(at, false, cx.peers)),
                 Wait::Forget => forget = true,
             }
         }
@@ -582,6 +705,7 @@ impl Hop {
         } else {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
+        out.judged.extend(self.release(at, true, cx.peers));
         out
     }
 }

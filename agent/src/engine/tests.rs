@@ -3,7 +3,9 @@
 
 mod connect;
 mod http;
+mod lookalikes;
 mod order;
+mod peers;
 mod robust;
 mod sim;
 mod tcp;

@@ -10,7 +10,7 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
+    Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 /// So small that each cap is met.
@@ -335,14 +335,11 @@ impl World {
         let errno = Errno(ERRNOS[data.index(ERRNOS.len())]);
         let (local, upstream) = (ends.local, ends.upstream);
         let signal = match how & 7 {
-            0 | 1 => {
-                self.hops[hop].attempts += 1;
-                Signal::Opened {
-                    process: process(how),
-                    local: (how & 8 != 0).then_some(local),
-                    upstream,
-                }
-            }
+            0 | 1 => Signal::Opened {
+                process: process(how),
+                local: (how & 8 != 0).then_some(local),
+                upstream,
+            },
             2 => Signal::Seeded {
                 process: process(how),
                 local,
@@ -359,6 +356,7 @@ impl World {
                 reason: match how >> 4 & 3 {
                     0 => Some(ResetReason::AbortOnClose),
                     1 => Some(ResetReason::AbortOnLinger),
+                    2 => Some(ResetReason::NoSocket),
                     _ => None,
                 },
             },
@@ -367,7 +365,10 @@ impl World {
             },
             _ => Signal::SocketError { errno },
         };
+        let opened = matches!(signal, Signal::Opened { .. });
         self.signal(hop, signal);
+        // What was held of the attempt before is told first.
+        self.hops[hop].attempts += u32::from(opened);
     }
 
     fn hopless(&mut self, hop: usize, data: &mut Bytes<'_>) {
@@ -379,7 +380,11 @@ impl World {
             1 => Input::ClientLeft { turn: turn(how) },
             _ => Input::ConnectFailed {
                 process: process(how),
-                upstream: self.hops[hop].upstream,
+                upstream: if how & 1 == 0 {
+                    self.hops[hop].upstream.into()
+                } else {
+                    Target::Unix(Arc::from("/run/app.sock"))
+                },
                 errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
             },
         };

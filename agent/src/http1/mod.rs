@@ -4,6 +4,7 @@
 //! leaves alone whether that made an exchange fail. The same bytes in any split give the same result.
 
 mod body;
+mod clean;
 mod fields;
 mod finding;
 mod oversize;

@@ -5,6 +5,7 @@
 mod tests;
 
 use super::body::{Body, BodyStep};
+use super::clean;
 use super::fields::Fields;
 use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
@@ -80,7 +81,9 @@ pub enum ResponseEvent {
 #[derive(Debug)]
 enum State {
     Idle,
-    Head(Head),
+    /// The first byte of a head is there; none was taken.
+    Begun,
+    Head(Box<Head>),
     /// A head above the cap: it is measured, and no longer kept.
     Oversize(Oversize),
     Body(Body),
@@ -166,7 +169,7 @@ impl ResponseParser {
         match &self.state {
             State::Idle if self.interim > 0 => Stage::AfterInterim,
             State::Idle => Stage::Idle,
-            State::Head(_) | State::Oversize(_) => Stage::Head,
+            State::Begun | State::Head(_) | State::Oversize(_) => Stage::Head,
             State::Body(Body::Length(_)) => Stage::SizedBody,
             State::Body(Body::Chunked(_)) => Stage::ChunkedBody,
             State::Body(Body::UntilClose) => Stage::BodyUntilClose,
@@ -239,7 +242,7 @@ impl ResponseParser {
         match &mut self.state {
             State::Idle => {
                 let first = self.taken == 0;
-                self.state = State::Head(Head::default());
+                self.state = State::Begun;
                 if first {
                     (0, Some(ResponseEvent::Begin))
                 } else {
@@ -252,7 +255,7 @@ impl ResponseParser {
                 kept.extend(bytes.iter().take(room));
                 (bytes.len(), None)
             }
-            State::Head(_) => self.take_head(bytes, request),
+            State::Begun | State::Head(_) => self.take_head(bytes, request),
             State::Oversize(head) => {
                 if head.take(bytes) {
                     let finding = head.finding(self.taken);
@@ -278,7 +281,7 @@ impl ResponseParser {
                 self.state = State::Lost;
                 (bytes, Some(ResponseEvent::Begin))
             }
-            State::Idle | State::Head(_) | State::Oversize(_) => {
+            State::Idle | State::Begun | State::Head(_) | State::Oversize(_) => {
                 self.state = State::Lost;
                 (bytes, None)
             }
@@ -339,6 +342,12 @@ impl ResponseParser {
     }
 
     fn take_head(&mut self, bytes: &[u8], request: RequestKind) -> (usize, Option<ResponseEvent>) {
+        if matches!(self.state, State::Begun) {
+            if let Some(taken) = self.take_clean_head(bytes, request) {
+                return (taken, Some(ResponseEvent::Head));
+            }
+            self.state = State::Head(Box::default());
+        }
         let State::Head(head) = &mut self.state else {
             return (0, None);
         };
@@ -373,6 +382,30 @@ impl ResponseParser {
         let event = self.end_line(request);
         self.cap_head();
         (taken, event)
+    }
+
+    /// Takes a head that is whole and breaks no rule. Returns its length.
+    fn take_clean_head(&mut self, bytes: &[u8], request: RequestKind) -> Option<usize> {
+        if request == RequestKind::Connect {
+            return None;
+        }
+        let head = clean::response(bytes).filter(|head| head.len <= self.max_head_bytes)?;
+        self.status = Some(head.status);
+        self.event_stream = head.event_stream;
+        self.taken += head.len as u64;
+        self.begin_body(head.status, head.body, request);
+        Some(head.len)
+    }
+
+    /// What follows the head of a final response.
+    fn begin_body(&mut self, status: u16, body: Body, request: RequestKind) {
+        let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
+        if bodyless || body == Body::Length(0) {
+            self.state = State::Idle;
+            self.ended = true;
+        } else {
+            self.state = State::Body(body);
+        }
     }
 
     /// Keeps no more of a head than the cap.
@@ -499,12 +532,7 @@ impl ResponseParser {
         }
         self.event_stream = head.fields.event_stream;
         self.taken += head_len;
-        let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
-        if bodyless || body == Body::Length(0) {
-            self.ended = true;
-        } else {
-            self.state = State::Body(body);
-        }
+        self.begin_body(status, body, request);
         Some(ResponseEvent::Head)
     }
 

@@ -141,16 +141,61 @@ pub fn parse_ip(bytes: &[u8], wire_len: u32) -> Result<IpPacket<'_>, PacketError
     transport(&ip_layer(bytes, wire_len)?)
 }
 
+/// Reads what nearly every packet is, an IPv4 header without options and a TCP segment, in one look.
+/// `None` for any other, and where a length makes it doubtful: that is for [`parse_ip`].
+#[inline]
+pub(crate) fn plain_segment(bytes: &[u8], wire_len: u32) -> Option<TcpPacket<'_>> {
+    const IP: usize = 20;
+    let header = bytes.first_chunk::<40>()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let long = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let address = |at: usize| IpAddr::V4(Ipv4Addr::from_bits(long(at)));
+    let total = usize::from(word(2));
+    let tcp_len = usize::from(header[IP + 12] >> 4) * 4;
+    let fragment = word(6) & 0x3fff != 0;
+    let plain = header[0] == 0x45
+        && header[9] == protocol::TCP
+        && !fragment
+        && u16::try_from(wire_len).is_ok()
+        && tcp_len >= 20;
+    let payload_len = total.checked_sub(IP + tcp_len).filter(|_| plain)?;
+    let payload = bytes.get(IP + tcp_len..)?;
+    Some(TcpPacket {
+        src: SocketAddr::new(address(12), word(IP)),
+        dst: SocketAddr::new(address(16), word(IP + 2)),
+        seq: long(IP + 4),
+        ack: long(IP + 8),
+        flags: TcpFlags(header[IP + 13]),
+        window: word(IP + 14),
+        // What follows is padding of the frame.
+        payload: payload.get(..payload_len).unwrap_or(payload),
+        wire_len: u32_len(payload_len),
+        ttl: header[8],
+        ip_id: Some(word(4)),
+    })
+}
+
 /// Reads what an IP header carries.
 #[inline]
 pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketError> {
     match ip.protocol {
         _ if ip.fragment => Ok(IpPacket::Fragment),
         protocol::TCP => tcp(ip).map(IpPacket::Tcp),
-        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp_quote(ip, 3)),
-        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp_quote(ip, 1)),
+        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp(icmp_quote(ip.payload, ip.src, 3))),
+        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp(icmp_quote(ip.payload, ip.src, 1))),
         _ => Ok(IpPacket::Other),
     }
+}
+
+/// Reads an `ICMPv6` message of `from` without its IP header, as a raw socket gives it.
+#[cfg_attr(
+    not(feature = "live"),
+    expect(dead_code, reason = "only the live source has raw sockets")
+)]
+pub(crate) fn parse_icmp_v6(bytes: &[u8], from: Ipv6Addr) -> Option<IcmpQuote> {
+    icmp_quote(bytes, from.into(), 1)
 }
 
 /// Takes the IP header and all extension headers off.
@@ -324,30 +369,29 @@ fn tcp<'a>(ip: &IpLayer<'a>) -> Result<TcpPacket<'a>, PacketError> {
     })
 }
 
+fn icmp<'a>(quote: Option<IcmpQuote>) -> IpPacket<'a> {
+    quote.map_or(IpPacket::Other, IpPacket::Icmp)
+}
+
 /// The quote in a "destination unreachable" of the type number `unreachable`.
-fn icmp_quote<'a>(ip: &IpLayer<'a>, unreachable: u8) -> IpPacket<'a> {
-    let Some((&[kind, code, ..], quoted)) = ip.payload.split_first_chunk::<8>() else {
-        return IpPacket::Other;
-    };
+fn icmp_quote(message: &[u8], from: IpAddr, unreachable: u8) -> Option<IcmpQuote> {
+    let (&[kind, code, ..], quoted) = message.split_first_chunk::<8>()?;
     if kind != unreachable {
-        return IpPacket::Other;
+        return None;
     }
     // The quote is cut to what fits, so its own length field is no use here.
-    let Ok(quoted) = ip_layer(quoted, u32_len(quoted.len())) else {
-        return IpPacket::Other;
-    };
-    match quoted.payload.split_first_chunk::<8>() {
-        Some((tcp, _)) if quoted.protocol == protocol::TCP && !quoted.fragment => {
-            IpPacket::Icmp(IcmpQuote {
-                from: ip.src,
-                code,
-                src: SocketAddr::new(quoted.src, u16::from_be_bytes([tcp[0], tcp[1]])),
-                dst: SocketAddr::new(quoted.dst, u16::from_be_bytes([tcp[2], tcp[3]])),
-                seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            })
-        }
-        _ => IpPacket::Other,
+    let quoted = ip_layer(quoted, u32_len(quoted.len())).ok()?;
+    if quoted.protocol != protocol::TCP || quoted.fragment {
+        return None;
     }
+    let tcp = quoted.payload.first_chunk::<8>()?;
+    Some(IcmpQuote {
+        from,
+        code,
+        src: SocketAddr::new(quoted.src, u16::from_be_bytes([tcp[0], tcp[1]])),
+        dst: SocketAddr::new(quoted.dst, u16::from_be_bytes([tcp[2], tcp[3]])),
+        seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+    })
 }
 
 /// At most `wire_len` bytes: what follows is padding of the frame.
@@ -420,9 +464,18 @@ mod tests {
     }
 
     #[test]
+    fn plain_segments_are_read_in_one_look() {
+        let bytes = v4(44, 0, &segment(0, b"abcd"));
+        let tcp = plain_segment(&bytes, 60).expect("a plain segment");
+        assert_eq!((tcp, tcp.payload), (tcp_of(&bytes, 60), &b"abcd"[..]));
+        assert_eq!(plain_segment(&v4(48, 4, &segment(0, b"abcd")), 60), None);
+    }
+
+    #[test]
     fn padding_is_not_payload() {
         let mut bytes = v4(40, 0, &segment(0, b""));
         bytes.extend([0; 6]);
+        assert_eq!(plain_segment(&bytes, 46), Some(tcp_of(&bytes, 46)));
         let tcp = tcp_of(&bytes, 46);
         assert_eq!((tcp.payload, tcp.wire_len), (&b""[..], 0));
     }
@@ -536,18 +589,28 @@ mod tests {
         }
 
         #[test]
-        fn any_damage_does(at in 0usize..200, value: u8, cut in 0usize..200, six: bool) {
+        fn any_damage_does(
+            at in 0usize..200,
+            value: u8,
+            cut in 0usize..200,
+            six: bool,
+            options in 0usize..3,
+        ) {
             let segment = segment(12, &[b'x'; 100]);
             let mut bytes = if six {
                 v6(132, protocol::TCP, &segment)
             } else {
-                v4(160, 8, &segment)
+                v4(152 + 4 * options as u16, 4 * options, &segment)
             };
             let whole = u32_len(bytes.len());
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
             bytes.truncate(cut);
+            // The short way says nothing else than the long one.
+            if let Some(tcp) = plain_segment(&bytes, whole) {
+                prop_assert_eq!(parse_ip(&bytes, whole), Ok(IpPacket::Tcp(tcp)));
+            }
             if let Ok(IpPacket::Tcp(tcp)) = parse_ip(&bytes, whole) {
                 prop_assert!(tcp.payload.len() <= tcp.wire_len as usize);
             }

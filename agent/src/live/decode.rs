@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
     COMM_LEN, Caller, ConnectRecord, Endpoints, Header, OpenRecord, SegmentHeader, SocketRecord,
-    StateRecord, flag, kind,
+    StateRecord, UnixConnectRecord, flag, kind,
 };
 use thiserror::Error;
 
@@ -68,6 +68,13 @@ pub(super) enum Body<'a> {
     },
     Connect {
         ends: Ends,
+        caller: Process,
+        errno: i32,
+    },
+    UnixConnect {
+        /// `sun_path`, as far as it was given.
+        path: &'a [u8],
+        netns: u32,
         caller: Process,
         errno: i32,
     },
@@ -154,6 +161,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 caller: fields.caller(offset_of!(ConnectRecord, caller))?,
                 errno: fields.i32(offset_of!(ConnectRecord, errno))?,
             }
+        }
+        kind::UNIX_CONNECT => {
+            exact(size_of::<UnixConnectRecord>())?;
+            fields.unix_connect()?
         }
         kind::SEGMENT => fields.segment()?,
         kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
@@ -260,6 +271,26 @@ impl<'a> Fields<'a> {
             bytes_acked: known(flag::BYTES_ACKED).then_some(bytes_acked),
             srtt_us: known(flag::SRTT).then_some(srtt_us),
             turn: self.turn(offset_of!(StateRecord, tid), offset_of!(StateRecord, turn))?,
+        })
+    }
+
+    fn unix_connect(&self) -> Result<Body<'a>, Malformed> {
+        let len = self.u32(offset_of!(UnixConnectRecord, path_len))?;
+        let path = usize::try_from(len)
+            .ok()
+            .and_then(|len| {
+                let room = self.bytes.get(offset_of!(UnixConnectRecord, path)..)?;
+                room.get(..len)
+            })
+            .ok_or(Malformed::Length {
+                kind: self.kind,
+                len,
+            })?;
+        Ok(Body::UnixConnect {
+            path,
+            netns: self.u32(offset_of!(UnixConnectRecord, netns))?,
+            caller: self.caller(offset_of!(UnixConnectRecord, caller))?,
+            errno: self.i32(offset_of!(UnixConnectRecord, errno))?,
         })
     }
 

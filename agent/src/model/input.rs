@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
+use super::{Direction, Errno, HopId, Process, ResetReason, Target, TcpFlags, TcpState};
 
 /// One observation. Its time is passed beside it.
 #[derive(Clone, Debug)]
@@ -22,13 +22,13 @@ pub enum Input<'a> {
         /// The fact.
         signal: Signal,
     },
-    /// `connect()` failed before the socket ever entered `SYN_SENT`, so there is no hop and no
-    /// packet.
+    /// `connect()` failed before the socket ever entered `SYN_SENT`, or on a unix socket, so there is no
+    /// hop and no packet.
     ConnectFailed {
         /// The process that called it.
         process: Arc<Process>,
         /// Where it wanted to go.
-        upstream: SocketAddr,
+        upstream: Target,
         /// What it was told.
         errno: Errno,
     },

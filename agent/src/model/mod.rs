@@ -3,6 +3,7 @@
 //! Everything here is named from the gateway's point of view; nothing knows where a fact came from
 //! or where an event goes.
 
+mod address;
 mod catalogue;
 mod cause;
 mod event;
@@ -11,6 +12,7 @@ mod input;
 mod pattern;
 mod time;
 
+pub use address::{Target, UpstreamAddress};
 pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};
 pub use event::{

@@ -7,13 +7,18 @@ use core::net::SocketAddr;
 
 use thiserror::Error;
 
-use crate::model::{Cause, HopEvent, Timestamp, UpstreamPattern, UpstreamPatternError, catalogue};
+use crate::model::{
+    Cause, HopEvent, Target, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
+    UpstreamPatternError, catalogue,
+};
 
 /// A checked filter. Empty lists let everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     causes: Vec<Cause>,
     upstreams: Vec<UpstreamPattern>,
+    /// Upstreams behind unix sockets.
+    sockets: Vec<UpstreamAddress>,
     since: Option<Timestamp>,
 }
 
@@ -53,7 +58,11 @@ impl Filter {
             filter.add_causes(cause.as_ref())?;
         }
         for upstream in upstreams {
-            filter.upstreams.push(upstream.as_ref().parse()?);
+            let upstream = upstream.as_ref();
+            match upstream.parse() {
+                Ok(socket @ UpstreamAddress::Unix(_)) => filter.sockets.push(socket),
+                _ => filter.upstreams.push(upstream.parse()?),
+            }
         }
         Ok(filter)
     }
@@ -76,18 +85,29 @@ impl Filter {
 
     /// Whether the filter lets `event` through.
     pub fn matches(&self, event: &HopEvent) -> bool {
-        self.admits(Some(event.cause), event.time, event.upstream.socket_addr())
+        (self.causes.is_empty() || self.causes.contains(&event.cause))
+            && self.since.is_none_or(|since| event.time >= since)
+            && self.matches_upstream(&event.upstream)
     }
 
-    /// The same for anything of this time at this upstream, where no cause is one that was not
+    /// The same for anything of this time at this TCP upstream, where no cause is one that was not
     /// asked for.
     pub fn admits(&self, cause: Option<Cause>, time: Timestamp, upstream: SocketAddr) -> bool {
         (self.causes.is_empty() || cause.is_some_and(|cause| self.causes.contains(&cause)))
             && self.since.is_none_or(|since| time >= since)
-            && (self.upstreams.is_empty()
-                || self
-                    .upstreams
-                    .iter()
-                    .any(|pattern| pattern.matches(upstream)))
+            && self.matches_upstream(&Target::Inet(upstream).into())
+    }
+
+    fn matches_upstream(&self, upstream: &UpstreamInfo) -> bool {
+        if self.upstreams.is_empty() && self.sockets.is_empty() {
+            return true;
+        }
+        match upstream.socket_addr() {
+            Some(upstream) => self
+                .upstreams
+                .iter()
+                .any(|pattern| pattern.matches(upstream)),
+            None => self.sockets.contains(&upstream.address),
+        }
     }
 }

@@ -91,6 +91,17 @@ impl Reassembler {
         self.fin.is_some_and(|fin| self.offset >= fin)
     }
 
+    /// Bytes that are missing before the first piece that waits.
+    pub fn hole(&self) -> Option<u64> {
+        let (at, _) = self.pieces.first_key_value()?;
+        Some(at - self.offset)
+    }
+
+    /// How far a sequence number is ahead of the next byte, modulo 2^32.
+    pub fn distance(&self, seq: u32) -> Option<i64> {
+        Some(i64::from(seq.wrapping_sub(self.next?).cast_signed()))
+    }
+
     /// The stream offset of a sequence number, or `None` before the start or far outside the window.
     pub fn offset_of(&self, seq: u32) -> Option<u64> {
         let distance = i64::from(seq.wrapping_sub(self.next?).cast_signed());

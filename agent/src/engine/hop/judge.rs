@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use super::across::LATELY;
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
+    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect,
+    connect_late, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::peers::Peer;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
@@ -22,6 +25,10 @@ const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 
 /// Facts about an end come this much later at most: they travel the same ring.
 const END_SETTLE: Duration = Duration::from_millis(50);
+
+/// Whoever is said to have reset a connection is heard of within two round trips if that is not so. A
+/// round trip that was measured on a SYN-ACK that came late is not taken at its word.
+const LONGEST_SETTLE: Duration = Duration::from_millis(500);
 
 /// A reset later than this has nothing to do with the exchange before it.
 const AFTERWARDS: Duration = Duration::from_secs(1);
@@ -38,34 +45,68 @@ impl Hop {
         }
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
-        let alive = cx
-            .alive
-            .get(&self.place())
-            .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
-        let facts = ConnectFacts {
-            elapsed,
-            syn_retransmits: self.syn_retransmits,
-            reset_ttl: self.connect.reset_ttl,
-            icmp: self.connect.icmp,
-            errno: self.connect.errno,
-            returned: self.connect.returned,
-            upstream_alive: alive,
-            over: self.connect.over,
-            patience: cx.patience,
-        };
+        if let Some((answered, source)) = self.connect.late
+            && elapsed >= cx.patience
+        {
+            out.judged.push(Judged {
+                at: end,
+                verdict: connect_late(answered.since(self.opened), source),
+                exchange: None,
+                status: None,
+            });
+            self.over(at);
+            return;
+        }
+        let facts = self.connect_facts(elapsed, end, cx);
         match connect(&facts) {
             Some(verdict) => {
-                out.judged.push(Judged {
+                let judged = Judged {
                     at: end,
                     verdict,
                     exchange: None,
                     status: None,
-                });
+                };
+                self.tell_connect(judged, cx, out);
             }
             None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
             None => cx.stats.connect_abandoned += 1,
         }
         self.over(at);
+    }
+
+    fn connect_facts(&self, elapsed: Duration, end: Timestamp, cx: &Context<'_>) -> ConnectFacts {
+        let place = self.place();
+        let peer = cx.peers.get(&place);
+        let lately =
+            |when: Option<Timestamp>| when.is_some_and(|when| when.after(LATELY) >= self.opened);
+        let meanwhile = |when: Timestamp| when >= self.opened;
+        let syns_dropped = |peer: &Peer| {
+            let until = self
+                .connect
+                .at
+                .or(self.last_syn)
+                .unwrap_or(end)
+                .after(LATELY);
+            peer.established().is_some_and(meanwhile)
+                && lately(peer.hard_won().filter(|won| *won <= until))
+                && !lately(peer.lossy())
+        };
+        let reset_ttl = self.connect.reset_ttl;
+        ConnectFacts {
+            elapsed,
+            syn_retransmits: self.syn_retransmits,
+            reset_ttl,
+            target_ttl: reset_ttl.and_then(|ttl| cx.peers.target_ttl(place, end, ttl)),
+            reset_own: self.connect.reset_own,
+            died: peer.and_then(|peer| Some((peer.died_before(end)?, end))),
+            icmp: self.connect.icmp,
+            errno: self.connect.errno,
+            returned: self.connect.returned,
+            upstream_alive: lately(peer.and_then(Peer::established)),
+            syns_dropped: peer.is_some_and(syns_dropped),
+            over: self.connect.over,
+            patience: cx.patience,
+        }
     }
 
     /// Judges complete responses, and watches a broken one.
@@ -82,6 +123,7 @@ impl Hop {
                 continue;
             }
             cx.stats.exchanges += 1;
+            out.completed |= completed.stage != Stage::Lost;
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -184,11 +226,18 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
+        let newly = self.first_close.is_none();
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
+        let mut completed = false;
         if close == Close::Fin {
             let mut done = Vec::new();
             self.exchanges.upstream_fin(at, &mut done);
+            completed = !done.is_empty();
             self.after_bytes(at, done, cx, out);
+        }
+        if newly {
+            let how = self.how_closed(at, close, completed);
+            self.leave(at, Some(how), cx);
         }
         if !first {
             return;
@@ -221,6 +270,7 @@ impl Hop {
         out: &mut Outcome,
     ) {
         let (closer, close) = *self.first_close.get_or_insert((Actor::Gateway, Close::Fin));
+        self.leave(at, None, cx);
         if closer == Actor::Gateway {
             self.end(at, Ended::Gateway, cx, out);
             return;
@@ -234,21 +284,27 @@ impl Hop {
         self.judge_unused(close, at, cx, out);
     }
 
-    /// Takes note of what ended the exchanges. Live, some facts about an end come after it: why the
-    /// upstream's kernel reset, and whether the gateway let go of its client in the same moment.
+    /// Takes note of what ended the exchanges. Some facts about an end come after it: whether whoever is
+    /// said to have reset goes on, and live, why the upstream's kernel reset and whether the gateway let
+    /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         if ended == Ended::UpstreamFin {
             self.judge_open(at, ended, cx, out);
-        } else if !self.kernel {
-            if !std::mem::replace(&mut self.ended, true) {
+        } else if !self.kernel && ended == Ended::Gateway {
+            if self.ending.is_none() && !std::mem::replace(&mut self.ended, true) {
                 self.judge_open(at, ended, cx, out);
             }
         } else if self.ending.is_none()
             && !self.ended
             && self.exchanges.open.iter().any(|open| !open.judged)
         {
+            let mut settle = END_SETTLE;
+            if ended == Ended::UpstreamRst {
+                let round_trip = Duration::from_micros(self.rtt_us.unwrap_or(0).into());
+                settle = settle.max((2 * round_trip).min(LONGEST_SETTLE));
+            }
             self.ending = Some((ended, at));
-            self.waits.push((at.after(END_SETTLE), Wait::End));
+            self.waits.push((at.after(settle), Wait::End));
         }
     }
 
@@ -287,7 +343,8 @@ impl Hop {
         self.unused_judged = true;
         let closed = self.from.closed().map_or(at, |(_, closed)| closed);
         let since = closed.since(established);
-        match closed_before_request(close == Close::Rst, since, self.from.ttl()) {
+        let reset = self.from.reset().filter(|_| close == Close::Rst);
+        match closed_before_request(close == Close::Rst, since, self.from.ttl(), reset) {
             Some(verdict) => {
                 out.judged.push(Judged {
                     at: closed,
@@ -329,7 +386,7 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
-                let verdict = exchange(&facts);
+                let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);
@@ -344,12 +401,13 @@ impl Hop {
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());
-                    out.judged.push(Judged {
+                    let judged = Judged {
                         at,
                         verdict,
                         exchange,
                         status,
-                    });
+                    };
+                    self.tell(judged, cx, out);
                 }
             }
             if ended == Ended::Settled {
@@ -358,6 +416,13 @@ impl Hop {
             later = true;
             index += 1;
         }
+    }
+
+    /// Whether another connection to the upstream was established since then.
+    fn is_alive(&self, since: Timestamp, cx: &Context<'_>) -> bool {
+        let peer = cx.peers.get(&self.place());
+        peer.and_then(Peer::established)
+            .is_some_and(|established| established >= since)
     }
 
     fn facts<'a>(
@@ -397,9 +462,14 @@ impl Hop {
             reset_reason: self.reset_reason.as_ref(),
             gateway_window_closed: self.to.window_closed(),
             upstream_window_closed: self.from.window_closed(),
-            retransmits: self.to.repeated(),
+            upstream_windows: self.from.windows(),
+            stuck: self.to.stuck(),
+            passes_some: self.to.passes_some(),
+            passed_full_size: self.to.passed_full_size(),
+            hole: self.from.hole(),
+            upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
-            ttl: self.from.ttl(),
+            reset: self.from.reset(),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),

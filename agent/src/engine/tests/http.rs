@@ -540,6 +540,6 @@ fn a_response_that_could_not_be_followed_is_over_with_the_next_request() {
     sim = Sim::live("haproxy");
     sim.open().request().reply_short(&lost_framing(), 1000);
     sim.request().reply(OK).request().ms(2000).gateway_fin();
-    let event = sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+    let event = sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
     assert_eq!(event.exchange.unwrap().ordinal, 3);
 }
