@@ -56,8 +56,10 @@ struct Read {
 impl Read {
     fn title(&self) -> Title {
         let request = self.exchange.request.as_ref().map(|request| {
-            let host = request.host.as_deref().unwrap_or_default();
-            let text = format!("{} {host}{}", request.method, request.path);
+            let method = request.method().unwrap_or_default();
+            let host = request.host().unwrap_or_default();
+            let path = request.path().unwrap_or_default();
+            let text = format!("{method} {host}{path}");
             render::printable(&text).into_owned()
         });
         Title {
@@ -249,8 +251,8 @@ fn similarity(a: &Exchange, b: &Exchange) -> (bool, bool, bool) {
     let both = a.request.as_ref().zip(b.request.as_ref());
     let same = |what: fn(&RequestHead, &RequestHead) -> bool| both.is_some_and(|(a, b)| what(a, b));
     (
-        same(|a, b| a.path == b.path),
-        same(|a, b| a.method == b.method),
-        same(|a, b| a.host == b.host),
+        same(|a, b| a.path() == b.path()),
+        same(|a, b| a.method() == b.method()),
+        same(|a, b| a.host() == b.host()),
     )
 }

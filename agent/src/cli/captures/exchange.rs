@@ -190,13 +190,7 @@ fn request(stream: &Stream) -> Option<RequestHead> {
 }
 
 fn kind(request: Option<&RequestHead>) -> RequestKind {
-    match request {
-        Some(head) if head.method == "HEAD" => RequestKind::Head,
-        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
-        Some(head) if head.upgrade => RequestKind::Upgrade,
-        Some(head) if head.expect => RequestKind::Expect,
-        _ => RequestKind::Plain,
-    }
+    request.map(|head| head.kind).unwrap_or_default()
 }
 
 fn response(stream: &Stream, kind: RequestKind) -> Exchange {
@@ -334,8 +328,8 @@ mod tests {
         assert_eq!(read.head.map(|head| head.to), Some(bytes.len() - 2));
         assert_eq!((read.stage, read.surplus), (Some(Stage::Done), 2));
         assert_eq!(
-            read.request.map(|request| request.path),
-            Some("/a".to_owned())
+            read.request.as_ref().and_then(RequestHead::path).as_deref(),
+            Some("/a")
         );
     }
 }
