@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Context, Hop, Judged, Outcome, Wait};
+use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
     Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
