@@ -19,6 +19,7 @@ pub(super) struct Config {
     pub(super) log: Option<String>,
     pub(super) run: Run,
     pub(super) events: Events,
+    pub(super) captures: Captures,
     pub(super) collect: Collect,
 }
 
@@ -78,6 +79,28 @@ pub(super) struct Events {
 }
 
 impl Events {
+    /// The keys for TLS to the agent.
+    pub(super) fn client(&mut self) -> ClientFlags {
+        ClientFlags {
+            ca: self.tls_ca.take(),
+            cert: self.tls_cert.take(),
+            key: self.tls_key.take(),
+        }
+    }
+}
+
+/// Table `[captures]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Captures {
+    pub(super) agent: Option<String>,
+    pub(super) format: Option<Format>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+impl Captures {
     /// The keys for TLS to the agent.
     pub(super) fn client(&mut self) -> ClientFlags {
         ClientFlags {

@@ -2,6 +2,7 @@
 //!
 //! Decides how the hub's answers and refusals look as gRPC statuses.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +13,8 @@ use hopscope_proto::v1::hop_agent_server::{HopAgent, HopAgentServer};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::captures;
+use super::access::may_capture;
+use super::captures::{CaptureCalls, CaptureStream};
 use super::convert::{timestamp_from_proto, timestamp_to_proto, to_proto};
 use super::filter::{Filter, FilterError};
 use super::hub::{Hub, SubscribeError};
@@ -20,28 +22,40 @@ use super::listen::{Listener, ServeError, server};
 use super::queue::{Ended, Subscription};
 
 /// gRPC clients refuse messages above 4 MiB unless told otherwise; the rest is left for framing.
-const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+pub(super) const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// How long a status call waits for a fresh report of the engine's loop.
 const STATUS_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The service over one hub.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AgentService {
     hub: Arc<Hub>,
+    captures: CaptureCalls,
 }
 
 impl AgentService {
-    /// A service that answers from `hub`.
+    /// A service that answers from `hub`, and from the captures that its keeper has by now.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+        Self {
+            captures: CaptureCalls::new(hub.capture_keeper()),
+            hub,
+        }
+    }
+}
+
+impl fmt::Debug for AgentService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentService")
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
     }
 }
 
 #[tonic::async_trait]
 impl HopAgent for AgentService {
     type SubscribeStream = EventStream;
-    type PullCaptureStream = tokio_stream::Empty<Result<proto::CaptureChunk, Status>>;
+    type PullCaptureStream = CaptureStream;
 
     async fn subscribe(
         &self,
@@ -119,25 +133,37 @@ impl HopAgent for AgentService {
         &self,
         request: Request<proto::ListCapturesRequest>,
     ) -> Result<Response<proto::ListCapturesResponse>, Status> {
-        captures::list(&request)
+        may_capture(&request)?;
+        self.captures
+            .list(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn pull_capture(
         &self,
         request: Request<proto::PullCaptureRequest>,
     ) -> Result<Response<Self::PullCaptureStream>, Status> {
-        captures::pull(&request)
+        may_capture(&request)?;
+        self.captures
+            .pull(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn boost_sampling(
         &self,
         request: Request<proto::BoostSamplingRequest>,
     ) -> Result<Response<proto::BoostSamplingResponse>, Status> {
-        captures::boost(&request)
+        may_capture(&request)?;
+        self.captures
+            .boost(request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
-fn checked_filter(filter: Option<proto::EventFilter>) -> Result<Filter, Status> {
+pub(super) fn checked_filter(filter: Option<proto::EventFilter>) -> Result<Filter, Status> {
     let filter = filter.unwrap_or_default();
     let since = filter
         .since

@@ -18,7 +18,12 @@ mod tls;
 
 pub use access::{AccessError, CAPTURES_UNIT, check_listen};
 pub use agent::{AgentService, EventStream, serve_agent};
-pub use convert::{ConvertError, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto};
+pub use captures::{
+    Boost, CaptureError, CaptureFilter, CaptureKeeper, CaptureListing, CaptureStream,
+};
+pub use convert::{
+    ConvertError, duration_to_proto, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto,
+};
 pub use filter::{Filter, FilterError};
 pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Output;
 
-use crate::commands::{failure, hopscope, outcome, text};
+use crate::commands::{Service, failure, hopscope, outcome, text};
 use crate::pki::{Authority, Pair};
 use crate::support::{ANY_PORT, Agent, DEADLINE, counter, event, soon, until};
 use hopscope::cli::render::event_json;
@@ -17,6 +17,7 @@ use hopscope::serve::{
 };
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
+use rustix::process::Signal;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -412,4 +413,50 @@ fn files_that_tls_cannot_be_done_with_are_named() {
     assert!(
         text(&output.stderr).starts_with(&format!("hopscope: cannot read {absent} (--tls-cert)"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collect_command_takes_tls_and_logs_whom_it_refuses() {
+    let authority = Authority::new("ours");
+    let Pair { cert, key } = authority.server("127.0.0.1");
+    let ca = authority.ca();
+    let mut collect = Service::start(&[
+        "collect",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        path(&cert),
+        "--tls-key",
+        path(&key),
+        "--tls-client-ca",
+        path(&ca),
+    ]);
+    let address = collect.ready("collecting").to_string();
+    let push = |hub: &Hub, tls| {
+        let endpoint = Endpoint::parse(&address, tls, "--collector-tls-ca").unwrap();
+        Push::start(hub, PushConfig::new(endpoint))
+    };
+    let stranger = Hub::new(HubConfig::default());
+    let refused = push(&stranger, Some(authority.trusting(None)));
+    let plain = Hub::new(HubConfig::default());
+    let unheard = push(&plain, None);
+    let line = collect.error_line("TLS connection refused");
+    assert!(
+        line.contains("it sent no certificate") || line.contains("it speaks plain text"),
+        "{line}"
+    );
+    let hub = Hub::new(HubConfig::default());
+    let tls = authority.trusting(Some(&authority.client("agent", None)));
+    let push = push(&hub, Some(tls));
+    for hub in [&stranger, &plain, &hub] {
+        hub.publish(event(1));
+    }
+    assert_eq!(collect.line(), event_json(&event(1)).unwrap());
+    until("acknowledged", || counter(&hub, "push_acknowledged") == 1).await;
+    assert_eq!(push.stop(DEADLINE).await, 0);
+    for lost in [refused, unheard] {
+        assert_eq!(lost.stop(std::time::Duration::ZERO).await, 1);
+    }
+    collect.signal(Signal::TERM);
+    assert_eq!(collect.ended().0, 0);
 }

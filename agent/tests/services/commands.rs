@@ -87,6 +87,16 @@ impl Service {
             .expect("a line of output")
     }
 
+    /// The next line on standard error with `word` in it.
+    pub(crate) fn error_line(&self, word: &str) -> String {
+        loop {
+            let line = self.stderr.recv_timeout(DEADLINE).expect("such a line");
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
     /// The address in the line that says that the service is ready.
     pub(crate) fn ready(&self, word: &str) -> SocketAddr {
         loop {

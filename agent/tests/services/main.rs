@@ -8,6 +8,7 @@
 
 mod access;
 mod agent;
+mod captures;
 mod commands;
 mod convert;
 mod filter;

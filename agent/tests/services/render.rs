@@ -70,6 +70,7 @@ fn text_is_aligned_with_its_evidence_below() {
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",
             "    to tell       the upstream's own log",
+            "    capture       c-9",
             "    incomplete    4 segments lost, payload captured short, joined mid-stream",
         ]
     );

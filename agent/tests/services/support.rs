@@ -177,8 +177,11 @@ impl Agent {
 
     /// A hub that is served on `listener`; the channel is one without TLS.
     pub(crate) fn serve(listener: Listener, config: HubConfig) -> Self {
+        Self::serve_hub(listener, Hub::new(config))
+    }
+
+    pub(crate) fn serve_hub(listener: Listener, hub: Arc<Hub>) -> Self {
         let address = listener.address();
-        let hub = Hub::new(config);
         let (stop, stopped) = oneshot::channel();
         let serving = serve_agent(listener, Arc::clone(&hub), async {
             let _ = stopped.await;
