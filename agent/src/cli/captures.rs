@@ -159,10 +159,19 @@ struct Capture {
     id: String,
     time: Timestamp,
     /// Of the event that it is evidence of; none for a healthy exchange.
+    #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     event_id: Option<String>,
     #[serde(serialize_with = "as_address_and_port")]
     upstream: SocketAddr,
+    node: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u32>,
     packets: u32,
     bytes: u64,
 }
@@ -198,6 +207,10 @@ impl Capture {
             cause: Some(info.cause).filter(|cause| !cause.is_empty()),
             event_id: Some(info.event_id).filter(|id| !id.is_empty()),
             upstream: SocketAddr::new(address, port),
+            node: info.node,
+            method: info.method,
+            path: info.path,
+            status: info.status,
             packets: info.packets,
             bytes: info.bytes,
         })
@@ -205,15 +218,24 @@ impl Capture {
 
     fn text(&self) -> String {
         let cause = self.cause.as_deref().unwrap_or("-");
-        format!(
-            "{}  {:CAUSE_WIDTH$}  {:UPSTREAM_WIDTH$}  {:>5} packets  {:>8} bytes  {}",
+        let mut text = format!(
+            "{}  {}  {:CAUSE_WIDTH$}  {:UPSTREAM_WIDTH$}  {:>4} packets  {:>8} bytes",
+            render::printable(&self.id),
             render::time(self.time),
             render::printable(cause),
             self.upstream,
             self.packets,
             self.bytes,
-            render::printable(&self.id),
-        )
+        );
+        if let Some(method) = &self.method {
+            let path = self.path.as_deref().unwrap_or_default();
+            text += "  ";
+            text += &render::printable(&format!("{method} {path}"));
+        }
+        if let Some(status) = self.status {
+            text += &format!(" -> {status}");
+        }
+        text
     }
 }
 

@@ -49,6 +49,14 @@ pub struct CaptureListing {
     pub packets: u32,
     /// Length of its pcapng.
     pub bytes: u64,
+    /// Name of the node that saw it.
+    pub node: Arc<str>,
+    /// Request method.
+    pub method: Option<String>,
+    /// Request path without its query.
+    pub path: Option<String>,
+    /// Status of the upstream's response.
+    pub status: Option<u16>,
 }
 
 /// Which captures are wanted.
@@ -330,5 +338,9 @@ fn listing_to_proto(capture: CaptureListing) -> proto::CaptureInfo {
         }),
         packets: capture.packets,
         bytes: capture.bytes,
+        node: capture.node.to_string(),
+        method: capture.method,
+        path: capture.path,
+        status: capture.status.map(u32::from),
     }
 }

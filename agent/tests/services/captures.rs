@@ -117,6 +117,10 @@ impl Keeper {
             upstream,
             packets: 2,
             bytes: bytes.len() as u64,
+            node: Arc::from("gw1"),
+            method: Some("GET".to_owned()),
+            path: Some("/cart".to_owned()),
+            status: Some(200).filter(|_| !id.contains('3')),
         };
         captures.push((listing, bytes));
     }
@@ -428,9 +432,9 @@ async fn the_list_command_shows_what_the_agent_holds() {
     let (agent, keeper) = agent().await;
     let bytes = keeper.bytes();
     let expected = format!(
-        "2023-11-14T22:13:20.000Z  -                               10.0.0.7:80                2 packets  {:>8} bytes  c-1\n\
-         2023-11-14T22:13:21.000Z  http1.header_control_char       10.0.0.7:80                2 packets  {:>8} bytes  c-2\n\
-         2023-11-14T22:13:22.000Z  tcp.connect_refused             10.0.0.7:81                2 packets  {:>8} bytes  c-3\n",
+        "c-1  2023-11-14T22:13:20.000Z  -                               10.0.0.7:80               2 packets  {:>8} bytes  GET /cart -> 200\n\
+         c-2  2023-11-14T22:13:21.000Z  http1.header_control_char       10.0.0.7:80               2 packets  {:>8} bytes  GET /cart -> 200\n\
+         c-3  2023-11-14T22:13:22.000Z  tcp.connect_refused             10.0.0.7:81               2 packets  {:>8} bytes  GET /cart\n",
         bytes["c-1"].len(),
         bytes["c-2"].len(),
         bytes["c-3"].len(),
@@ -440,7 +444,7 @@ async fn the_list_command_shows_what_the_agent_holds() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let expected = serde_json::json!({
         "id": "c-2", "time": "2023-11-14T22:13:21.000000000Z", "cause": "http1.header_control_char",
-        "event_id": "event-of-c-2", "upstream": {"address": "10.0.0.7", "port": 80}, "packets": 2, "bytes": bytes["c-2"].len(),
+        "event_id": "event-of-c-2", "node": "gw1", "method": "GET", "path": "/cart", "status": 200, "upstream": {"address": "10.0.0.7", "port": 80}, "packets": 2, "bytes": bytes["c-2"].len(),
     });
     assert_eq!(json, expected);
     let (code, message) = refused(&agent, &["list", "--cause", "http1.nope"]).await;
