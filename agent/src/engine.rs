@@ -33,6 +33,7 @@ use crate::model::{
 };
 use crate::stats::Stats;
 
+pub use self::emit::Healthy;
 pub use self::peers::UpstreamTally;
 
 /// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
@@ -60,6 +61,8 @@ pub struct Config {
     /// A gateway that gives up sooner than this is taken to have lost its client, not its patience.
     /// Chosen well below any timeout that is set on purpose, and above what a healthy request takes.
     pub patience: Duration,
+    /// Whether healthy exchanges are told of by [`Engine::poll_healthy`].
+    pub tell_healthy: bool,
 }
 
 impl Default for Config {
@@ -67,6 +70,7 @@ impl Default for Config {
         Self {
             node: Arc::from("localhost"),
             patience: Duration::from_millis(200),
+            tell_healthy: false,
         }
     }
 }
@@ -100,6 +104,7 @@ pub struct Engine {
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
+    healthy: VecDeque<Healthy>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
 }
@@ -143,6 +148,7 @@ impl Engine {
             departures: Departures::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
+            healthy: VecDeque::new(),
             hopless: 0,
         }
     }
@@ -209,6 +215,12 @@ impl Engine {
     /// The next event, if one was decided.
     pub fn poll_event(&mut self) -> Option<HopEvent> {
         self.events.pop_front()
+    }
+
+    /// The next healthy exchange, where [`Config::tell_healthy`] asks for them. Those that nobody
+    /// polled are forgotten, the oldest first.
+    pub fn poll_healthy(&mut self) -> Option<Healthy> {
+        self.healthy.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called next.
@@ -498,6 +510,7 @@ impl Engine {
         let mut cx = Context {
             limits: &self.limits,
             patience: self.config.patience,
+            tell_healthy: self.config.tell_healthy,
             stats: &mut self.stats,
             peers: &mut self.peers,
             departures: &self.departures,
@@ -524,6 +537,9 @@ impl Engine {
         }
         for judged in out.judged {
             self.judged(id, judged);
+        }
+        for (at, exchange, status) in out.healthy {
+            self.tell_healthy(id, at, exchange, status);
         }
         if over {
             self.close(id);

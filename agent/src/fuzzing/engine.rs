@@ -172,6 +172,7 @@ impl World {
                 .saturating_add(more),
             ttl: 64,
             ip_id: None,
+            packet: &[],
         };
         let id = HopId(hop as u64);
         self.input(hop, Input::Segment { hop: id, segment });

@@ -150,6 +150,8 @@ impl Hop {
                 });
             } else if !completed.findings.is_empty() {
                 cx.stats.tolerated += 1;
+            } else if cx.tell_healthy && completed.stage != Stage::Lost {
+                out.healthy.push((at, completed.exchange, completed.status));
             }
         }
         let unjudged = self
