@@ -8,6 +8,7 @@ mod sheet;
 mod target;
 
 use core::net::{IpAddr, SocketAddr};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -21,7 +22,7 @@ use super::access::ClientFlags;
 use super::client::{AGENT, Agent};
 use super::output::{Format, Out};
 use super::{CliError, clock, config, render, runtime};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, UpstreamPattern};
 use crate::serve::{Filter, duration_to_proto, timestamp_from_proto, timestamp_to_proto};
 
 /// Fits most ids of the catalogue.
@@ -233,7 +234,8 @@ impl Capture {
             text += &render::printable(&format!("{method} {path}"));
         }
         if let Some(status) = self.status {
-            text += &format!(" -> {status}");
+            // Writing to a string cannot fail.
+            let _ = write!(text, " -> {status}");
         }
         text
     }
@@ -291,10 +293,11 @@ struct Boosted {
 
 fn boost(args: BoostArgs, mut file: config::Captures) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
-    let upstream: crate::model::UpstreamPattern = args.upstream.parse().map_err(CliError::usage)?;
+    // Checked here too: the error comes before any connection.
+    let _: UpstreamPattern = args.upstream.parse().map_err(CliError::usage)?;
     let agent = args.agent.agent(&mut file)?;
     let request = proto::BoostSamplingRequest {
-        upstream: args.upstream,
+        upstream: args.upstream.clone(),
         one_in: args.one_in,
         duration: Some(duration_to_proto(args.duration)),
     };
@@ -306,7 +309,7 @@ fn boost(args: BoostArgs, mut file: config::Captures) -> Result<(), CliError> {
     let boosted = runtime::client()?.block_on(boosted)?.into_inner();
     let until = boosted.until.unwrap_or_default();
     let boosted = Boosted {
-        upstream: upstream.to_string(),
+        upstream: args.upstream,
         one_in: boosted.one_in,
         until: timestamp_from_proto(until, "until").map_err(|error| {
             agent.failed(&format!("gave an answer that cannot be read: {error}"))
