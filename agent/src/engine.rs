@@ -3,6 +3,7 @@
 //! It decides which hop an observation belongs to and what is kept of how many hops; what happened on
 //! a hop is [`hop`]'s business, and what that means is `classify`'s.
 
+mod deadlines;
 mod emit;
 mod exchange;
 mod hop;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
@@ -101,6 +103,7 @@ pub struct Engine {
     peers: Peers,
     /// When a gateway let go of clients that had left.
     departures: Departures,
+    deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
@@ -146,6 +149,7 @@ impl Engine {
             eviction: VecDeque::new(),
             timers: Timers::default(),
             departures: Departures::default(),
+            deadlines: Deadlines::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
             healthy: VecDeque::new(),
@@ -514,6 +518,7 @@ impl Engine {
             stats: &mut self.stats,
             peers: &mut self.peers,
             departures: &self.departures,
+            deadlines: &mut self.deadlines,
         };
         let out = handle(&mut tracked.hop, &mut cx);
         if out.deadline != tracked.armed {

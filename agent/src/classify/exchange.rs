@@ -15,6 +15,7 @@ use crate::model::{Actor, Cause, Evidence, EvidenceSource, Phase, Proof, ResetRe
 use crate::tcp::{Hole, Reset, Stuck, Windows};
 
 pub use self::closed::closed_before_request;
+pub use self::gave_up::{ALIKE, cut_off};
 
 /// A connection idle for this long may be forgotten by a device that keeps state of it: those in use
 /// do so after one to several minutes.
@@ -56,6 +57,9 @@ pub struct ExchangeFacts<'a> {
     pub fresh: bool,
     /// Silence on the connection before it, for a reused one.
     pub idle: Option<Duration>,
+    /// For how long not a segment was seen before the last request: probes of a connection keep it from
+    /// being forgotten.
+    pub quiet: Duration,
     /// Whether the request is complete.
     pub request_complete: bool,
     /// Whether the upstream had closed before the request began.
@@ -80,6 +84,11 @@ pub struct ExchangeFacts<'a> {
     pub partial_head: &'a [u8],
     /// Name of the gateway's process.
     pub comm: Option<&'a str>,
+    /// Time from the first request byte to the end of the exchange.
+    pub lasted: Duration,
+    /// Exchanges of the same gateway that were cut off after the same time, this one included; see
+    /// [`cut_off`].
+    pub ended_alike: usize,
     /// Time since the last request byte, or since the last response byte where there is one.
     pub silence: Duration,
     /// Time from the end of the handshake to the end of the exchange.
@@ -113,6 +122,13 @@ pub struct ExchangeFacts<'a> {
     pub web_socket: bool,
 }
 
+impl ExchangeFacts<'_> {
+    /// Whether a device on the way may have forgotten the connection before the request.
+    fn may_be_forgotten(&self) -> bool {
+        !self.fresh && self.quiet >= LONG_IDLE
+    }
+}
+
 /// The cause of a failed exchange; none for a healthy one, and none where the facts do not reach.
 pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     if facts.unasked && facts.ended != Ended::Settled {
@@ -120,10 +136,10 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     }
     if let Some(finding) = decisive(facts) {
         let verdict = broken_rule(finding, facts.findings, place(finding.kind));
-        return Some(if finding.kind.is_limit() {
-            limit(verdict, "closed with the response unfinished")
-        } else {
-            verdict
+        return Some(match finding.kind {
+            FindingKind::ContentCoding(_) => undecodable(verdict),
+            kind if kind.is_limit() => limit(verdict, "closed with the response unfinished"),
+            _ => verdict,
         });
     }
     match (facts.ended, facts.stage) {
@@ -165,12 +181,38 @@ fn decisive<'a>(facts: &ExchangeFacts<'a>) -> Option<&'a Finding> {
     // What an interim response does to a gateway shows with the final one.
     let interim = facts.stage == Stage::AfterInterim && facts.ended != Ended::Complete;
     facts.findings.iter().find(|finding| {
+        if matches!(finding.kind, FindingKind::ContentCoding(_)) {
+            return refused_body(facts);
+        }
         let told = match finding.kind.cause() {
             Cause::Http1InterimMishandled => !interim,
             _ => !finding.kind.is_limit() || facts.ended == Ended::Gateway,
         };
         told && finding.kind.fails_behind(facts.comm)
     })
+}
+
+/// Whether the gateway closed in the middle of a body that kept coming and that it could take: it was
+/// neither finished nor out of patience.
+fn refused_body(facts: &ExchangeFacts<'_>) -> bool {
+    let in_body = matches!(
+        facts.stage,
+        Stage::SizedBody | Stage::ChunkedBody | Stage::BodyUntilClose
+    );
+    facts.ended == Ended::Gateway
+        && in_body
+        && facts.silence < facts.patience
+        && !facts.gateway_window_closed
+}
+
+/// Gateways decode only where they are told to, so it takes what the gateway did to tell. What they do
+/// by default says nothing about this one.
+fn undecodable(mut verdict: Verdict) -> Verdict {
+    verdict.proof = Proof::Inferred;
+    verdict.rejected_by.clear();
+    verdict.tolerated_by.clear();
+    let text = "the gateway closed with the response unfinished, as one does that decodes bodies";
+    verdict.with([packet("gateway_closed", text.to_owned())])
 }
 
 /// A default limit may have been raised, so it takes what the gateway did to tell.
@@ -257,7 +299,7 @@ const fn response_phase(stage: Stage) -> Phase {
 /// Where in the response a rule of this kind is broken, however far the response got.
 const fn place(kind: FindingKind) -> Phase {
     match kind.cause() {
-        Cause::Http1ChunkSyntax => Phase::ResponseBody,
+        Cause::Http1ChunkSyntax | Cause::Http1ContentCodingBad => Phase::ResponseBody,
         _ => Phase::ResponseHead,
     }
 }

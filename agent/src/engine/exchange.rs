@@ -58,6 +58,7 @@ pub(super) struct Completed {
 
 /// Follows requests and responses on one hop.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exchanges {
     request: RequestParser,
     pub(super) response: ResponseParser,
@@ -67,6 +68,8 @@ pub(super) struct Exchanges {
     sending: bool,
     /// What the gateway speaks, once a byte told.
     pub(super) protocol: Option<Protocol>,
+    /// Whether a request was not followed: which one a later response belongs to is not known then.
+    overflowed: bool,
     /// Exchanges begun.
     begun: u32,
     /// When the last exchange ended.
@@ -76,6 +79,10 @@ pub(super) struct Exchanges {
     /// What the upstream sent while no request was open. The gateway will take it for the response to
     /// the next.
     early: Vec<u8>,
+    /// Whether the hop was joined mid-stream.
+    pub(super) joined: bool,
+    /// Whether bytes were missed that a request may have been among.
+    pub(super) missed: bool,
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
     /// The last complete exchange, while a reset can still make a failure of it.
@@ -90,10 +97,13 @@ impl Exchanges {
             open: VecDeque::new(),
             sending: false,
             protocol: None,
+            overflowed: false,
             begun: 0,
             last_end: None,
             sent: 0,
             early: Vec::new(),
+            joined: false,
+            missed: false,
             acked: 0,
             last: None,
         }
@@ -135,6 +145,8 @@ impl Exchanges {
                                 self.unfollowed(at, done);
                             }
                             self.on_request(at, event, upstream_closed, limits, stats);
+                            // Before the bytes behind it: segments may be cut anywhere.
+                            self.take_early(at, stats, done);
                         }
                         None if bytes.is_empty() => return,
                         None => {}
@@ -146,6 +158,7 @@ impl Exchanges {
                 if self.request.skip(bytes) {
                     self.on_request(at, RequestEvent::End, upstream_closed, limits, stats);
                 }
+                self.missed |= self.request.is_lost();
             }
         }
     }
@@ -182,7 +195,8 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
-                if self.open.len() >= limits.pipelined {
+                self.overflowed |= self.open.len() >= limits.pipelined;
+                if self.overflowed {
                     stats.pipelined_dropped += 1;
                     return;
                 }
@@ -254,6 +268,9 @@ impl Exchanges {
         };
         loop {
             let Some(exchange) = self.open.front_mut() else {
+                if self.overflowed {
+                    return;
+                }
                 let room = EARLY_BYTES.saturating_sub(self.early.len());
                 self.early.extend(bytes.iter().take(room));
                 if self.begun > 0 && (!bytes.is_empty() || gap > 0) {
@@ -331,25 +348,18 @@ impl Exchanges {
 
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
-    pub(super) fn take_early(
-        &mut self,
-        at: Timestamp,
-        mid_stream: bool,
-        lost: bool,
-        stats: &mut Stats,
-        done: &mut Vec<Completed>,
-    ) {
+    fn take_early(&mut self, at: Timestamp, stats: &mut Stats, done: &mut Vec<Completed>) {
         if self.early.is_empty() || self.protocol != Some(Protocol::Http1) {
             return;
         }
         if let Some(exchange) = self.open.front_mut() {
             let early = std::mem::take(&mut self.early);
             // The rest of a response that was under way when the hop was joined.
-            let joined = mid_stream && exchange.ordinal == 1;
+            let joined = self.joined && exchange.ordinal == 1;
             // A farewell, such as a 408 with the close: the close is what matters.
             let farewell = exchange.closed_before && exchange.ordinal > 1;
             // Where segments were missed, it may answer a request that was among them.
-            let missed = lost && exchange.ordinal > 1;
+            let missed = self.missed && exchange.ordinal > 1;
             if joined || farewell || missed {
                 return;
             }

@@ -8,6 +8,7 @@
 //! ```
 
 mod across;
+mod connecting;
 mod judge;
 
 use core::net::SocketAddr;
@@ -15,40 +16,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::across::Held;
+use self::connecting::ConnectEnd;
 use super::Departures;
+use super::deadlines::Deadlines;
 use super::exchange::{Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, EvidenceSource, IcmpError, Process, ResetReason, Segment, Signal,
-    TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Direction, Errno, EvidenceSource, Process, ResetReason, Segment, Signal, TcpFlags,
+    TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
 
-/// Kernel facts about a failed connect follow the packet at once; an ICMP error comes through a
-/// socket of its own and may be a little later.
-const CONNECT_SETTLE: Duration = Duration::from_millis(20);
-const ICMP_SETTLE: Duration = Duration::from_millis(150);
-
-/// Where nothing at all answered, an answer may come right after the gateway gave up.
-const LATE_SETTLE: Duration = Duration::from_secs(1);
-
-/// An ICMP error does not end a connect whose process is inside the call, and another SYN follows.
-/// Without a kernel the error is final unless that comes: the second SYN after one second (RFC 6298
-/// section 2).
-const ICMP_FINAL: Duration = Duration::from_millis(1200);
-
 /// A closed hop is kept this long for late segments.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
-
-/// Linux gives up a connect after six retransmissions, 127 s (`tcp_syn_retries`).
-const CONNECT_LIMIT: Duration = Duration::from_secs(130);
-
-/// A SYN that is seen again sooner was captured twice, not sent twice: a kernel waits for a second
-/// (RFC 6298 section 2), and no setting goes below its shortest timeout of 200 ms.
-const SYN_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +90,8 @@ pub(super) struct Context<'a> {
     pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
+    /// How long exchanges lasted that gateways ended although data flowed.
+    pub(super) deadlines: &'a mut Deadlines,
 }
 
 /// One hop.
@@ -122,6 +107,8 @@ pub(super) struct Hop {
     pub(super) lost_before: u64,
     /// When anything was last heard of it.
     pub(super) last_seen: Timestamp,
+    /// For how long nothing had been heard of it before the last request.
+    quiet: Duration,
     pub(super) rtt_us: Option<u32>,
     pub(super) syn_retransmits: u32,
     phase: Phase,
@@ -157,21 +144,6 @@ pub(super) struct Hop {
     waits: Vec<(Timestamp, Wait)>,
 }
 
-/// What is known of how the connect ended.
-#[derive(Debug, Default)]
-struct ConnectEnd {
-    at: Option<Timestamp>,
-    reset_ttl: Option<u8>,
-    /// Whether the upstream's kernel, on this host, said that the reset is its own.
-    reset_own: bool,
-    /// When the SYN was answered although the gateway had given up, and who told.
-    late: Option<(Timestamp, EvidenceSource)>,
-    icmp: Option<IcmpError>,
-    errno: Option<Errno>,
-    returned: Option<Errno>,
-    over: bool,
-}
-
 impl Hop {
     pub(super) fn new(upstream: SocketAddr, at: Timestamp, limits: &Limits) -> Self {
         Self {
@@ -182,6 +154,7 @@ impl Hop {
             mid_stream: false,
             lost_before: 0,
             last_seen: at,
+            quiet: Duration::ZERO,
             rtt_us: None,
             syn_retransmits: 0,
             phase: Phase::Established,
@@ -307,6 +280,7 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
+        let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
@@ -316,9 +290,7 @@ impl Hop {
             && segment.flags.contains(TcpFlags::RST)
             && segment.direction == Direction::FromUpstream
         {
-            self.refused(at, segment.ttl, cx);
-            self.connect.reset_ttl = Some(segment.ttl);
-            self.connect_ended(at, CONNECT_SETTLE);
+            self.refused(at, Some(segment.ttl), cx);
             self.arm(&mut out);
             return out;
         } else if self.phase == Phase::Connecting
@@ -340,9 +312,10 @@ impl Hop {
             from,
             exchanges,
             mid_stream,
+            quiet: before,
             ..
         } = self;
-        let mid_stream = *mid_stream;
+        exchanges.joined = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
         let mut survived = false;
@@ -355,18 +328,13 @@ impl Hop {
                         exchanges.received(at, chunk, cx.stats, &mut done);
                     });
                 }
+                exchanges.missed |= to.lost() + from.lost() > 0;
                 let limits = cx.limits;
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
-                exchanges.take_early(
-                    at,
-                    mid_stream,
-                    to.lost() + from.lost() > 0,
-                    cx.stats,
-                    &mut done,
-                );
                 if exchanges.begun() != begun {
+                    *before = quiet;
                     from.watch_windows();
                 }
             }
@@ -400,104 +368,11 @@ impl Hop {
         out
     }
 
-    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
-    fn survive(&mut self) {
-        self.from.forget_reset();
-        self.first_close = None;
-        self.ending = None;
-        self.waits
-            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
-        if self.phase == Phase::Over {
-            self.phase = Phase::Established;
-        }
-    }
-
     /// Notes that something is heard of the hop. Records of several processors may be a little out of
     /// order: time does not run backwards.
     fn heard(&mut self, at: Timestamp) -> Timestamp {
         self.last_seen = self.last_seen.max(at);
         self.last_seen
-    }
-
-    /// SYN or SYN-ACK.
-    fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, cx: &mut Context<'_>) {
-        match segment.direction {
-            Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
-                if self.last_syn.is_some_and(|seen| at.since(seen) < SYN_AGAIN) {
-                    return;
-                }
-                if self.last_syn.is_some() {
-                    self.syn_retransmits += 1;
-                    self.connect.at = None;
-                    self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-                } else if !self.to.started() && self.phase != Phase::Over {
-                    self.phase = Phase::Connecting;
-                    self.mid_stream = false;
-                }
-                self.last_syn = Some(at);
-                if !self.kernel {
-                    // Without a kernel nothing tells when the gateway gives up.
-                    let limit = match self.connect.icmp {
-                        Some(_) => self.icmp_final(),
-                        None => CONNECT_LIMIT,
-                    };
-                    self.waits.push((at.after(limit), Wait::Connect));
-                }
-            }
-            Direction::FromUpstream
-                if self.phase == Phase::Connecting
-                    && self.connect.over
-                    && segment.flags.contains(TcpFlags::ACK) =>
-            {
-                self.answered_late(at, EvidenceSource::Packet);
-            }
-            Direction::FromUpstream if self.phase == Phase::Connecting => {
-                if let Some(sent) = self.last_syn
-                    && self.syn_retransmits == 0
-                {
-                    self.rtt_us = u32::try_from(at.since(sent).as_micros()).ok();
-                }
-                self.establish(at, segment.ttl, cx);
-                self.half_open = true;
-                self.last_syn_ack = Some(at);
-            }
-            Direction::FromUpstream
-                if self.phase == Phase::Established
-                    && self
-                        .last_syn_ack
-                        .is_some_and(|seen| at.since(seen) >= SYN_AGAIN) =>
-            {
-                self.last_syn_ack = Some(at);
-                self.syn_acks_again += u32::from(!self.half_open);
-            }
-            _ => {}
-        }
-    }
-
-    /// `ttl` is that of the upstream's segment, zero where none told.
-    fn establish(&mut self, at: Timestamp, ttl: u8, cx: &mut Context<'_>) {
-        self.phase = Phase::Established;
-        self.established.get_or_insert(at);
-        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-        if !std::mem::replace(&mut self.counted, true) {
-            let repeated = self.syn_retransmits > 0;
-            cx.peers.established(self.place(), at, repeated, ttl);
-        }
-    }
-
-    /// A reset answered the SYN.
-    fn refused(&mut self, at: Timestamp, ttl: u8, cx: &mut Context<'_>) {
-        if self.connect.reset_ttl.is_none() {
-            cx.peers.refused(self.place(), at, ttl);
-        }
-    }
-
-    /// The SYN was answered although the gateway had given up.
-    fn answered_late(&mut self, at: Timestamp, source: EvidenceSource) {
-        self.connect.late.get_or_insert((at, source));
-        if self.connect.over {
-            self.connect_ended(at, CONNECT_SETTLE);
-        }
     }
 
     /// Takes a kernel fact.
@@ -543,8 +418,7 @@ impl Hop {
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
-                    self.refused(at, 0, cx);
-                    self.connect.reset_ttl.get_or_insert(0);
+                    self.refused(at, None, cx);
                 }
             }
             Signal::ResetSent {
@@ -554,10 +428,12 @@ impl Hop {
                 self.connect.reset_own |= self.phase == Phase::Connecting;
                 self.reset_reason = reason.or_else(|| self.reset_reason.take());
             }
+            // What a socket sends that has given up its SYN is no reset: this one is for no socket, whether
+            // the kernel gives reasons or not.
             Signal::ResetSent {
                 by: Actor::Gateway,
-                reason: Some(ResetReason::NoSocket),
-            } if self.phase == Phase::Connecting => {
+                reason: None | Some(ResetReason::NoSocket),
+            } if self.phase == Phase::Connecting && self.connect.over => {
                 self.answered_late(at, EvidenceSource::Kernel);
             }
             Signal::SocketError { errno } => {
@@ -593,19 +469,7 @@ impl Hop {
             // Only a socket that never left SYN_SENT failed to connect; one whose SYN was
             // acknowledged did not, whatever record of that was lost.
             (TcpState::SynSent, TcpState::Close) if bytes_acked.unwrap_or(0) == 0 => {
-                self.connect.errno = errno.or(self.connect.errno);
-                self.connect.over = true;
-                let end = &self.connect;
-                let explained = end.reset_ttl.is_some() || end.icmp.is_some() || end.late.is_some();
-                let silent = matches!(end.errno, None | Some(Errno::ETIMEDOUT | Errno::ECONNRESET));
-                let settle = if !explained && silent && at.since(self.opened) >= cx.patience {
-                    LATE_SETTLE
-                } else if explained || end.errno.is_none() {
-                    CONNECT_SETTLE
-                } else {
-                    ICMP_SETTLE
-                };
-                self.connect_ended(at, settle);
+                self.gave_up(at, errno, cx.patience);
             }
             (_, TcpState::Close) => {
                 // A reset that was not seen as a segment.
@@ -619,46 +483,6 @@ impl Hop {
             (TcpState::Established, TcpState::FinWait1) => self.gateway_closed(at, cx, out),
             _ => {}
         }
-    }
-
-    /// Takes an ICMP error that quotes a segment of this hop.
-    pub(super) fn icmp(&mut self, at: Timestamp, icmp: IcmpError) -> Outcome {
-        let mut out = Outcome::default();
-        // On an established connection it is a hint, not an end (RFC 5927 section 4.1).
-        if self.phase == Phase::Connecting {
-            self.connect.icmp = Some(icmp);
-            if self.kernel {
-                if self.connect.over {
-                    self.connect_ended(at, CONNECT_SETTLE);
-                }
-            } else {
-                self.connect_ended(at, self.icmp_final());
-            }
-        }
-        self.arm(&mut out);
-        out
-    }
-
-    /// How long another SYN may take after an ICMP error, each twice as long as the one before.
-    fn icmp_final(&self) -> Duration {
-        ICMP_FINAL * (1 << self.syn_retransmits.min(6))
-    }
-
-    /// Notes the end of a failed connect, to be judged after `settle`.
-    fn connect_ended(&mut self, at: Timestamp, settle: Duration) {
-        self.connect.at.get_or_insert(at);
-        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-        self.waits.push((at.after(settle), Wait::Connect));
-    }
-
-    /// The same socket is connected once more after a connect that failed.
-    fn connect_again(&mut self, at: Timestamp) {
-        (self.to, self.from) = (Flow::default(), Flow::default());
-        self.connect = ConnectEnd::default();
-        self.opened = at;
-        self.last_syn = None;
-        self.syn_retransmits = 0;
-        self.waits.clear();
     }
 
     /// The connection is over; late segments may still come.

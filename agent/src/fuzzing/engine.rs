@@ -170,7 +170,7 @@ impl World {
             wire_len: u32::try_from(payload.len())
                 .unwrap_or(u32::MAX)
                 .saturating_add(more),
-            ttl: 64,
+            ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
             packet: &[],
         };

@@ -5,6 +5,7 @@
 //! reader off, so the tests that compare splits compare the two.
 
 use super::Body;
+use super::coding::Coding;
 use super::request::Facts;
 
 /// A response head longer than this, or with more fields, may be above what some gateway takes
@@ -21,6 +22,8 @@ pub(super) struct ResponseHead {
     pub(super) body: Body,
     /// Whether the media type is a stream of events.
     pub(super) event_stream: bool,
+    /// The content coding that was applied last, where its beginning is known.
+    pub(super) coding: Option<Coding>,
 }
 
 /// Reads the head of a final response at the start of `bytes`.
@@ -45,6 +48,7 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
     let mut length = None;
     let mut chunked = false;
     let mut event_stream = false;
+    let mut coding = None;
     for _ in 0..=MAX_RESPONSE_FIELDS {
         if let [b'\r', b'\n', rest @ ..] = rest {
             let body = match (length, chunked) {
@@ -61,6 +65,7 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
                 status,
                 body,
                 event_stream,
+                coding,
             });
         }
         let (name, value, next) = field(rest)?;
@@ -77,6 +82,9 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
                     None => Some(number(value)?),
                     Some(_) => return None,
                 };
+            }
+            16 if name.eq_ignore_ascii_case(b"content-encoding") => {
+                coding = Coding::outermost(value);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if chunked || !value.eq_ignore_ascii_case(b"chunked") {

@@ -5,6 +5,7 @@
 
 mod body;
 mod clean;
+mod coding;
 mod fields;
 mod finding;
 mod oversize;
@@ -14,6 +15,7 @@ mod response;
 mod status_line;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
+pub use coding::Coding;
 pub use finding::{Finding, FindingKind, Foreign, HeadSize};
 pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};

@@ -6,6 +6,7 @@ mod tests;
 
 use super::body::{Body, BodyStep};
 use super::clean;
+use super::coding::{Beginning, Coding};
 use super::fields::Fields;
 use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
@@ -140,12 +141,14 @@ pub struct ResponseParser {
     ended: bool,
     /// The last bytes of the body, for the context of a finding.
     recent: Vec<u8>,
+    /// The first bytes of the body, where the head says how they should be.
+    beginning: Beginning,
     max_head_bytes: usize,
 }
 
 impl ResponseParser {
     /// A parser that keeps heads up to `max_head_bytes`.
-    pub const fn new(max_head_bytes: usize) -> Self {
+    pub fn new(max_head_bytes: usize) -> Self {
         Self {
             state: State::Idle,
             taken: 0,
@@ -155,6 +158,7 @@ impl ResponseParser {
             event_stream: false,
             ended: false,
             recent: Vec::new(),
+            beginning: Beginning::default(),
             max_head_bytes,
         }
     }
@@ -220,10 +224,19 @@ impl ResponseParser {
             State::Oversize(head) => findings.extend(head.finding(self.taken)),
             _ => {}
         }
+        if let Some((coding, first, offset)) = self.beginning.mismatch() {
+            findings.push(Finding {
+                kind: FindingKind::ContentCoding(coding),
+                offset,
+                excerpt: first.to_vec(),
+                header: None,
+            });
+        }
         findings
     }
 
-    /// Whether any rule is broken so far.
+    /// Whether any rule is broken so far that matters to a gateway as such. A body that is not in its
+    /// content coding does not: gateways pass it on.
     pub const fn is_broken(&self) -> bool {
         !self.findings.is_empty() || matches!(self.state, State::Foreign(_))
     }
@@ -276,6 +289,7 @@ impl ResponseParser {
             self.ended = false;
             return (0, Some(self.end()));
         }
+        self.beginning.miss();
         match &mut self.state {
             State::Idle if self.taken == 0 => {
                 self.state = State::Lost;
@@ -309,6 +323,9 @@ impl ResponseParser {
     /// Whether so many bytes are certain to be inside a body whose length is known or whose end is the
     /// connection's.
     pub const fn awaits_body(&self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match self.state {
             State::Body(Body::Length(left)) => left > bytes,
             State::Body(Body::UntilClose) => true,
@@ -318,6 +335,9 @@ impl ResponseParser {
 
     /// Moves past such bytes. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match &mut self.state {
             State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,
             State::Body(Body::UntilClose) => {}
@@ -393,17 +413,25 @@ impl ResponseParser {
         self.status = Some(head.status);
         self.event_stream = head.event_stream;
         self.taken += head.len as u64;
-        self.begin_body(head.status, head.body, request);
+        self.begin_body(head.status, head.body, head.coding, request);
         Some(head.len)
     }
 
-    /// What follows the head of a final response.
-    fn begin_body(&mut self, status: u16, body: Body, request: RequestKind) {
+    /// What follows the head of a final response, in this content coding.
+    fn begin_body(
+        &mut self,
+        status: u16,
+        body: Body,
+        coding: Option<Coding>,
+        request: RequestKind,
+    ) {
         let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
         if bodyless || body == Body::Length(0) {
             self.state = State::Idle;
             self.ended = true;
         } else {
+            // A part begins anywhere.
+            self.beginning = Beginning::of(coding.filter(|_| status != 206));
             self.state = State::Body(body);
         }
     }
@@ -508,6 +536,8 @@ impl ResponseParser {
             return Some(ResponseEvent::Head);
         }
         let (body, broken) = head.fields.framing(status_line.http10);
+        // Another transfer coding lies around the content.
+        let otherwise_coded = broken.is_some();
         if let Some((kind, at, header)) = broken {
             let line = head.bytes.get(at..).unwrap_or_default();
             let line = line
@@ -532,7 +562,8 @@ impl ResponseParser {
         }
         self.event_stream = head.fields.event_stream;
         self.taken += head_len;
-        self.begin_body(status, body, request);
+        let coding = head.fields.content_coding.filter(|_| !otherwise_coded);
+        self.begin_body(status, body, coding, request);
         Some(ResponseEvent::Head)
     }
 
@@ -569,7 +600,8 @@ impl ResponseParser {
         let State::Body(body) = &mut self.state else {
             return (0, None);
         };
-        match body.take(bytes) {
+        let (taken, beginning) = (self.taken, &mut self.beginning);
+        match body.take_data(bytes, |at, data| beginning.take(taken + at as u64, data)) {
             BodyStep::More => {
                 self.taken += bytes.len() as u64;
                 // Only a chunked body can be found broken later.

@@ -123,7 +123,6 @@ impl Flight {
             } => self.close(at, *hop),
             _ => {}
         }
-        self.forget_closed(at);
         while self.bytes > self.limits.total_bytes && self.evict_oldest() {}
     }
 
@@ -191,7 +190,9 @@ impl Flight {
         }
     }
 
-    fn forget_closed(&mut self, now: Timestamp) {
+    /// Forgets hops that closed a while ago. To be called once everything that happened until `now` was
+    /// seen and judged.
+    pub fn tick(&mut self, now: Timestamp) {
         while let Some((since, hop)) = self.closing.front().copied() {
             if now.since(since) < LINGER {
                 break;

@@ -15,6 +15,8 @@ mod recorder;
 mod redact;
 mod sampler;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use capture::{
     Capture, CaptureFilter, CaptureId, CaptureIdError, CaptureInfo, CapturedPacket, ExchangeLine,

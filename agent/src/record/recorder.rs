@@ -75,8 +75,9 @@ impl Recorder {
     }
 
     /// Lets time pass. To be called about once a second.
-    pub fn tick(&self, now: Timestamp) {
-        if let Some(Keeping { store, .. }) = &self.kept {
+    pub fn tick(&mut self, now: Timestamp) {
+        if let Some(Keeping { flight, store, .. }) = &mut self.kept {
+            flight.tick(now);
             store.tick(now);
         }
     }

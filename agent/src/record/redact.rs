@@ -119,11 +119,10 @@ pub struct Redactor {
 
 impl Redactor {
     /// A redactor that masks what `config` says.
-    pub fn new(config: RedactConfig) -> Self {
-        let headers = config.headers.iter().map(|name| normal(name)).collect();
-        Self {
-            config: RedactConfig { headers, ..config },
-        }
+    pub fn new(mut config: RedactConfig) -> Self {
+        let given = std::mem::take(&mut config.headers);
+        config.headers = given.iter().map(|name| normal(name)).collect();
+        Self { config }
     }
 
     /// Takes secrets out of the packets of one hop, and out of the event that they are evidence of.

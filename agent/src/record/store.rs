@@ -394,6 +394,11 @@ impl Store {
         ]
     }
 
+    /// Where it keeps them.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every change of the index is made whole before anything that may panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -180,8 +180,10 @@ impl Tracked {
     /// Whether an engine knows no more of it, or cares no more for a bare acknowledgement. Soon after a
     /// reset one shows whether that was taken.
     fn forgotten(&self, at: Timestamp) -> bool {
-        self.reset
-            .map_or(self.closed(), |reset| at.since(reset) > RESET_LINGER)
+        match self.reset {
+            Some(reset) => at.since(reset) > RESET_LINGER,
+            None => self.closed(),
+        }
     }
 }
 

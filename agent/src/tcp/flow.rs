@@ -54,6 +54,13 @@ pub struct Stuck {
     pub times: u32,
 }
 
+impl Reset {
+    /// The time to live of the segments before it, where its own is another.
+    pub fn other_ttl(&self) -> Option<u8> {
+        self.usual_ttl.filter(|usual| *usual != self.ttl)
+    }
+}
+
 impl Stuck {
     /// Whether the segment is large enough to vanish for its size.
     pub const fn full_size(&self) -> bool {
@@ -133,7 +140,8 @@ impl Flow {
             // Nobody reads it any more; that it was sent is what counts.
             let end = first.wrapping_add(segment.wire_len);
             let new = self.bytes.distance(end).is_some_and(|ahead| ahead > 0);
-            if new || segment.flags.contains(TcpFlags::FIN) {
+            let fin = segment.flags.contains(TcpFlags::FIN) && !self.bytes.is_ending();
+            if new || fin {
                 self.goes_on(at);
             }
             return;
@@ -194,7 +202,8 @@ impl Flow {
     /// Notes that the sender of a reset does not know of it.
     pub fn goes_on(&mut self, at: Timestamp) {
         if let Some(reset) = &mut self.reset {
-            reset.went_on = reset.went_on.or(Some(at.since(reset.at)));
+            let after = at.since(reset.at);
+            reset.went_on = reset.went_on.or(Some(after));
         }
     }
 
@@ -221,7 +230,9 @@ impl Flow {
     /// not comparable with later ones.
     pub fn only_acknowledges(&self, segment: &Segment<'_>) -> bool {
         let same_window = !self.under_way || segment.window == self.windows.last;
-        segment.flags == TcpFlags::ACK && segment.wire_len == 0 && same_window
+        let TcpFlags(flags) = segment.flags;
+        let telling = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+        flags & telling == 0 && segment.wire_len == 0 && same_window
     }
 
     /// The first reset of this direction.

@@ -86,6 +86,11 @@ impl Reassembler {
         self.truncated
     }
 
+    /// Whether a FIN was seen, bytes before it missing or not.
+    pub const fn is_ending(&self) -> bool {
+        self.fin.is_some()
+    }
+
     /// Whether the stream was handed over up to its FIN.
     pub fn finished(&self) -> bool {
         self.fin.is_some_and(|fin| self.offset >= fin)

@@ -15,12 +15,6 @@ pub(crate) const LISTED: &[(&str, u64, &str, &str)] = &[
         "hopscope is right: the FIN's sequence number shows 2902 bytes that were not captured",
     ),
     (
-        "Traces/tcp/fin_retransmission.pcap",
-        0,
-        "tcp.closed_on_accept",
-        "tshark is right: the gateway closed first, by a FIN that repeats the SYN's sequence number",
-    ),
-    (
         "ndpi_match_string_subprotocol__error.pcapng",
         0,
         "http1_bad_status_line",

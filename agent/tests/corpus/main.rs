@@ -116,10 +116,10 @@ fn by_stream<'e>(capture: &Capture, events: &'e [HopEvent]) -> BTreeMap<u64, Vec
         let local = event.local.unwrap();
         let ends = (
             SocketAddr::new(local.address, local.port),
-            event.upstream.socket_addr(),
+            event.upstream.socket_addr().unwrap(),
         );
         let began = |stream: &&Stream| {
-            (stream.client, stream.server) == ends
+            (stream.client, Some(stream.server)) == ends
                 && event.time.after(std::time::Duration::from_millis(1)) >= stream.first
         };
         let stream = capture

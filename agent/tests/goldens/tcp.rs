@@ -57,7 +57,7 @@ impl Scenario {
     }
 
     /// From now on the upstream's segments come from elsewhere.
-    fn from_elsewhere(&mut self) -> &mut Self {
+    fn reroute(&mut self) -> &mut Self {
         self.upstream_ttl = 57;
         self
     }
@@ -69,18 +69,14 @@ fn resets_of_others() -> Vec<Golden> {
             "tcp/reset_injected_by_its_ttl",
             "The request is acknowledged, then comes a reset that passed other routers.",
             scenario(|hop| {
-                hop.open().request().ms(30).from_elsewhere().upstream_rst();
+                hop.open().request().ms(30).reroute().upstream_rst();
             }),
         ),
         (
             "tcp/reset_injected_inside_the_body",
             "Such a reset inside the response.",
             scenario(|hop| {
-                hop.open()
-                    .request()
-                    .reply(PART)
-                    .from_elsewhere()
-                    .upstream_rst();
+                hop.open().request().reply(PART).reroute().upstream_rst();
             }),
         ),
         (
@@ -96,7 +92,7 @@ fn resets_of_others() -> Vec<Golden> {
             "tcp/reset_behind_a_handshake_alone",
             "Another time to live than that of the SYN-ACK, which is all there was before.",
             scenario(|hop| {
-                hop.open().send(GET).from_elsewhere().upstream_rst();
+                hop.open().send(GET).reroute().upstream_rst();
             }),
         ),
         (
@@ -122,14 +118,14 @@ fn resets_of_others() -> Vec<Golden> {
             "tcp/reset_behind_the_answer_from_elsewhere",
             "An idle connection is reset by a device: no request was waiting.",
             scenario(|hop| {
-                hop.used(90_000).from_elsewhere().upstream_rst();
+                hop.used(90_000).reroute().upstream_rst();
             }),
         ),
         (
             "tcp/idle_state_lost_and_reset",
             "After two minutes a device knows the connection no more and resets it.",
             scenario(|hop| {
-                hop.used(120_000).send(GET).from_elsewhere().upstream_rst();
+                hop.used(120_000).send(GET).reroute().upstream_rst();
             }),
         ),
         (

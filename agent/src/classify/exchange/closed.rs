@@ -36,12 +36,21 @@ pub fn closed_before_request(
         human(since_established)
     );
     let decisive = packet("closed_after_handshake", text);
-    Some(Verdict::new(
+    let verdict = Verdict::new(
         Cause::TcpClosedOnAccept,
         Proof::Inferred,
         Phase::Request,
         decisive,
-    ))
+    );
+    let Some(usual) = reset.and_then(Reset::other_ttl) else {
+        return Some(verdict);
+    };
+    let other = packet("reset_ttl", format!("the SYN-ACK has ttl {usual}"));
+    Some(
+        verdict
+            .with([other])
+            .against(&[Cause::TcpResetInjected], injected::HANDSHAKE_SPLITTER),
+    )
 }
 
 /// FIN, and not a byte of response.

@@ -1,10 +1,19 @@
 //! The gateway gave up.
 
-use super::{Acked, ExchangeFacts, LONG_IDLE, idle, packet, response_phase, tail};
+use std::time::Duration;
+
+use super::{Acked, Ended, ExchangeFacts, idle, in_body, packet, response_phase, tail};
 use crate::classify::{Verdict, fact, human};
 use crate::http1::Stage;
 use crate::model::{Cause, EvidenceSource, Phase, Proof};
 use crate::tcp::{Hole, Windows};
+
+/// Exchanges that one time-out ended last equally long but for this: the time that a gateway takes to
+/// connect and to get a turn.
+pub const ALIKE: Duration = Duration::from_millis(25);
+
+/// So many that lasted equally long are no coincidence.
+const ENOUGH_ALIKE: usize = 3;
 
 /// The gateway closed before a byte of response.
 pub(super) fn waiting(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
@@ -66,9 +75,7 @@ fn unacknowledged(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         ];
         return Some(verdict(Cause::TcpMtuBlackhole).with(evidence));
     }
-    let forgotten = !facts.fresh
-        && facts.acked == Acked::Nothing
-        && facts.idle.is_some_and(|idle| idle >= LONG_IDLE);
+    let forgotten = facts.acked == Acked::Nothing && facts.may_be_forgotten();
     Some(match (forgotten, large) {
         (true, false) if facts.upstream_alive => {
             let text = "meanwhile another connection to the upstream was established";
@@ -113,8 +120,9 @@ fn swallowed(facts: &ExchangeFacts<'_>, hole: &Hole) -> Option<Verdict> {
 }
 
 /// The whole request arrived, and nothing came back. Whether the process ever read it shows only where
-/// the request fills much of the window: a kernel advertises less with every byte that waits, and more
-/// as soon as reading doubles what it could (`tcp_cleanup_rbuf` in `net/ipv4/tcp.c`).
+/// the request fills half of the window: a kernel advertises less with every byte that waits, and more
+/// as soon as reading doubles what it could (`tcp_cleanup_rbuf` in `net/ipv4/tcp.c`). A window that
+/// opened a little says that some of it was read.
 fn unanswered(facts: &ExchangeFacts<'_>) -> Verdict {
     let text = format!(
         "the upstream acknowledged the whole request and then sent nothing for {}, until the gateway closed",
@@ -130,13 +138,14 @@ fn unanswered(facts: &ExchangeFacts<'_>) -> Verdict {
         narrowest,
     } = facts.upstream_windows;
     let shrunk = narrowest <= widest / 2 && u64::from(widest - narrowest) <= facts.request_bytes;
-    if shrunk && last / 2 < narrowest {
+    let opened = last > narrowest && last / 2 >= narrowest;
+    if shrunk && !opened {
         let text = format!(
             "its window shrank from {widest} to {last} (unscaled) with the request and never opened again"
         );
         return verdict(Cause::UpstreamNotReading).with([packet("window_shrunk", text)]);
     }
-    if shrunk {
+    if shrunk && last > widest / 2 {
         let text = format!(
             "its window shrank from {widest} to {narrowest} (unscaled) with the request and opened to {last}: the request was read"
         );
@@ -148,8 +157,55 @@ fn unanswered(facts: &ExchangeFacts<'_>) -> Verdict {
     )
 }
 
+/// Whether the gateway closed inside a response although data flowed, after a number of whole seconds,
+/// as one does that has a limit for the whole exchange. Gateways that have none are left out, and
+/// streams that are meant to end when their reader wants.
+pub fn cut_off(facts: &ExchangeFacts<'_>) -> bool {
+    let limited = !matches!(facts.comm, None | Some("nginx" | "haproxy"));
+    let since_whole = Duration::from_nanos(facts.lasted.subsec_nanos().into());
+    let whole = since_whole <= ALIKE || since_whole + ALIKE >= Duration::from_secs(1);
+    facts.ended == Ended::Gateway
+        && limited
+        && (in_body(facts.stage) || matches!(facts.stage, Stage::Head))
+        && facts.silence < facts.patience
+        && !facts.gateway_window_closed
+        && !facts.event_stream
+        && whole
+        && facts.lasted + ALIKE >= Duration::from_secs(1)
+}
+
+/// A limit for the whole exchange ended it although data flowed. Only a gateway's kernel tells that no
+/// client left in that turn, and even then not of a client that only gave up a stream of its own: so it
+/// takes several that lasted equally long, and another explanation stays. From packets alone a client
+/// with a time-out of its own looks the same, and nothing is said.
+fn deadline(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+    if facts.ended_alike < ENOUGH_ALIKE {
+        return None;
+    }
+    let text = format!(
+        "the gateway closed after {}, {} after the last byte, as {} times lately after the same time",
+        human(facts.lasted),
+        human(facts.silence),
+        facts.ended_alike
+    );
+    let decisive = fact(EvidenceSource::Timer, "deadline", text);
+    let verdict = Verdict::new(
+        Cause::UpstreamDeadline,
+        Proof::Underdetermined,
+        response_phase(facts.stage),
+        decisive,
+    );
+    Some(verdict.against(
+        &[Cause::GwWorkerDied],
+        "the gateway's log of that request: its own limit, its client's departure, or its worker's end",
+    ))
+}
+
 /// The gateway closed inside a response.
 pub(super) fn reading(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+    if facts.silence < facts.patience && facts.hole.is_none() {
+        return deadline(facts);
+    }
     // While data flows, or while the gateway does not take it, or where silence is meant, the gateway
     // has a reason of its own to close, its client's departure first of all.
     if facts.silence < facts.patience || facts.gateway_window_closed || facts.event_stream {

@@ -1,9 +1,13 @@
 //! Somebody between gateway and upstream reset the connection in the upstream's name.
 
-use super::{ExchangeFacts, LONG_IDLE, idle, packet, response_phase};
+use super::{Acked, ExchangeFacts, idle, packet, response_phase};
 use crate::classify::{Verdict, human};
 use crate::http1::Stage;
 use crate::model::{Cause, Evidence, Phase, Proof};
+
+/// What splits another's reset from the upstream's where only a handshake came before.
+pub(super) const HANDSHAKE_SPLITTER: &str =
+    "whether the SYN-ACK came from the upstream's own host: the ttl of anything else it sends";
 
 /// A reset that the upstream did not send. Its time to live is not that of the upstream's other
 /// segments, or the upstream goes on after it: Linux sends resets with the time to live of any segment
@@ -18,7 +22,7 @@ pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         // The upstream is on this host, and its kernel sent it.
         return None;
     }
-    let usual = reset.usual_ttl.filter(|usual| *usual != reset.ttl);
+    let usual = reset.other_ttl();
     let ttl = usual.map(|usual| {
         let text = format!(
             "RST with ttl {} {} after the last byte, the upstream's own segments have ttl {usual}",
@@ -35,12 +39,11 @@ pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         packet("upstream_went_on", text)
     });
     let phase = match facts.stage {
-        Stage::Idle => Phase::Request,
+        Stage::Idle if facts.acked != Acked::All => Phase::Request,
         stage => response_phase(stage),
     };
-    let long_idle = facts.idle.is_some_and(|idle| idle >= LONG_IDLE);
     let firm = went_on.is_some() || !reset.after_handshake;
-    let lost = ttl.is_some() && went_on.is_none() && !facts.fresh && long_idle;
+    let lost = ttl.is_some() && went_on.is_none() && facts.may_be_forgotten();
     let mut signs = ttl.into_iter().chain(went_on).chain(off(facts));
     let decisive = match (usual, reset.went_on) {
         (None, None) => return None,
@@ -57,10 +60,7 @@ pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     if firm {
         return Some(verdict);
     }
-    Some(verdict.against(
-        &[Cause::TcpClosedOnAccept],
-        "whether the SYN-ACK came from the upstream's own host: the ttl of anything else it sends",
-    ))
+    Some(verdict.against(&[Cause::TcpClosedOnAccept], HANDSHAKE_SPLITTER))
 }
 
 /// The sequence number is not what the sender had come to, with every segment before it seen.

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use super::{Context, Hop, Judged, Outcome, Wait};
 use crate::classify::{
-    ExchangeFacts, Verdict, connect_late, draining_connect, draining_cut, half_open, is_cut,
-    process_died,
+    ExchangeFacts, Verdict, draining_connect, draining_cut, half_open, is_cut, process_died,
 };
 use crate::engine::exchange::{EXCHANGE_BYTES, Exchange};
 use crate::engine::peers::{AFTER_INSTANT, Closed, ONE_INSTANT, Peer, Peers};
-use crate::model::{Cause, EvidenceSource, Proof, Segment, TcpFlags, Timestamp};
+use crate::model::{Cause, Proof, Timestamp};
 use crate::tcp::Close;
 
 /// Connects and exchanges this much before still tell how the upstream is doing.
@@ -21,9 +20,6 @@ pub(super) const LATELY: Duration = Duration::from_secs(10);
 /// How long a connect stays refused beside open connections before that says something, and how long
 /// no connection must have been established before it.
 const REFUSED: Duration = Duration::from_secs(1);
-
-/// The gateway's kernel resets what is for no socket as soon as it comes.
-const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Verdicts that wait for word of the upstream.
 #[derive(Debug)]
@@ -171,36 +167,6 @@ impl Hop {
         let completed = peer.and_then(Peer::completed);
         let alive = completed.is_some_and(|last| last.after(LATELY) >= self.opened);
         half_open(facts, self.syn_acks_again, alive)
-    }
-
-    /// Judges the reset with which a kernel answers the SYN-ACK for a socket that is gone: it does not
-    /// acknowledge (RFC 9293 section 3.10.7.1). A process that only wants to see whether the port is
-    /// open resets a connection that its kernel knows.
-    pub(super) fn reset_syn_ack(
-        &mut self,
-        at: Timestamp,
-        segment: &Segment<'_>,
-        cx: &mut Context<'_>,
-        out: &mut Outcome,
-    ) {
-        let bare = segment.flags.contains(TcpFlags::RST) && !segment.flags.contains(TcpFlags::ACK);
-        let answered = self.established.filter(|_| self.half_open && !self.kernel);
-        self.half_open = false;
-        let Some(answered) = answered.filter(|answered| bare && at.since(*answered) <= AT_ONCE)
-        else {
-            return;
-        };
-        let elapsed = answered.since(self.opened);
-        if elapsed < cx.patience {
-            cx.stats.connect_abandoned += 1;
-            return;
-        }
-        out.judged.push(Judged {
-            at,
-            verdict: connect_late(elapsed, EvidenceSource::Packet),
-            exchange: None,
-            status: None,
-        });
     }
 }
 

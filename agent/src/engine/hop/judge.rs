@@ -4,11 +4,9 @@
 
 use std::time::Duration;
 
-use super::across::LATELY;
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect,
-    connect_late, exchange,
+    Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
 use crate::engine::peers::Peer;
@@ -39,76 +37,6 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Hop {
-    pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
-        if self.phase != Phase::Connecting {
-            return;
-        }
-        let end = self.connect.at.or(self.last_syn).unwrap_or(at);
-        let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
-        if let Some((answered, source)) = self.connect.late
-            && elapsed >= cx.patience
-        {
-            out.judged.push(Judged {
-                at: end,
-                verdict: connect_late(answered.since(self.opened), source),
-                exchange: None,
-                status: None,
-            });
-            self.over(at);
-            return;
-        }
-        let facts = self.connect_facts(elapsed, end, cx);
-        match connect(&facts) {
-            Some(verdict) => {
-                let judged = Judged {
-                    at: end,
-                    verdict,
-                    exchange: None,
-                    status: None,
-                };
-                self.tell_connect(judged, cx, out);
-            }
-            None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
-            None => cx.stats.connect_abandoned += 1,
-        }
-        self.over(at);
-    }
-
-    fn connect_facts(&self, elapsed: Duration, end: Timestamp, cx: &Context<'_>) -> ConnectFacts {
-        let place = self.place();
-        let peer = cx.peers.get(&place);
-        let lately =
-            |when: Option<Timestamp>| when.is_some_and(|when| when.after(LATELY) >= self.opened);
-        let meanwhile = |when: Timestamp| when >= self.opened;
-        let syns_dropped = |peer: &Peer| {
-            let until = self
-                .connect
-                .at
-                .or(self.last_syn)
-                .unwrap_or(end)
-                .after(LATELY);
-            peer.established().is_some_and(meanwhile)
-                && lately(peer.hard_won().filter(|won| *won <= until))
-                && !lately(peer.lossy())
-        };
-        let reset_ttl = self.connect.reset_ttl;
-        ConnectFacts {
-            elapsed,
-            syn_retransmits: self.syn_retransmits,
-            reset_ttl,
-            target_ttl: reset_ttl.and_then(|ttl| cx.peers.target_ttl(place, end, ttl)),
-            reset_own: self.connect.reset_own,
-            died: peer.and_then(|peer| Some((peer.died_before(end)?, end))),
-            icmp: self.connect.icmp,
-            errno: self.connect.errno,
-            returned: self.connect.returned,
-            upstream_alive: lately(peer.and_then(Peer::established)),
-            syns_dropped: peer.is_some_and(syns_dropped),
-            over: self.connect.over,
-            patience: cx.patience,
-        }
-    }
-
     /// Judges complete responses, and watches a broken one.
     pub(super) fn after_bytes(
         &mut self,
@@ -259,7 +187,8 @@ impl Hop {
         if !wait {
             self.end(at, ended, cx, out);
         }
-        if close == Close::Rst {
+        // A gateway that has sent its FIN closed first, even where that FIN is not in order.
+        if close == Close::Rst && !self.to.is_closing() {
             self.judge_unused(close, at, cx, out);
         }
     }
@@ -310,6 +239,19 @@ impl Hop {
         }
     }
 
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    pub(super) fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.ended = false;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
+        }
+    }
+
     /// Judges the end that was noted.
     pub(super) fn judge_end(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
         let Some((ended, at)) = self.ending.take() else {
@@ -338,7 +280,8 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        let unused = self.to.offset() == 0 && self.from.offset() == 0 && !self.mid_stream;
+        let sent = self.to.offset() > 0 || self.to.kept_bytes() > 0;
+        let unused = !sent && self.from.offset() == 0 && !self.mid_stream;
         let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
             return;
         };
@@ -376,7 +319,7 @@ impl Hop {
         while let Some(open) = self.exchanges.open.get(index) {
             if !open.judged {
                 // Only the oldest exchange's response has begun.
-                let facts = if later {
+                let mut facts = if later {
                     ExchangeFacts {
                         stage: Stage::Idle,
                         findings: &[],
@@ -388,6 +331,11 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
+                if let Some(process) = &self.process
+                    && cut_off(&facts)
+                {
+                    facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
+                }
                 let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
@@ -441,6 +389,7 @@ impl Hop {
             ended,
             fresh: !self.reused(open),
             idle: open.idle,
+            quiet: self.quiet,
             request_complete: open.complete,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {
@@ -459,6 +408,8 @@ impl Hop {
             findings,
             partial_head: response.partial_head(),
             comm: self.process.as_ref().map(|process| &*process.comm),
+            lasted: at.since(open.began),
+            ended_alike: 0,
             silence: at.since(open.last_response.unwrap_or(open.last_request)),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),

@@ -1,7 +1,7 @@
 //! Failures that look alike, both sides of each pair, and their healthy neighbours.
 
-use super::sim::{GET, OK, Sim, both};
-use crate::model::{Cause, Direction, Phase, Proof, ResetReason, TcpFlags};
+use super::sim::{GET, OK, Sim, TURN, both};
+use crate::model::{Cause, Direction, Input, Phase, Proof, ResetReason, TcpFlags};
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const PART: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhello";
@@ -182,6 +182,32 @@ fn behind_a_handshake_alone_another_ttl_leaves_a_rival() {
 }
 
 #[test]
+fn before_any_request_another_ttl_leaves_a_rival() {
+    both(|sim| {
+        sim.open();
+        sim.ttl = 57;
+        let event = sim.upstream_rst();
+        let event = event.expect(Cause::TcpClosedOnAccept, Proof::Underdetermined);
+        assert_eq!(event.rivals, [Cause::TcpResetInjected]);
+    });
+}
+
+#[test]
+fn a_reset_of_another_while_the_request_is_sent() {
+    both(|sim| {
+        let request = post(9000);
+        sim.open()
+            .send(&request[..1000])
+            .ack()
+            .send(&request[1000..2000]);
+        sim.reply(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n");
+        sim.ttl = 57;
+        sim.upstream_rst();
+        sim.expect(Cause::TcpResetInjected, Proof::Inferred);
+    });
+}
+
+#[test]
 fn nobody_fails_by_the_reset_of_an_idle_connection() {
     both(|sim| {
         sim.used(90_000);
@@ -220,6 +246,15 @@ fn idle_state_lost_and_nothing_comes_back() {
     both(|sim| {
         sim.used(5000).send(GET).send_again(GET, AGAIN);
         sim.ms(500).gateway_fin();
+        sim.expect(Cause::TcpRequestUnacknowledged, Proof::Inferred);
+    });
+    // Probes kept the state alive.
+    both(|sim| {
+        sim.used(50_000);
+        let seq = sim.next_seq(Direction::ToUpstream).wrapping_sub(1);
+        sim.segment(Direction::ToUpstream, ACK, seq, &[], 0);
+        sim.ack().ms(50_000);
+        sim.send(GET).send_again(GET, AGAIN).ms(500).gateway_fin();
         sim.expect(Cause::TcpRequestUnacknowledged, Proof::Inferred);
     });
     // Idle for long, and well.
@@ -451,6 +486,23 @@ fn an_upstream_that_does_not_read_and_one_that_is_slow() {
         sim.ack().ms(2000).gateway_fin();
         sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
     });
+    // It opens a little: some of it was read. It closes with the last byte, and stays so.
+    for (last, cause, proof) in [
+        (200, Cause::UpstreamSlowFirstByte, Proof::Underdetermined),
+        (0, Cause::UpstreamNotReading, Proof::Inferred),
+    ] {
+        both(|sim| {
+            sim.open()
+                .send(&request[..1000])
+                .ack()
+                .send(&request[1000..]);
+            sim.window = 0;
+            sim.ack();
+            sim.window = last;
+            sim.ack().ms(2000).gateway_fin();
+            sim.expect(cause, proof);
+        });
+    }
     // What happened to the window in an earlier exchange says nothing.
     both(|sim| {
         sim.open()
@@ -509,4 +561,70 @@ fn the_phase_is_that_of_the_broken_rule() {
     sim.reply(b"HTTP/1.1 200 OK\r\nX-A : a\r\nContent-Length: 50\r\n\r\nhello");
     let event = sim.ms(600).expect(Cause::Http1HeaderSyntax, Proof::Proven);
     assert_eq!(event.phase, Phase::ResponseHead);
+}
+
+/// A response that flows until the gateway closes after this time.
+fn flows_until(sim: &mut Sim, ms: u64) {
+    sim.ms(100).next_hop();
+    sim.open().request();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n");
+    for _ in 0..ms / 100 {
+        sim.ms(100).reply(b"some of it");
+    }
+    sim.ms(ms % 100).gateway_fin();
+}
+
+#[test]
+fn a_limit_for_the_whole_exchange_shows_when_it_repeats() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..3 {
+        flows_until(&mut sim, 3000);
+    }
+    let events = sim.events();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.cause, event.proof))
+        .collect();
+    assert_eq!(told, [(Cause::UpstreamDeadline, Proof::Underdetermined)]);
+    assert_eq!(events[0].rivals, [Cause::GwWorkerDied]);
+    // Readers that leave when they like.
+    let mut sim = Sim::live("envoy");
+    for ms in [3000, 4000, 3500, 3530, 5000, 700] {
+        flows_until(&mut sim, ms);
+    }
+    sim.expect_none();
+    // Gateways without such a limit, and packets, behind which may be a client with a limit.
+    for mut sim in [Sim::live("nginx"), Sim::live("haproxy"), Sim::packets()] {
+        for _ in 0..5 {
+            flows_until(&mut sim, 3000);
+        }
+        sim.expect_none();
+    }
+}
+
+#[test]
+fn a_stall_ends_with_the_gateways_patience() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..3 {
+        sim.next_hop();
+        sim.open().request().reply(PART).ms(3000).gateway_fin();
+        sim.ms(100);
+    }
+    let events = sim.events();
+    assert_eq!(events.len(), 3);
+    assert!(
+        events
+            .iter()
+            .all(|event| event.cause == Cause::UpstreamStalledInBody)
+    );
+}
+
+#[test]
+fn a_client_that_left_is_no_limit() {
+    let mut sim = Sim::live("envoy");
+    for _ in 0..4 {
+        flows_until(&mut sim, 3000);
+        sim.input(Input::ClientLeft { turn: TURN });
+    }
+    sim.expect_none();
 }

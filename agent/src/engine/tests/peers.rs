@@ -260,18 +260,18 @@ fn a_syn_ack_for_a_socket_that_is_gone_is_late() {
 
 #[test]
 fn the_kernel_tells_of_a_late_syn_ack() {
-    let mut sim = Sim::live("nginx");
-    let no_socket = Signal::ResetSent {
+    let reset = |reason| Signal::ResetSent {
         by: Actor::Gateway,
-        reason: Some(ResetReason::NoSocket),
+        reason,
     };
-    sim.syn()
-        .ms(3000)
-        .give_up()
-        .ms(500)
-        .signal(no_socket.clone());
-    let event = sim.expect(Cause::TcpConnectLate, Proof::Proven);
-    assert!(says(&event, "3.50 s"), "{event:#?}");
+    let no_socket = reset(Some(ResetReason::NoSocket));
+    // Older kernels give no reason.
+    for signal in [no_socket.clone(), reset(None)] {
+        let mut sim = Sim::live("nginx");
+        sim.syn().ms(3000).give_up().ms(500).signal(signal);
+        let event = sim.expect(Cause::TcpConnectLate, Proof::Proven);
+        assert!(says(&event, "3.50 s"), "{event:#?}");
+    }
     // Or its segment is seen.
     let mut sim = Sim::live("nginx");
     sim.syn().ms(3000).give_up().ms(500);
@@ -470,6 +470,22 @@ fn an_upstream_that_closes_behind_each_response_may_die_all_the_same() {
             "{told:?}"
         );
     });
+}
+
+#[test]
+fn verdicts_that_wait_are_on_the_books() {
+    let mut sim = Sim::packets();
+    sim.pooled(1);
+    sim.pooled(2).request();
+    let before = sim.engine.kept_bytes;
+    sim.ms(100).upstream_fin();
+    assert!(sim.engine.kept_bytes >= before + 4096);
+    sim.ms(100);
+    assert!(sim.engine.kept_bytes <= before);
+    assert_eq!(
+        told(&mut sim),
+        [(Cause::TcpClosedNoResponse, Proof::Inferred)]
+    );
 }
 
 // A planned stop: the listener is gone, the open connections go on.
