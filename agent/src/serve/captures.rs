@@ -100,7 +100,8 @@ impl CaptureCalls {
     fn captures(&self) -> Result<&Captures, Status> {
         self.captures.as_ref().ok_or_else(|| {
             Status::failed_precondition(
-                "this agent keeps no captures: give `hopscope run` a --capture-dir",
+                "this agent keeps no captures: let `hopscope run` keep some, without --no-captures and \
+                 in a --capture-dir that it can write to",
             )
         })
     }

@@ -277,7 +277,7 @@ async fn an_agent_without_captures_says_how_to_have_them() {
         let (code, message) = refused(&agent, args).await;
         assert_eq!(code, 1);
         assert!(
-            message.contains("says: this agent keeps no captures: give"),
+            message.contains("says: this agent keeps no captures: let `hopscope run`"),
             "{message}"
         );
     }
