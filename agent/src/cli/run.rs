@@ -18,7 +18,8 @@ use crate::engine::{self, Engine};
 use crate::limits::Limits;
 use crate::live::LiveConfig;
 use crate::serve::{
-    Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls, serve_agent,
+    Captures, Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls,
+    serve_agent,
 };
 
 /// Where the agent serves gRPC unless told otherwise.
@@ -183,6 +184,9 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     };
     let engine = Engine::new(engine_config, Limits::default());
     let hub = Hub::new(settings.hub);
+    if let Some((store, sampler)) = recording.captures {
+        hub.set_captures(Captures::new(store, sampler, clock::now));
+    }
     let start = Watcher::start(settings.live, engine, recording.recorder, Arc::clone(&hub));
     let mut watcher = start.await.map_err(CliError::failed)?;
     let collectors = settings.collectors.into_iter();

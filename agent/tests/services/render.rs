@@ -103,6 +103,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     event.evidence[0].text = hostile.to_owned();
     event.evidence[0].source = EvidenceSource::TlsLibrary;
     event.splitter = Some(hostile.to_owned());
+    event.capture_id = Some(hostile.to_owned());
     event.rejected_by = vec![hostile.to_owned()];
     let exchange = event.exchange.as_mut().unwrap();
     for field in [&mut exchange.method, &mut exchange.host, &mut exchange.path] {
@@ -110,7 +111,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     }
     event.gateway.as_mut().unwrap().comm = hostile.into();
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 7, "{text:?}");
+    assert_eq!(text.lines().count(), 8, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"
