@@ -110,7 +110,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     }
     event.gateway.as_mut().unwrap().comm = hostile.into();
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 7, "{text:?}");
+    assert_eq!(text.lines().count(), 8, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"
