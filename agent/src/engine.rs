@@ -14,6 +14,7 @@ mod upstreams;
 mod tests;
 
 use core::net::SocketAddr;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use crate::model::{
     Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, TcpFlags, Timestamp, Turn,
 };
 use crate::stats::Stats;
+use crate::tcp::Ends;
 
 pub use self::upstreams::UpstreamTally;
 
@@ -87,7 +89,7 @@ pub struct Engine {
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
+    ends: HashMap<Ends, HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
@@ -120,7 +122,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<Ends>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -152,7 +154,7 @@ impl Engine {
     pub fn handle(&mut self, at: Timestamp, input: Input<'_>) {
         self.now = self.now.max(at);
         match input {
-            Input::Segment { hop, segment } => self.segment(at, hop, &segment),
+            Input::Segment { hop, segment } => self.handle_segment(at, hop, &segment),
             Input::Signal { hop, signal } => self.signal(at, hop, signal),
             Input::ConnectFailed {
                 process,
@@ -208,11 +210,13 @@ impl Engine {
     }
 
     /// The next event, if one was decided.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
         self.events.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called next.
+    #[inline]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
         self.timers.next().into_iter().chain(over).min()
@@ -241,7 +245,9 @@ impl Engine {
         self.stats
     }
 
-    fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+    /// Takes one segment observed at `at`, as [`Engine::handle`] does.
+    pub fn handle_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+        self.now = self.now.max(at);
         self.stats.segments += 1;
         match self.hops.get_mut(&id) {
             Some(Slot::Over) => return,
@@ -284,15 +290,13 @@ impl Engine {
     }
 
     /// Enters the ends of a hop into the table, one entry a hop.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+    fn enter_ends(&mut self, id: HopId, (local, upstream): (SocketAddr, SocketAddr)) {
+        let ends = Ends::new(local, upstream);
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return;
         };
-        let before = tracked.ends.replace(ends);
-        if let Some(before) = before
-            && self.ends.get(&before) == Some(&id)
-        {
-            self.ends.remove(&before);
+        if let Some(before) = tracked.ends.replace(ends) {
+            self.leave_ends(id, before);
         }
         self.ends.insert(ends, id);
     }
@@ -317,7 +321,7 @@ impl Engine {
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
+        let Some(&id) = self.ends.get(&Ends::new(icmp.local, icmp.upstream)) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -440,10 +444,17 @@ impl Engine {
     /// Takes what a hop held off the books.
     fn let_go(&mut self, id: HopId, tracked: &Tracked) {
         self.kept_bytes -= tracked.kept_bytes;
-        if let Some(ends) = tracked.ends
-            && self.ends.get(&ends) == Some(&id)
+        if let Some(ends) = tracked.ends {
+            self.leave_ends(id, ends);
+        }
+    }
+
+    /// Takes the ends of a hop out of the table, unless they are another hop's by now.
+    fn leave_ends(&mut self, id: HopId, ends: Ends) {
+        if let Entry::Occupied(entry) = self.ends.entry(ends)
+            && *entry.get() == id
         {
-            self.ends.remove(&ends);
+            entry.remove();
         }
     }
 

@@ -13,7 +13,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::exchange::{Exchange, Exchanges};
+use super::exchange::{Done, Exchange, Exchanges};
 use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
@@ -272,7 +272,7 @@ impl Hop {
         let mut out = Outcome::default();
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
-        let mut done = Vec::new();
+        let mut done = Done::default();
         if segment.flags.contains(TcpFlags::SYN) {
             self.syn(at, segment, &mut out);
         } else if self.phase == Phase::Connecting

@@ -223,6 +223,14 @@ impl ResponseParser {
         findings
     }
 
+    /// The same, for a response that is over: they are not kept.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        match self.state {
+            State::Foreign(_) | State::Head(_) | State::Oversize(_) => self.findings(),
+            _ => std::mem::take(&mut self.findings),
+        }
+    }
+
     /// Whether any rule is broken so far.
     pub const fn is_broken(&self) -> bool {
         !self.findings.is_empty() || matches!(self.state, State::Foreign(_))

@@ -9,9 +9,7 @@
 //! A SYN with another initial sequence number is a new hop: ports are used again.
 //! Memory is bounded: connections that were idle longest are forgotten, and counted.
 
-use core::hash::{Hash, Hasher};
-use core::net::{IpAddr, SocketAddr};
-use std::collections::hash_map::Entry as Slot;
+use core::net::SocketAddr;
 
 use foldhash::fast::RandomState;
 
@@ -19,6 +17,7 @@ use super::hints::direction_of;
 use super::options::Options;
 use crate::input::packet::TcpPacket;
 use crate::model::{Direction, HopId, Segment, TcpFlags, Timestamp};
+use crate::tcp::Ends;
 
 /// Connections in one of the two generations of the table.
 const GENERATION: usize = 65_536;
@@ -67,62 +66,7 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
-/// Upper half of the second word of an IPv4 address that is mapped into IPv6.
-const IPV4: u64 = 0xffff;
-
-/// Both ends of a connection in a fixed order, packed into few words: there are many, and they are
-/// hashed and compared for each packet. IPv4 addresses are mapped into IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    low: [u64; 2],
-    high: [u64; 2],
-    /// The low end's port, then the high end's.
-    ports: u32,
-}
-
-impl Hash for Key {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let ([low_top, low], [high_top, high]) = (self.low, self.high);
-        if low_top | high_top == 0 && low >> 32 == IPV4 && high >> 32 == IPV4 {
-            state.write_u64(low << 32 | high & u64::from(u32::MAX));
-        } else {
-            for word in [low_top, low, high_top, high] {
-                state.write_u64(word);
-            }
-        }
-        state.write_u32(self.ports);
-    }
-}
-
-impl Key {
-    /// The key, and whether `a` is its low end.
-    fn new(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
-        let (a_words, b_words) = (words(a.ip()), words(b.ip()));
-        let a_is_low = (a_words, a.port()) <= (b_words, b.port());
-        let (low, high, low_port, high_port) = if a_is_low {
-            (a_words, b_words, a.port(), b.port())
-        } else {
-            (b_words, a_words, b.port(), a.port())
-        };
-        let ports = u32::from(low_port) << 16 | u32::from(high_port);
-        (Self { low, high, ports }, a_is_low)
-    }
-}
-
-fn words(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => [0, IPV4 << 32 | u64::from(address.to_bits())],
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
-            let halves = [(bits >> 64) as u64, bits as u64];
-            halves
-        }
-    }
-}
-
-/// Where the gateway's end lies in a [`Key`].
+/// Where the gateway's end lies in the key of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gateway {
     Low,
@@ -171,6 +115,11 @@ impl Tracked {
     const fn closed(&self) -> bool {
         matches!(self.ended, [true, true, _] | [_, _, true])
     }
+
+    /// Whether a segment can neither begin another connection nor tell the roles.
+    const fn keeps(&self, tcp: &TcpPacket<'_>) -> bool {
+        self.sure && !tcp.flags.contains(TcpFlags::SYN)
+    }
 }
 
 /// A segment kept until the roles are known.
@@ -191,8 +140,8 @@ enum Connection {
 /// The table of connections.
 pub(super) struct Hops {
     options: Options,
-    young: HashMap<Key, Connection>,
-    old: HashMap<Key, Connection>,
+    young: HashMap<Ends, Connection>,
+    old: HashMap<Ends, Connection>,
     next: u64,
     waiting: usize,
     tallies: Vec<UpstreamTally>,
@@ -201,7 +150,7 @@ pub(super) struct Hops {
 }
 
 /// Takes the segments of hops.
-pub(super) type Sink<'s> = dyn FnMut(Timestamp, HopId, Segment<'_>) + 's;
+pub(super) type Sink<'s> = dyn FnMut(Timestamp, HopId, &Segment<'_>) + 's;
 
 impl Hops {
     pub(super) fn new(options: Options) -> Self {
@@ -227,22 +176,36 @@ impl Hops {
 
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
     pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
-        let (key, from_low) = Key::new(tcp.src, tcp.dst);
-        // By far the most segments: one look into the table is enough for them.
-        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key)
-            && tracked.sure
-            && !tcp.flags.contains(TcpFlags::SYN)
-        {
-            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
-            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
-            return;
-        }
-        let found = match self.young.entry(key) {
-            Slot::Occupied(slot) => Some(slot.into_mut()),
+        let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
+        if let Some(connection) = self.young.get_mut(&key) {
+            // By far the most segments: one look into the table is enough for them.
+            if let Connection::Tracked(tracked) = connection
+                && tracked.keeps(tcp)
+            {
+                let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+                deliver(tracked, tallies, counters, at, tcp, from_low, sink);
+                return;
+            }
+        } else if let Some(found) = self.old.remove(&key) {
             // Used again: back among the young.
-            Slot::Vacant(slot) => self.old.remove(&key).map(|found| slot.insert(found)),
-        };
-        match found {
+            self.young.insert(key, found);
+        }
+        self.seldom(key, at, tcp, from_low, sink);
+        if self.young.len() >= GENERATION {
+            self.age();
+        }
+    }
+
+    /// Takes a segment that begins a connection or may tell more about one.
+    fn seldom(
+        &mut self,
+        key: Ends,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        sink: &mut Sink<'_>,
+    ) {
+        match self.young.get_mut(&key) {
             Some(Connection::Tracked(tracked)) if !begins_anew(tracked, tcp, from_low) => {
                 if !tracked.sure
                     && let Some(direction) = direction_of(tcp.payload)
@@ -264,25 +227,15 @@ impl Hops {
             },
         }
         if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
-            deliver(
-                tracked,
-                &mut self.tallies,
-                &mut self.counters,
-                at,
-                tcp,
-                from_low,
-                sink,
-            );
-        }
-        if self.young.len() >= GENERATION {
-            self.age();
+            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
         }
     }
 
     /// The roles of the ends of a segment that an ICMP error quotes: whether its sender is the
     /// gateway of a hop that the options include.
     pub(super) fn is_from_gateway(&self, src: SocketAddr, dst: SocketAddr) -> bool {
-        let (key, from_low) = Key::new(src, dst);
+        let (key, from_low) = Ends::sorted(src, dst);
         match self.young.get(&key).or_else(|| self.old.get(&key)) {
             Some(Connection::Tracked(tracked)) => {
                 !tracked.filtered && tracked.gateway.direction(from_low) == Direction::ToUpstream
@@ -353,7 +306,7 @@ impl Hops {
     /// Begins a hop.
     fn track(
         &mut self,
-        key: Key,
+        key: Ends,
         at: Timestamp,
         tcp: &TcpPacket<'_>,
         from_low: bool,
@@ -418,7 +371,7 @@ impl Hops {
     /// Keeps a segment, unless it tells the roles or there is no more room to wait.
     fn wait(
         &mut self,
-        key: Key,
+        key: Ends,
         at: Timestamp,
         tcp: &TcpPacket<'_>,
         from_low: bool,
@@ -464,7 +417,7 @@ impl Hops {
 
     /// Begins the hop of the segments that wait, in the role that was found or else is guessed, and
     /// lets them go.
-    fn release(&mut self, key: Key, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
+    fn release(&mut self, key: Ends, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
         let waiting = match self.young.remove(&key) {
             None => self.old.remove(&key),
             found => found,
@@ -508,8 +461,8 @@ impl Hops {
 
     /// Forgets the connections that were not seen since the last time, closed ones without counting.
     fn age(&mut self) {
-        let young = std::mem::take(&mut self.young);
-        for connection in std::mem::replace(&mut self.old, young).into_values() {
+        std::mem::swap(&mut self.young, &mut self.old);
+        for (_, connection) in self.young.drain() {
             match connection {
                 Connection::Tracked(tracked) => {
                     self.counters.evicted += u64::from(!tracked.closed() && !tracked.filtered);
@@ -586,7 +539,7 @@ fn deliver(
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
-    sink(at, tracked.hop, tcp.segment(direction));
+    sink(at, tracked.hop, &tcp.segment(direction));
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
     Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
 };
-use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::exchange::{Done, Exchange};
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
@@ -72,7 +72,7 @@ impl Hop {
     pub(super) fn after_bytes(
         &mut self,
         at: Timestamp,
-        done: Vec<Completed>,
+        done: Done,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
@@ -82,6 +82,10 @@ impl Hop {
                 continue;
             }
             cx.stats.exchanges += 1;
+            let plain = completed.is_plain();
+            if plain && !cfg!(debug_assertions) {
+                continue;
+            }
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -95,9 +99,10 @@ impl Hop {
                 )
             };
             let verdict = exchange(&facts);
+            debug_assert!(!plain || verdict.is_none(), "a plain exchange has a cause");
             let limit = completed.findings.iter().any(|found| found.kind.is_limit());
             if verdict.is_none() && (limit || !completed.exchange.complete) {
-                self.exchanges.last = Some((at, completed));
+                self.exchanges.last = Some(Box::new((at, completed)));
             } else if let Some(verdict) = verdict {
                 let status = completed.status;
                 out.judged.push(Judged {
@@ -156,7 +161,7 @@ impl Hop {
         } else {
             return;
         };
-        let Some((ended, last)) = self.exchanges.last.take() else {
+        let Some((ended, last)) = self.exchanges.last.take().map(|last| *last) else {
             return;
         };
         if at.since(ended) > AFTERWARDS {
@@ -186,7 +191,7 @@ impl Hop {
     ) {
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
         if close == Close::Fin {
-            let mut done = Vec::new();
+            let mut done = Done::default();
             self.exchanges.upstream_fin(at, &mut done);
             self.after_bytes(at, done, cx, out);
         }
