@@ -13,13 +13,14 @@ mod upstreams;
 #[cfg(test)]
 mod tests;
 
+use core::hash::BuildHasher as _;
 use core::net::SocketAddr;
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use self::hop::{Context, Hop, Outcome};
 use self::slots::ByHop;
@@ -88,8 +89,10 @@ pub struct Engine {
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
-    /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<Ends, HopId, RandomState>,
+    /// Hops by their ends, to match ICMP errors. Each of them is live and has these ends.
+    ends: HashTable<HopId>,
+    /// Seeded at random: peers choose their ends.
+    ends_hasher: RandomState,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
@@ -138,7 +141,8 @@ impl Engine {
             hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
-            ends: HashMap::default(),
+            ends: HashTable::new(),
+            ends_hasher: RandomState::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
             alive: Alive::default(),
@@ -298,7 +302,20 @@ impl Engine {
         if let Some(before) = tracked.ends.replace(ends) {
             self.leave_ends(id, before);
         }
-        self.ends.insert(ends, id);
+        let hops = &self.hops;
+        let ends_of = |id: &HopId| match hops.get(id) {
+            Some(Slot::Live(tracked)) => tracked.ends,
+            Some(Slot::Over) | None => None,
+        };
+        let hash = self.ends_hasher.hash_one(ends);
+        match self.ends.find_mut(hash, |id| ends_of(id) == Some(ends)) {
+            Some(other) => *other = id,
+            None => {
+                self.ends.insert_unique(hash, id, |id| {
+                    ends_of(id).map_or(0, |ends| self.ends_hasher.hash_one(ends))
+                });
+            }
+        }
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -321,7 +338,7 @@ impl Engine {
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let Some(&id) = self.ends.get(&Ends::new(icmp.local, icmp.upstream)) else {
+        let Some(id) = self.hop_of(Ends::new(icmp.local, icmp.upstream)) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -449,11 +466,20 @@ impl Engine {
         }
     }
 
+    /// The live hop with these ends.
+    fn hop_of(&self, ends: Ends) -> Option<HopId> {
+        let hash = self.ends_hasher.hash_one(ends);
+        let found = self.ends.find(hash, |id| match self.hops.get(id) {
+            Some(Slot::Live(tracked)) => tracked.ends == Some(ends),
+            Some(Slot::Over) | None => false,
+        });
+        found.copied()
+    }
+
     /// Takes the ends of a hop out of the table, unless they are another hop's by now.
     fn leave_ends(&mut self, id: HopId, ends: Ends) {
-        if let Entry::Occupied(entry) = self.ends.entry(ends)
-            && *entry.get() == id
-        {
+        let hash = self.ends_hasher.hash_one(ends);
+        if let Ok(entry) = self.ends.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
     }

@@ -15,12 +15,11 @@ use foldhash::fast::RandomState;
 
 use super::hints::direction_of;
 use super::options::Options;
+use super::table::Table;
 use crate::input::packet::TcpPacket;
 use crate::model::{Direction, HopId, Segment, TcpFlags, Timestamp};
 use crate::tcp::Ends;
 
-/// Connections in one of the two generations of the table.
-const GENERATION: usize = 65_536;
 /// Connections that may wait for a payload that shows the roles.
 const MAX_WAITING: usize = 1024;
 /// Segments and payload bytes that one of them may hold meanwhile.
@@ -140,8 +139,7 @@ enum Connection {
 /// The table of connections.
 pub(super) struct Hops {
     options: Options,
-    young: HashMap<Ends, Connection>,
-    old: HashMap<Ends, Connection>,
+    connections: Table<Connection>,
     next: u64,
     waiting: usize,
     tallies: Vec<UpstreamTally>,
@@ -156,8 +154,7 @@ impl Hops {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            young: HashMap::default(),
-            old: HashMap::default(),
+            connections: Table::new(),
             next: 0,
             waiting: 0,
             tallies: Vec::new(),
@@ -177,23 +174,16 @@ impl Hops {
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
     pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
         let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
-        if let Some(connection) = self.young.get_mut(&key) {
-            // By far the most segments: one look into the table is enough for them.
-            if let Connection::Tracked(tracked) = connection
-                && tracked.keeps(tcp)
-            {
-                let (tallies, counters) = (&mut self.tallies, &mut self.counters);
-                deliver(tracked, tallies, counters, at, tcp, from_low, sink);
-                return;
-            }
-        } else if let Some(found) = self.old.remove(&key) {
-            // Used again: back among the young.
-            self.young.insert(key, found);
+        // By far the most segments: one look into the table is enough for them.
+        if let Some(Connection::Tracked(tracked)) = self.connections.find(&key)
+            && tracked.keeps(tcp)
+        {
+            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
+        } else {
+            self.seldom(key, at, tcp, from_low, sink);
         }
-        self.seldom(key, at, tcp, from_low, sink);
-        if self.young.len() >= GENERATION {
-            self.age();
-        }
+        self.age();
     }
 
     /// Takes a segment that begins a connection or may tell more about one.
@@ -205,7 +195,7 @@ impl Hops {
         from_low: bool,
         sink: &mut Sink<'_>,
     ) {
-        match self.young.get_mut(&key) {
+        match self.connections.find(&key) {
             Some(Connection::Tracked(tracked)) if !begins_anew(tracked, tcp, from_low) => {
                 if !tracked.sure
                     && let Some(direction) = direction_of(tcp.payload)
@@ -226,7 +216,7 @@ impl Hops {
                 None => self.wait(key, at, tcp, from_low, sink),
             },
         }
-        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
+        if let Some(Connection::Tracked(tracked)) = self.connections.find(&key) {
             let (tallies, counters) = (&mut self.tallies, &mut self.counters);
             deliver(tracked, tallies, counters, at, tcp, from_low, sink);
         }
@@ -236,7 +226,7 @@ impl Hops {
     /// gateway of a hop that the options include.
     pub(super) fn is_from_gateway(&self, src: SocketAddr, dst: SocketAddr) -> bool {
         let (key, from_low) = Ends::sorted(src, dst);
-        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+        match self.connections.peek(&key) {
             Some(Connection::Tracked(tracked)) => {
                 !tracked.filtered && tracked.gateway.direction(from_low) == Direction::ToUpstream
             }
@@ -252,9 +242,8 @@ impl Hops {
     /// Lets the segments go that still wait, with the roles guessed.
     pub(super) fn finish(&mut self, sink: &mut Sink<'_>) {
         let mut waiting: Vec<_> = self
-            .young
+            .connections
             .iter()
-            .chain(&self.old)
             .filter_map(|(key, connection)| match connection {
                 Connection::Waiting(held) => Some((held.first()?.at, *key)),
                 Connection::Tracked(_) => None,
@@ -340,7 +329,7 @@ impl Hops {
             ended: [false; 3],
             tally,
         };
-        self.young.insert(key, Connection::Tracked(tracked));
+        self.connections.insert(key, Connection::Tracked(tracked));
     }
 
     fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
@@ -378,7 +367,7 @@ impl Hops {
         sink: &mut Sink<'_>,
     ) {
         let role = self.role(tcp, from_low);
-        let held = match self.young.get(&key) {
+        let held = match self.connections.peek(&key) {
             Some(Connection::Waiting(held)) => held.as_slice(),
             _ => &[],
         };
@@ -388,18 +377,19 @@ impl Hops {
             || (held.is_empty() && self.waiting >= MAX_WAITING);
         if role.is_some() || full {
             self.release(key, role, sink);
-            if is_syn(tcp) || !matches!(self.young.get(&key), Some(Connection::Tracked(_))) {
+            if is_syn(tcp) || !matches!(self.connections.peek(&key), Some(Connection::Tracked(_))) {
                 let guess = || (lower_port(tcp.src, tcp.dst, from_low), false);
                 let (gateway, sure) = role.unwrap_or_else(guess);
                 self.track(key, at, tcp, from_low, gateway, sure);
             }
             return;
         }
-        let connection = self.young.entry(key).or_insert_with(|| {
+        if held.is_empty() {
             self.waiting += 1;
-            Connection::Waiting(Vec::new())
-        });
-        if let Connection::Waiting(held) = connection {
+            self.connections
+                .insert(key, Connection::Waiting(Vec::new()));
+        }
+        if let Some(Connection::Waiting(held)) = self.connections.find(&key) {
             held.push(Held {
                 at,
                 from_low,
@@ -418,11 +408,7 @@ impl Hops {
     /// Begins the hop of the segments that wait, in the role that was found or else is guessed, and
     /// lets them go.
     fn release(&mut self, key: Ends, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
-        let waiting = match self.young.remove(&key) {
-            None => self.old.remove(&key),
-            found => found,
-        };
-        let Some(Connection::Waiting(held)) = waiting else {
+        let Some(Connection::Waiting(held)) = self.connections.remove(&key) else {
             return;
         };
         self.waiting = self.waiting.saturating_sub(1);
@@ -444,7 +430,7 @@ impl Hops {
                     role.unwrap_or_else(|| (lower_port(tcp.src, tcp.dst, held.from_low), false));
                 self.track(key, held.at, &tcp, held.from_low, gateway, sure);
             }
-            if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
+            if let Some(Connection::Tracked(tracked)) = self.connections.find(&key) {
                 let (tallies, counters) = (&mut self.tallies, &mut self.counters);
                 deliver(
                     tracked,
@@ -461,8 +447,10 @@ impl Hops {
 
     /// Forgets the connections that were not seen since the last time, closed ones without counting.
     fn age(&mut self) {
-        std::mem::swap(&mut self.young, &mut self.old);
-        for (_, connection) in self.young.drain() {
+        let Some(forgotten) = self.connections.age() else {
+            return;
+        };
+        for connection in forgotten {
             match connection {
                 Connection::Tracked(tracked) => {
                     self.counters.evicted += u64::from(!tracked.closed() && !tracked.filtered);

@@ -8,6 +8,7 @@ mod hints;
 mod hops;
 mod options;
 mod reader;
+mod table;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
