@@ -49,6 +49,9 @@ const MAX_TURNS: usize = 16_384;
 /// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
 const MAX_STALE_TIMERS: usize = 1024;
 
+/// Boxes kept for the next hops.
+const MAX_SPARE: usize = 64;
+
 /// ICMP errors kept for a SYN that may still come, and for how long.
 const MAX_EARLY_ICMP: usize = 64;
 const EARLY_ICMP: Duration = Duration::from_secs(1);
@@ -105,6 +108,9 @@ pub struct Engine {
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
+    /// Boxes of hops that are over, to be used again.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+    spare: Vec<Box<Tracked>>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
 }
@@ -150,6 +156,7 @@ impl Engine {
             departures: Departures::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
+            spare: Vec::new(),
             hopless: 0,
         }
     }
@@ -400,7 +407,14 @@ impl Engine {
             ends: None,
             queued: at,
         };
-        self.hops.insert(id, Slot::Live(Box::new(tracked)));
+        let tracked = match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = tracked;
+                spare
+            }
+            None => Box::new(tracked),
+        };
+        self.hops.insert(id, Slot::Live(tracked));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
             let hops = &self.hops;
@@ -455,6 +469,9 @@ impl Engine {
         if let Slot::Live(tracked) = std::mem::replace(slot, Slot::Over) {
             self.let_go(id, &tracked);
             self.over.push_back((self.now.after(hop::LINGER), id));
+            if self.spare.len() < MAX_SPARE && tracked.kept_bytes == 0 {
+                self.spare.push(tracked);
+            }
         }
     }
 

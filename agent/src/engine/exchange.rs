@@ -1,10 +1,7 @@
 //! The exchanges of one hop: which bytes belong to which request and response.
 
-use core::iter::Chain;
-use core::option;
 use std::collections::VecDeque;
 use std::time::Duration;
-use std::vec;
 
 use crate::http1::{
     Finding, Protocol, RequestEvent, RequestHead, RequestKind, RequestParser, ResponseEvent,
@@ -81,25 +78,21 @@ impl Completed {
 #[derive(Debug, Default)]
 pub(super) struct Done {
     first: Option<Completed>,
-    more: Vec<Completed>,
+    more: VecDeque<Completed>,
 }
 
 impl Done {
     fn push(&mut self, completed: Completed) {
-        if self.first.is_none() {
+        if self.first.is_none() && self.more.is_empty() {
             self.first = Some(completed);
         } else {
-            self.more.push(completed);
+            self.more.push_back(completed);
         }
     }
-}
 
-impl IntoIterator for Done {
-    type Item = Completed;
-    type IntoIter = Chain<option::IntoIter<Completed>, vec::IntoIter<Completed>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.more)
+    /// Takes the earliest out.
+    pub(super) fn pop(&mut self) -> Option<Completed> {
+        self.first.take().or_else(|| self.more.pop_front())
     }
 }
 

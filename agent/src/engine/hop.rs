@@ -329,7 +329,7 @@ impl Hop {
                 });
             }
         }
-        self.after_bytes(at, done, cx, &mut out);
+        self.after_bytes(at, &mut done, cx, &mut out);
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out

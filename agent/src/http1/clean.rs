@@ -41,12 +41,13 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
     if !matches!(rest.first(), Some(b' ' | b'\r')) {
         return None;
     }
-    let (_, mut rest) = line_of(rest)?;
+    let mut lines = Lines(rest);
+    lines.line()?;
     let mut length = None;
     let mut chunked = false;
     let mut event_stream = false;
     for _ in 0..=MAX_RESPONSE_FIELDS {
-        if let [b'\r', b'\n', rest @ ..] = rest {
+        if lines.end() {
             let body = match (length, chunked) {
                 (None, false) => Body::UntilClose,
                 (Some(length), false) => Body::Length(length),
@@ -57,14 +58,13 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
                 return None;
             }
             return Some(ResponseHead {
-                len: bytes.len() - rest.len(),
+                len: bytes.len() - lines.0.len(),
                 status,
                 body,
                 event_stream,
             });
         }
-        let (name, value, next) = field(rest)?;
-        rest = next;
+        let (name, value) = lines.field()?;
         match name.len() {
             12 if name.eq_ignore_ascii_case(b"content-type") => {
                 let wanted = b"text/event-stream";
@@ -100,41 +100,66 @@ pub(super) fn request(bytes: &[u8], max_fields: usize) -> Option<(usize, Facts<'
     if !(1..=32).contains(&method_len) {
         return None;
     }
-    let (line, mut rest) = line_of(rest.strip_prefix(b" ")?)?;
-    let (target, version) = line.split_last_chunk::<9>()?;
+    let mut lines = Lines(rest.strip_prefix(b" ")?);
+    let (target, version) = lines.line()?.split_last_chunk::<9>()?;
+    // Control characters end the line; what else is no part of a target is rare.
     let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
         && !target.is_empty()
-        && target.iter().all(u8::is_ascii_graphic);
+        && target.is_ascii()
+        && memchr::memchr(b' ', target).is_none();
     if !plain {
         return None;
     }
     let mut facts = Facts::new(method, target);
     for _ in 0..=max_fields {
-        if let [b'\r', b'\n', rest @ ..] = rest {
-            return Some((bytes.len() - rest.len(), facts));
+        if lines.end() {
+            return Some((bytes.len() - lines.0.len(), facts));
         }
-        let (name, value, next) = field(rest)?;
-        rest = next;
+        let (name, value) = lines.field()?;
         facts.field(name, value);
     }
     None
 }
 
-/// A field line: its name, its value without the spaces around it, and what follows its end.
-fn field(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let colon = bytes.iter().position(|byte| !is_token(*byte))?;
-    let (name, rest) = bytes.split_at_checked(colon)?;
-    if name.is_empty() {
-        return None;
-    }
-    let (value, rest) = line_of(rest.strip_prefix(b":")?)?;
-    Some((name, value.trim_ascii(), rest))
-}
+/// The lines of a head that were not read yet.
+struct Lines<'a>(&'a [u8]);
 
-/// The bytes up to CRLF, and those behind it; `None` where another control character comes before.
-fn line_of(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (line, rest) = bytes.split_at_checked(control_at(bytes)?)?;
-    Some((line, rest.strip_prefix(b"\r\n")?))
+impl<'a> Lines<'a> {
+    /// The bytes up to CRLF; `None` where another control character comes before.
+    #[inline]
+    fn line(&mut self) -> Option<&'a [u8]> {
+        let (line, rest) = self.0.split_at_checked(control_at(self.0)?)?;
+        self.0 = rest.strip_prefix(b"\r\n")?;
+        Some(line)
+    }
+
+    /// Moves past the empty line that ends a head, where it is next.
+    #[inline]
+    fn end(&mut self) -> bool {
+        let rest = self.0.strip_prefix(b"\r\n");
+        self.0 = rest.unwrap_or(self.0);
+        rest.is_some()
+    }
+
+    /// The name of a field and its value without the spaces around it.
+    #[inline]
+    fn field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let colon = self.0.iter().position(|byte| !is_token(*byte))?;
+        let (name, rest) = self.0.split_at_checked(colon)?;
+        if name.is_empty() {
+            return None;
+        }
+        self.0 = rest.strip_prefix(b":")?;
+        let mut value = self.line()?;
+        // Of white space only the space is no control character.
+        while let [b' ', rest @ ..] = value {
+            value = rest;
+        }
+        while let [rest @ .., b' '] = value {
+            value = rest;
+        }
+        Some((name, value))
+    }
 }
 
 /// A number of few enough digits to fit.

@@ -143,7 +143,9 @@ impl<'e> Analysis<'e> {
                 .map_or(packet.at, |first| first.min(packet.at)),
         );
         let latest = summary.last.unwrap_or_default();
-        summary.late += u64::from(latest.since(packet.at) > LATE);
+        if latest > packet.at {
+            summary.late += u64::from(latest.since(packet.at) > LATE);
+        }
         summary.last = Some(latest.max(packet.at));
         if self.link != Some(packet.link) {
             self.link = Some(packet.link);

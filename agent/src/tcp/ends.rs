@@ -1,7 +1,7 @@
 //! Both ends of a connection as the key of a table.
 
 use core::hash::{Hash, Hasher};
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 
 /// Upper half of the second word of an IPv4 address that is mapped into IPv6.
 const IPV4: u64 = 0xffff;
@@ -20,10 +20,11 @@ impl Ends {
     /// The ends in the order given.
     #[inline]
     pub const fn new(one: SocketAddr, other: SocketAddr) -> Self {
+        let ((one, one_port), (other, other_port)) = (words(one), words(other));
         Self {
-            one: words(one.ip()),
-            other: words(other.ip()),
-            ports: (one.port() as u32) << 16 | other.port() as u32,
+            one,
+            other,
+            ports: one_port << 16 | other_port,
         }
     }
 
@@ -31,8 +32,9 @@ impl Ends {
     #[inline]
     pub fn sorted(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
         let ends = Self::new(a, b);
-        let a_is_low = (ends.one, a.port()) <= (ends.other, b.port());
-        if a_is_low {
+        let (one, other) = (wide(ends.one), wide(ends.other));
+        let ports = (ends.ports >> 16, ends.ports & 0xffff);
+        if one < other || (one == other && ports.0 <= ports.1) {
             return (ends, true);
         }
         let turned = Self {
@@ -49,25 +51,35 @@ impl Hash for Ends {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let ([one_top, one], [other_top, other]) = (self.one, self.other);
         if one_top | other_top == 0 && one >> 32 == IPV4 && other >> 32 == IPV4 {
-            state.write_u64(one << 32 | other & 0xffff_ffff);
+            state.write_u128(wide([
+                u64::from(self.ports),
+                one << 32 | other & 0xffff_ffff,
+            ]));
         } else {
-            for word in [one_top, one, other_top, other] {
-                state.write_u64(word);
-            }
+            state.write_u128(wide(self.one));
+            state.write_u128(wide(self.other));
+            state.write_u32(self.ports);
         }
-        state.write_u32(self.ports);
     }
 }
 
+const fn wide([top, low]: [u64; 2]) -> u128 {
+    (top as u128) << 64 | low as u128
+}
+
+/// The address and the port of an end.
 #[inline]
-const fn words(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => [0, IPV4 << 32 | address.to_bits() as u64],
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
+const fn words(end: SocketAddr) -> ([u64; 2], u32) {
+    match end {
+        SocketAddr::V4(end) => {
+            let address = IPV4 << 32 | end.ip().to_bits() as u64;
+            ([0, address], end.port() as u32)
+        }
+        SocketAddr::V6(end) => {
+            let bits = end.ip().to_bits();
             #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
             let halves = [(bits >> 64) as u64, bits as u64];
-            halves
+            (halves, end.port() as u32)
         }
     }
 }

@@ -72,11 +72,11 @@ impl Hop {
     pub(super) fn after_bytes(
         &mut self,
         at: Timestamp,
-        done: Done,
+        done: &mut Done,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        for completed in done {
+        while let Some(completed) = done.pop() {
             cx.stats.unjudged_gap += u64::from(completed.stage == Stage::Lost);
             if completed.exchange.judged {
                 continue;
@@ -193,7 +193,7 @@ impl Hop {
         if close == Close::Fin {
             let mut done = Done::default();
             self.exchanges.upstream_fin(at, &mut done);
-            self.after_bytes(at, done, cx, out);
+            self.after_bytes(at, &mut done, cx, out);
         }
         if !first {
             return;
