@@ -327,6 +327,13 @@ impl Exchanges {
         }
     }
 
+    /// Lets go of an exchange that needs no event.
+    pub(super) fn forget(&mut self, exchange: Exchange) {
+        if let Some(head) = exchange.head {
+            self.request.recycle(head);
+        }
+    }
+
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
         !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))

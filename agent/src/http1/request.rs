@@ -162,8 +162,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What is kept of the head, and the body that follows.
-    fn keep(self) -> (RequestHead, Option<Body>) {
+    /// What is kept of the head, in a buffer that is used again, and the body that follows.
+    fn keep(self, spare: &mut Vec<u8>) -> (RequestHead, Option<Body>) {
         let kind = match self.texts.first() {
             Some(Some(b"HEAD")) => RequestKind::Head,
             Some(Some(b"CONNECT")) => RequestKind::Connect,
@@ -174,7 +174,9 @@ impl<'a> Facts<'a> {
         let cut = self
             .texts
             .map(|text| text.map(|text| text.get(..MAX_TEXT_BYTES).unwrap_or(text)));
-        let mut texts = Vec::with_capacity(cut.iter().flatten().map(|text| text.len()).sum());
+        let mut texts = std::mem::take(spare);
+        texts.clear();
+        texts.reserve_exact(cut.iter().flatten().map(|text| text.len()).sum());
         let places = cut.map(|text| {
             let from = u16::try_from(texts.len()).ok()?;
             texts.extend_from_slice(text?);
@@ -220,6 +222,8 @@ pub struct RequestParser {
     state: State,
     /// The head's last event is out, its end is not: a request without a body.
     ended: bool,
+    /// The buffer of a head that nobody needs any more.
+    spare: Vec<u8>,
 }
 
 impl RequestParser {
@@ -247,7 +251,7 @@ impl RequestParser {
                     && foreign(first).is_none()
                 {
                     // Whole in one segment, as most are.
-                    let (parsed, body) = facts.keep();
+                    let (parsed, body) = facts.keep(&mut self.spare);
                     match body {
                         Some(body) => self.state = State::Body(body),
                         None => self.ended = true,
@@ -272,7 +276,7 @@ impl RequestParser {
                     self.state = State::Opaque;
                     return (bytes.len(), Some(RequestEvent::Opaque(Protocol::Other)));
                 };
-                let (parsed, body) = facts.keep();
+                let (parsed, body) = facts.keep(&mut self.spare);
                 match body {
                     Some(body) => self.state = State::Body(body),
                     None => self.ended = true,
@@ -334,6 +338,11 @@ impl RequestParser {
                 }
             },
         }
+    }
+
+    /// Takes a head that nobody needs any more: the next one may have its buffer.
+    pub fn recycle(&mut self, head: RequestHead) {
+        self.spare = head.texts;
     }
 
     /// Bytes kept of an incomplete head.

@@ -84,6 +84,7 @@ impl Hop {
             cx.stats.exchanges += 1;
             let plain = completed.is_plain();
             if plain && !cfg!(debug_assertions) {
+                self.exchanges.forget(completed.exchange);
                 continue;
             }
             let facts = ExchangeFacts {
@@ -111,8 +112,9 @@ impl Hop {
                     exchange: Some(completed.exchange),
                     status,
                 });
-            } else if !completed.findings.is_empty() {
-                cx.stats.tolerated += 1;
+            } else {
+                cx.stats.tolerated += u64::from(!completed.findings.is_empty());
+                self.exchanges.forget(completed.exchange);
             }
         }
         let unjudged = self
