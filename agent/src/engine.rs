@@ -38,6 +38,7 @@ use crate::model::{
 use crate::stats::Stats;
 use crate::tcp::Ends;
 
+pub use self::emit::Healthy;
 pub use self::peers::UpstreamTally;
 
 /// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
@@ -68,6 +69,8 @@ pub struct Config {
     /// A gateway that gives up sooner than this is taken to have lost its client, not its patience.
     /// Chosen well below any timeout that is set on purpose, and above what a healthy request takes.
     pub patience: Duration,
+    /// Whether healthy exchanges are told of by [`Engine::poll_healthy`].
+    pub tell_healthy: bool,
 }
 
 impl Default for Config {
@@ -75,6 +78,7 @@ impl Default for Config {
         Self {
             node: Arc::from("localhost"),
             patience: Duration::from_millis(200),
+            tell_healthy: false,
         }
     }
 }
@@ -114,6 +118,7 @@ pub struct Engine {
     /// Boxes of hops that are over, to be used again.
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
+    healthy: VecDeque<Healthy>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
     /// Whether every segment goes the long way, to compare the two.
@@ -163,6 +168,7 @@ impl Engine {
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
             spare: Vec::new(),
+            healthy: VecDeque::new(),
             hopless: 0,
             #[cfg(any(test, feature = "fuzzing"))]
             long_way: false,
@@ -232,6 +238,12 @@ impl Engine {
     #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
         self.events.pop_front()
+    }
+
+    /// The next healthy exchange, where [`Config::tell_healthy`] asks for them. Those that nobody
+    /// polled are forgotten, the oldest first.
+    pub fn poll_healthy(&mut self) -> Option<Healthy> {
+        self.healthy.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called next.
@@ -584,6 +596,7 @@ impl Engine {
         let mut cx = Context {
             limits: &self.limits,
             patience: self.config.patience,
+            tell_healthy: self.config.tell_healthy,
             stats: &mut self.stats,
             peers: &mut self.peers,
             departures: &self.departures,
@@ -611,6 +624,9 @@ impl Engine {
         }
         for judged in out.judged {
             self.judged(id, judged);
+        }
+        for (at, exchange, status) in out.healthy {
+            self.tell_healthy(id, at, exchange, status);
         }
         if over {
             self.close(id);

@@ -74,6 +74,8 @@ pub(super) struct Outcome {
     pub(super) judged: Vec<Judged>,
     /// An exchange was just completed.
     pub(super) completed: bool,
+    /// Those of them that were healthy, where they are wanted.
+    pub(super) healthy: Vec<(Timestamp, Exchange, Option<u16>)>,
     /// When the hop wants to be looked at.
     pub(super) deadline: Option<Timestamp>,
 }
@@ -82,6 +84,8 @@ pub(super) struct Outcome {
 pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
+    /// Whether healthy exchanges are wanted.
+    pub(super) tell_healthy: bool,
     pub(super) stats: &'a mut Stats,
     pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.

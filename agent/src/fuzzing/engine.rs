@@ -173,6 +173,7 @@ impl World {
                 .saturating_add(more),
             ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
+            packet: &[],
         };
         let id = HopId(hop as u64);
         self.input(hop, Input::Segment { hop: id, segment });

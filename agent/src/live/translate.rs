@@ -10,7 +10,7 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
-use crate::model::{Actor, Direction, Errno, HopId, Input, Signal, Target, TcpState};
+use crate::model::{Actor, Direction, Errno, HopId, Input, Segment, Signal, Target, TcpState};
 
 /// Why a packet of a hop is no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -45,7 +45,10 @@ pub(super) fn input<'a>(
             };
             return Ok(Some(Input::Segment {
                 hop: HopId(record.cookie),
-                segment: packet.segment(direction),
+                segment: Segment {
+                    packet: bytes,
+                    ..packet.segment(direction)
+                },
             }));
         }
         Body::Connect {

@@ -8,7 +8,7 @@ use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
     Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
-use crate::engine::exchange::{Done, Exchange};
+use crate::engine::exchange::{Completed, Done, Exchange};
 use crate::engine::peers::Peer;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
@@ -54,7 +54,7 @@ impl Hop {
             out.completed |= completed.stage != Stage::Lost;
             let plain = completed.is_plain();
             if plain && !cfg!(debug_assertions) {
-                self.exchanges.forget(completed.exchange);
+                self.let_pass(at, completed, cx, out);
                 continue;
             }
             let facts = ExchangeFacts {
@@ -84,7 +84,7 @@ impl Hop {
                 });
             } else {
                 cx.stats.tolerated += u64::from(!completed.findings.is_empty());
-                self.exchanges.forget(completed.exchange);
+                self.let_pass(at, completed, cx, out);
             }
         }
         let unjudged = self
@@ -103,6 +103,21 @@ impl Hop {
             .is_some_and(|exchange| exchange.closed_before);
         if doomed && unjudged && !self.waiting(Wait::Closed) {
             self.waits.push((at.after(CLOSED_SETTLE), Wait::Closed));
+        }
+    }
+
+    /// An exchange that did not fail.
+    fn let_pass(
+        &mut self,
+        at: Timestamp,
+        completed: Completed,
+        cx: &Context<'_>,
+        out: &mut Outcome,
+    ) {
+        if cx.tell_healthy && completed.findings.is_empty() && completed.stage != Stage::Lost {
+            out.healthy.push((at, completed.exchange, completed.status));
+        } else {
+            self.exchanges.forget(completed.exchange);
         }
     }
 
