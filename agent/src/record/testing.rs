@@ -84,7 +84,7 @@ pub(super) fn exchange(request: &[u8], response: &[u8]) -> Vec<CapturedPacket> {
 }
 
 pub(super) fn event() -> HopEvent {
-    let info = Cause::H1StatusLine.info();
+    let info = Cause::Http1StatusLineInvalid.info();
     HopEvent {
         id: "17979cfe362a0000-7-1".to_owned(),
         time: at(4),

@@ -188,6 +188,14 @@ pub(crate) const RULES: &[Rule] = &[
         |case| case.is("bytes_after_complete_response", "") && case.stats.unsolicited > 0,
     ),
     (
+        "bytes were lost on the way, which is no stall of the upstream",
+        |case| {
+            case.is("rst", "c2s after_response_bytes")
+                && case.stream.hole
+                && case.stats.unjudged_gateway_closed > 0
+        },
+    ),
+    (
         "every gateway takes a bare LF for the end of a line",
         |case| case.is("http1_odd", "bare LF"),
     ),

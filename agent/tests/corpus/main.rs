@@ -119,7 +119,7 @@ fn by_stream<'e>(capture: &Capture, events: &'e [HopEvent]) -> BTreeMap<u64, Vec
             event.upstream.socket_addr().unwrap(),
         );
         let began = |stream: &&Stream| {
-            (stream.client, Some(stream.server)) == ends
+            (stream.client, stream.server) == ends
                 && event.time.after(std::time::Duration::from_millis(1)) >= stream.first
         };
         let stream = capture

@@ -29,6 +29,8 @@ pub(crate) struct Stream {
     pub(crate) responses: Vec<String>,
     /// The first FIN or RST.
     pub(crate) ending: Option<Ending>,
+    /// Whether bytes are missing before others that were seen.
+    pub(crate) hole: bool,
     pub(crate) facts: Vec<Fact>,
 }
 
@@ -91,6 +93,7 @@ impl Stream {
                 by_client: ending["dir"] == "c2s",
                 silent: ending["silent_before"].as_f64().unwrap(),
             }),
+            hole: row.get("hole").is_some(),
             facts: list("facts")
                 .iter()
                 .map(|fact| Fact::new(fact.as_str().unwrap()))
