@@ -5,8 +5,8 @@
 //! a valid file, so a file of the store opens in Wireshark as it is. The verdict is the comment of the
 //! packet that decided it.
 //!
-//! The seal is a custom block with a CRC-32 over everything before it, begun with the salt of the file
-//! that holds it. It tells a whole capture from a damaged one, and a capture from bytes in a packet
+//! The seal is an interface statistics block, which tools pass over, with a CRC-32 over everything
+//! before it in a custom option. The CRC begins with the salt of the file that holds it. It tells a whole capture from a damaged one, and a capture from bytes in a packet
 //! that look like one.
 //!
 //! Checksums in the packets are left as they were captured: those of a packet whose bytes were masked
@@ -23,8 +23,7 @@ use crate::model::{Cause, Direction, EvidenceSource, HopEvent, Timestamp};
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
 const PACKET: u32 = 6;
-/// A custom block that tools may copy.
-const CUSTOM: u32 = 0xbad;
+const STATISTICS: u32 = 5;
 /// Private enterprise number for examples (RFC 5612): hopscope has none of its own.
 const ENTERPRISE: u32 = 32473;
 const MAGIC: u32 = 0x1a2b_3c4d;
@@ -37,18 +36,20 @@ const SHB_APPLICATION: u16 = 4;
 const IF_NAME: u16 = 2;
 const IF_RESOLUTION: u16 = 9;
 const EPB_FLAGS: u16 = 2;
-/// A custom option with UTF-8 text that tools may copy.
+/// Custom options with UTF-8 text and with bytes, that tools may copy.
 const OPT_CUSTOM_TEXT: u16 = 2988;
+const OPT_CUSTOM_BYTES: u16 = 2989;
 
-/// Marks the custom option and block as ours, whoever else uses the number.
+/// Marks custom options as ours, whoever else uses the number.
 const OURS: &[u8; 8] = b"hopscope";
 
 /// Type, length, magic, version and section length.
 const SECTION_FIXED: usize = 24;
-/// A seal: type, length, enterprise, mark, checksum, length.
-pub(super) const SEAL_LEN: usize = 4 + 4 + 4 + 8 + 4 + 4;
+/// A seal: type, length, interface and time; an option with enterprise, mark and checksum; the end of
+/// options, and the length again.
+const SEAL_LEN: usize = (4 + 4 + 4 + 8) + (4 + 4 + 8 + 4) + 4 + 4;
 /// Longer than any section that is written: 64 KiB of options twice, and packets.
-pub(super) const MAX_SECTION: usize = 16 << 20;
+const MAX_SECTION: usize = 16 << 20;
 /// What an option can hold, less its enterprise number and mark.
 const MAX_JSON: usize = 65_535 - 12;
 const MAX_COMMENT: usize = 4096;
@@ -115,12 +116,20 @@ pub(super) fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
         field.copy_from_slice(&length.to_le_bytes());
     }
     let checksum = checksum(&out, salt);
-    block(&mut out, CUSTOM, |out| {
-        out.extend(ENTERPRISE.to_le_bytes());
-        out.extend(OURS);
-        out.extend(checksum.to_le_bytes());
-    });
+    seal(&mut out, checksum);
     out
+}
+
+fn seal(out: &mut Vec<u8>, checksum: u32) {
+    block(out, STATISTICS, |out| {
+        out.extend([0; 12]);
+        let mut value = Vec::with_capacity(16);
+        value.extend(ENTERPRISE.to_le_bytes());
+        value.extend(OURS);
+        value.extend(checksum.to_le_bytes());
+        option(out, OPT_CUSTOM_BYTES, &value);
+        option(out, OPT_END, &[]);
+    });
 }
 
 fn checksum(bytes: &[u8], salt: u64) -> u32 {
@@ -324,11 +333,14 @@ pub(super) fn is_sealed(section: &[u8], salt: u64) -> bool {
     let Some(at) = section.len().checked_sub(SEAL_LEN) else {
         return false;
     };
-    let (body, seal) = section.split_at(at);
-    section_len(section) == Some(section.len())
-        && u32_at(seal, 0) == Some(CUSTOM)
-        && seal.get(12..20) == Some(OURS)
-        && u32_at(seal, 20) == Some(checksum(body, salt))
+    let (body, found) = section.split_at(at);
+    if section_len(section) != Some(section.len()) || !found.starts_with(&STATISTICS.to_le_bytes())
+    {
+        return false;
+    }
+    let mut expected = Vec::with_capacity(SEAL_LEN);
+    seal(&mut expected, checksum(body, salt));
+    found == expected
 }
 
 /// What the index holds about a sealed section; `None` where this version cannot read it.
@@ -365,3 +377,7 @@ fn custom_json(mut options: &[u8]) -> Option<&[u8]> {
         options = rest.get(length.next_multiple_of(4)..)?;
     }
 }
+
+#[cfg(test)]
+#[path = "pcapng_tests.rs"]
+mod tests;

@@ -85,17 +85,19 @@ pub(super) fn continues(line: &[u8]) -> bool {
     }
 }
 
-/// Whether a line is a request line with its version.
+/// Whether a line is certain to be a request line: a method, a target of the usual forms, a version.
 pub(super) fn is_request_line(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let method = line
         .iter()
-        .take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-');
-    let method = method.count();
-    let rest = line.get(method..).unwrap_or_default();
-    (1..=24).contains(&method)
-        && rest.first() == Some(&b' ')
-        && memchr::memmem::rfind(rest, b" HTTP/1.").is_some()
+        .take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-')
+        .count();
+    let (method, rest) = line.split_at(method);
+    let target = match rest {
+        [b' ', b'/' | b'*', ..] => true,
+        [b' ', target @ ..] => method == b"CONNECT" || target.starts_with(b"http"),
+        _ => false,
+    };
+    target && (3..=24).contains(&method.len()) && memchr::memmem::rfind(rest, b" HTTP/1.").is_some()
 }
 
 /// Masks the query and the user of the target in a request line that ends with its version.
@@ -122,7 +124,10 @@ fn mask_user(url: &[u8], at: usize, classes: &mut [Class]) {
     let rest = url.get(start..).unwrap_or_default();
     let authority = rest.iter().take_while(|byte| !b"/?# ".contains(byte));
     let authority = rest.get(..authority.count()).unwrap_or_default();
-    if let Some(user) = memchr::memrchr(b'@', authority) {
+    if at + start + authority.len() == classes.len() {
+        // Cut off: an `@` may have followed.
+        secret(classes, at + start, classes.len());
+    } else if let Some(user) = memchr::memrchr(b'@', authority) {
         secret(classes, at + start, at + start + user);
     }
 }
