@@ -179,7 +179,8 @@ impl Parts {
                 bytes: shown.to_vec(),
             });
         }
-        let behind = unplaced.iter().map(|finding| around(bytes, finding));
+        let body = known.unwrap_or_default();
+        let behind = unplaced.iter().map(|finding| around(bytes, body, finding));
         Self {
             status,
             fields,
@@ -223,9 +224,9 @@ fn marks(unplaced: &mut Vec<Finding>, at: usize, next: usize) -> Vec<Mark> {
 }
 
 /// The bytes around a finding in the body, or those kept with it where these were not captured.
-fn around(bytes: &[u8], finding: &Finding) -> Line {
+fn around(bytes: &[u8], body: usize, finding: &Finding) -> Line {
     let at = usize::try_from(finding.offset).unwrap_or(usize::MAX);
-    let from = at.saturating_sub(CONTEXT);
+    let from = at.saturating_sub(CONTEXT).max(body.min(at));
     let to = at.saturating_add(CONTEXT).min(bytes.len());
     let (shown, place) = match bytes.get(from..to) {
         Some(shown) if at < bytes.len() => (shown, at - from),
@@ -397,6 +398,7 @@ mod tests {
         let [line] = framing.broken.as_slice() else {
             panic!("{framing:?}");
         };
+        assert_eq!(line.bytes, b"5\r\nhello\r\nzz\r\n");
         assert_eq!(line.bytes[line.marks[0].at], b'z');
         assert_eq!(one[line.marks[0].offset as usize], b'z');
     }
