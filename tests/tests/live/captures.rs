@@ -78,8 +78,8 @@ fn shown(file: &Path, event: &Event) -> Result<Option<String>> {
     let text = String::from_utf8(output.stdout).context("tshark speaks no UTF-8")?;
     let verdict = format!("{} ({})", event.cause, event.proof);
     let comments = text.lines().filter(|line| line.contains(&verdict)).count();
-    let fine = output.status.success() && comments == 1 && !text.contains("Malformed");
-    Ok((!fine).then(|| format!("tshark shows {text:?} without {verdict}")))
+    let good = output.status.success() && comments == 1 && !text.contains("Malformed");
+    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict}")))
 }
 
 /// Ids of the captures that an agent lists.
