@@ -98,8 +98,7 @@ fn a_long_exchange_keeps_its_beginning_and_its_end() {
     assert!(
         flight
             .counters()
-            .iter()
-            .any(|counter| *counter == ("flight_packets_shortened", 992))
+            .contains(&("flight_packets_shortened", 992))
     );
 }
 

@@ -187,3 +187,7 @@ impl Recorder {
         counters
     }
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

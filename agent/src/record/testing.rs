@@ -27,6 +27,17 @@ pub(super) fn upstream() -> SocketAddr {
 
 /// An IPv4 packet with a TCP segment.
 pub(super) fn packet(direction: Direction, seq: u32, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
+    acknowledging(direction, seq, 1, flags, payload)
+}
+
+/// One that acknowledges what came before `ack`.
+pub(super) fn acknowledging(
+    direction: Direction,
+    seq: u32,
+    ack: u32,
+    flags: TcpFlags,
+    payload: &[u8],
+) -> Vec<u8> {
     let (src, dst, ports) = match direction {
         TO => ([10, 0, 0, 1], [10, 0, 0, 2], [0x9c, 0x40, 0x1f, 0x90]),
         FROM => ([10, 0, 0, 2], [10, 0, 0, 1], [0x1f, 0x90, 0x9c, 0x40]),
@@ -39,7 +50,8 @@ pub(super) fn packet(direction: Direction, seq: u32, flags: TcpFlags, payload: &
     bytes.extend(dst);
     bytes.extend(ports);
     bytes.extend(seq.to_be_bytes());
-    bytes.extend([0, 0, 0, 1, 0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
+    bytes.extend(ack.to_be_bytes());
+    bytes.extend([0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
     bytes.extend(payload);
     bytes
 }
