@@ -327,7 +327,7 @@ mod tests {
 
     fn path(exchange: &Exchange) -> Option<String> {
         let path = exchange.request.as_ref().and_then(RequestHead::path);
-        path.map(|path| path.into_owned())
+        path.map(std::borrow::Cow::into_owned)
     }
 
     #[test]
