@@ -19,7 +19,7 @@ use self::across::Held;
 use self::connecting::ConnectEnd;
 use super::Departures;
 use super::deadlines::Deadlines;
-use super::exchange::{Exchange, Exchanges};
+use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
@@ -283,7 +283,7 @@ impl Hop {
         let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
-        let mut done = Vec::new();
+        let mut done = Done::default();
         if segment.flags.contains(TcpFlags::SYN) {
             self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
@@ -362,7 +362,7 @@ impl Hop {
         if survived {
             self.survive();
         }
-        self.after_bytes(at, done, cx, &mut out);
+        self.after_bytes(at, &mut done, cx, &mut out);
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out
