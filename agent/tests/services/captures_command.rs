@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::process::{Output, Stdio};
 
-use crate::commands::{hopscope, text};
+use crate::commands::{Service, hopscope, text};
 use crate::shelf::{BAD, GET, Shelf, agent, exchange, files, shelf, upstream};
-use crate::support::{Agent, soon};
+use crate::support::{ANY_PORT, Agent, soon, until};
 use hopscope::model::Cause;
 use hopscope::serve::HubConfig;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Runs `hopscope captures` against `agent`.
@@ -157,6 +159,30 @@ async fn a_pull_that_breaks_leaves_no_half_file() {
     }
     assert_eq!(files(dir.path()), ["all.pcapng"]);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pull_that_is_stopped_leaves_no_half_file() {
+    // An agent that never answers: the connection waits to be accepted.
+    let silent = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("all.pcapng");
+    let path = file.to_str().unwrap();
+    let mut pull = Service::start(&["captures", "pull", "-o", path, "--agent", &address]);
+    until("a file", || !files(dir.path()).is_empty()).await;
+    // The signal must find the command listening, which it does before it connects.
+    until("a connection", || is_waiting(&silent)).await;
+    pull.signal(Signal::INT);
+    let said = "hopscope: stopped by SIGINT".to_owned();
+    assert_eq!(pull.ended(), (1, vec![said]));
+    assert!(files(dir.path()).is_empty());
+}
+
+/// Whether somebody wants to connect.
+fn is_waiting(listener: &std::net::TcpListener) -> bool {
+    let mut events = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut events, Some(&Timespec::default())).unwrap() > 0
 }
 
 #[tokio::test]
