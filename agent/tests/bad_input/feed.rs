@@ -105,7 +105,6 @@ impl Feed {
             packet: &[],
             wire_len: u32::try_from(payload.len()).unwrap(),
             ttl: 64,
-            packet: &[],
             ip_id: None,
         };
         let hop = HopId(self.hop);
