@@ -4,7 +4,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use hopscope_ebpf::{COMM_LEN, COUNTERS_LEN, Counter, Hop, NO_OFFSET, Tuple, UpstreamKey};
 
 /// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
@@ -17,6 +17,9 @@ const CONNECTS_CAP: u32 = 16_384;
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
 
+/// Every TCP port.
+const PORTS_LEN: u32 = 1 << 16;
+
 /// Names, cgroups and upstreams that can be configured.
 const FILTER_CAP: u32 = 4_096;
 
@@ -27,6 +30,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// The hops, by socket cookie.
 #[map]
 pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+
+/// One at the index of every port that a hop was ever opened to. What passes the socket of another port
+/// is told by that from what passes a hop, without a search for its cookie.
+#[map]
+pub(crate) static PORTS: Array<u8> = Array::with_max_entries(PORTS_LEN, 0);
 
 /// Hops as their upstreams' sockets see them, to the hop's cookie.
 #[map]
@@ -146,6 +154,24 @@ globals! {
     CONNECT_ADDR: u32 = NO_OFFSET;
     /// Offset of the result in a `sys_exit_connect` record, `i64`.
     CONNECT_RET: u32 = NO_OFFSET;
+}
+
+/// Notes that hops lead to `port`.
+#[inline(always)]
+pub(crate) fn enter_port(port: u16) {
+    if let Some(known) = PORTS.get_ptr_mut(u32::from(port)) {
+        // SAFETY: the entry of a live array, which only ever changes to this value.
+        unsafe { *known = 1 };
+    }
+}
+
+/// Whether a hop may lead to `port`.
+#[inline(always)]
+pub(crate) fn is_hop_port(port: u16) -> bool {
+    // SAFETY: an entry of a live array is one byte, which only ever changes from zero to one.
+    PORTS
+        .get_ptr(u32::from(port))
+        .is_some_and(|known| unsafe { *known } != 0)
 }
 
 /// Counts one more of `counter`.

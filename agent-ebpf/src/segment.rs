@@ -8,7 +8,7 @@ use aya_ebpf::programs::SkBuffContext;
 use hopscope_ebpf::{Counter, HEADER_ROOM, SEGMENT_TIERS, SegmentHeader, kind};
 
 use crate::emit::header;
-use crate::maps::{EVENTS, HOPS, SNAP_LEN, count};
+use crate::maps::{EVENTS, HOPS, SNAP_LEN, count, is_hop_port};
 
 /// What the programs always return: the packet goes on as if nothing had looked at it.
 pub(crate) const ALLOW: i32 = 1;
@@ -23,6 +23,11 @@ struct SegmentRecord<const CAP: usize> {
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let skb = ctx.skb.skb;
+    // SAFETY: the program's own context.
+    let port = u32::from_be(unsafe { (*skb).remote_port });
+    if !is_hop_port(port as u16) {
+        return None;
+    }
     // SAFETY: the program's own context.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     HOPS.get_ptr(cookie)?;

@@ -149,6 +149,7 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         count(Counter::HopMapFull);
         return None;
     }
+    maps::enter_port(ends.remote_port);
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };

@@ -168,6 +168,21 @@ impl Agent {
         self.process.end(signal)
     }
 
+    /// The events that it holds, as the command prints them: a JSON line each.
+    pub fn recent(&self) -> Result<String> {
+        let mut command = binary();
+        command.args(["events", "--agent", &self.url(), "--format", "jsonl"]);
+        let output = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("could not start {}", path().display()))?;
+        if !output.status.success() {
+            bail!("the events command ended with {}", output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Subscribes to its events.
     pub fn follow(&self) -> Result<Events> {
         let mut command = binary();

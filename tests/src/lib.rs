@@ -14,5 +14,6 @@ pub mod lab;
 pub mod netns;
 pub mod recording;
 pub mod scenario;
+pub mod status;
 pub mod upstream;
 pub mod watch;
