@@ -1,18 +1,19 @@
 //! `connect()` calls of gateways that return an error. A socket without a route never enters
-//! `SYN_SENT`, so that nothing else would tell of it.
+//! `SYN_SENT`, and one of the unix family has no such state, so that nothing else would tell of them.
 //!
 //! Calls through `io_uring` and calls of 32-bit programs on a 64-bit kernel take other paths and are
 //! not seen here.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
-use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, kind};
+use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, UNIX_PATH_LEN, UnixConnectRecord, kind};
 
-use crate::ctx::{self, AF_INET, AF_INET6, Sock, argument, field, mapped};
+use crate::ctx::{self, AF_INET, AF_INET6, AF_UNIX, Sock, argument, field, mapped};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
 use crate::maps::{self, CONNECTS, HOPS, Pending, count};
+use crate::segment::bounded;
 use crate::socket::TCP;
 
 /// `SOCK_STREAM` of `include/linux/net.h`.
@@ -41,7 +42,8 @@ struct SockaddrIn6 {
 #[inline(always)]
 pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
     let address = argument::<u64>(ctx, &maps::CONNECT_ADDR)?;
-    let (addr, port) = destination(address)?;
+    let (family, addr, port) = destination(address)?;
+    // A unix path is no upstream of the table: its gateways are known by name or cgroup.
     if !is_gateway(&ctx::comm(), &addr, port) {
         return None;
     }
@@ -49,8 +51,11 @@ pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
         cookie: 0,
         remote_addr: addr,
         remote_port: port,
-        reserved: 0,
+        family,
         fd: argument::<u64>(ctx, &maps::CONNECT_FD)? as u32,
+        address,
+        address_len: argument::<u64>(ctx, &maps::CONNECT_LEN).unwrap_or(0) as u32,
+        reserved: 0,
     };
     if CONNECTS
         .insert(bpf_get_current_pid_tgid(), pending, 0)
@@ -61,21 +66,22 @@ pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
     Some(())
 }
 
-/// The address in user memory. A call with an address of another family is none of ours, and one with
+/// Family, address and port in user memory; a unix address has the last two all zero. A call with an address of another family is none of ours, and one with
 /// an unreadable address fails by itself.
 #[inline(always)]
-fn destination(address: u64) -> Option<([u8; 16], u16)> {
+fn destination(address: u64) -> Option<(u16, [u8; 16], u16)> {
     // SAFETY: the helper checks the address, and every bit pattern is valid for these types.
     unsafe {
         match bpf_probe_read_user(address as *const u16).ok()? {
             AF_INET => {
                 let v4: SockaddrIn = bpf_probe_read_user(address as *const _).ok()?;
-                Some((mapped(v4.addr), u16::from_be(v4.port_be)))
+                Some((AF_INET, mapped(v4.addr), u16::from_be(v4.port_be)))
             }
             AF_INET6 => {
                 let v6: SockaddrIn6 = bpf_probe_read_user(address as *const _).ok()?;
-                Some((v6.addr, u16::from_be(v6.port_be)))
+                Some((AF_INET6, v6.addr, u16::from_be(v6.port_be)))
             }
+            AF_UNIX => Some((AF_UNIX, [0; 16], 0)),
             _ => None,
         }
     }
@@ -92,8 +98,11 @@ pub(crate) fn returned(ctx: &TracePointContext) -> Option<()> {
     if !is_failure(errno) {
         return None;
     }
+    if pending.family == AF_UNIX {
+        return unix_failed(ctx, &pending, errno);
+    }
     let netns = if pending.cookie == 0 {
-        stream_netns(pending.fd)?
+        tcp_netns(pending.fd)?
     } else {
         0
     };
@@ -136,10 +145,63 @@ fn is_failure(errno: i64) -> bool {
         )
 }
 
+/// Reports a failed connect to a stream socket of the unix family.
+#[inline(always)]
+fn unix_failed(ctx: &TracePointContext, pending: &Pending, errno: i64) -> Option<()> {
+    /// `sun_path` lies behind the family.
+    const FAMILY_LEN: u64 = 2;
+    let sk = socket_of(pending.fd)?;
+    if sk.field::<u16>(&maps::SK_TYPE)? != STREAM || sk.field::<u16>(&maps::SKC_FAMILY)? != AF_UNIX
+    {
+        return None;
+    }
+    let len = bounded(
+        pending.address_len.saturating_sub(FAMILY_LEN as u32),
+        UNIX_PATH_LEN as u32,
+    )?;
+    let mut path = [0; UNIX_PATH_LEN];
+    // The kernel read the same bytes a moment ago. Another thread that changes them meanwhile confuses
+    // its own process more than us.
+    // SAFETY: the helper checks the address, and `path` has room for `len` bytes.
+    let read = unsafe {
+        generated::bpf_probe_read_user(
+            path.as_mut_ptr().cast(),
+            len,
+            (pending.address + FAMILY_LEN) as *const _,
+        )
+    };
+    if read != 0 {
+        count(Counter::ReadFailed);
+        return None;
+    }
+    debug!(ctx, "connect to a unix socket returned {}", errno);
+    emit(UnixConnectRecord {
+        header: header::<UnixConnectRecord>(kind::UNIX_CONNECT, 0),
+        caller: ctx::caller(ctx::comm()),
+        errno: errno as i32,
+        netns: sk.netns(),
+        path_len: len,
+        path,
+    })
+}
+
 /// The network namespace of file descriptor `fd` of the current process where that is a TCP socket that
 /// never sent a SYN: resolvers connect datagram sockets, which is no hop.
 #[inline(always)]
-fn stream_netns(fd: u32) -> Option<u32> {
+fn tcp_netns(fd: u32) -> Option<u32> {
+    let sk = socket_of(fd)?;
+    let stream = sk.field::<u16>(&maps::SK_TYPE)? == STREAM;
+    let tcp = sk.field::<u16>(&maps::SK_PROTOCOL)? == TCP;
+    // A hop sent its SYN in an earlier call, and this one only asks how that went, as HAProxy does: the
+    // hop's own records tell.
+    let known = HOPS.get_ptr(sk.field::<u64>(&maps::SKC_COOKIE)?).is_some();
+    (stream && tcp && !known).then(|| sk.netns())
+}
+
+/// The socket behind file descriptor `fd` of the current process. The call must not have failed with
+/// ENOTSOCK.
+#[inline(always)]
+fn socket_of(fd: u32) -> Option<Sock> {
     let files: u64 = field(ctx::task(), &maps::TASK_FILES)?;
     let table: u64 = field(files, &maps::FILES_FDT)?;
     if fd >= field::<u32>(table, &maps::FDT_MAX)? {
@@ -149,13 +211,7 @@ fn stream_netns(fd: u32) -> Option<u32> {
     let slot = array + u64::from(fd) * 8;
     // SAFETY: the helper checks the address, and every bit pattern is a number.
     let file = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(slot as *const u64) }.ok()?;
-    // The call did not fail with ENOTSOCK, so that `private_data` is a `struct socket`.
+    // Behind a socket's descriptor, `private_data` is a `struct socket`.
     let socket: u64 = field(file, &maps::FILE_PRIVATE)?;
-    let sk = Sock::at(field(socket, &maps::SOCKET_SK)?);
-    let stream = sk.field::<u16>(&maps::SK_TYPE)? == STREAM;
-    let tcp = sk.field::<u16>(&maps::SK_PROTOCOL)? == TCP;
-    // A hop sent its SYN in an earlier call, and this one only asks how that went, as HAProxy does: the
-    // hop's own records tell.
-    let known = HOPS.get_ptr(sk.field::<u64>(&maps::SKC_COOKIE)?).is_some();
-    (stream && tcp && !known).then(|| sk.netns())
+    Some(Sock::at(field(socket, &maps::SOCKET_SK)?))
 }

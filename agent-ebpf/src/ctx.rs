@@ -10,7 +10,9 @@ use hopscope_ebpf::{COMM_LEN, Caller, Counter, Endpoints, NO_OFFSET};
 
 use crate::maps::{self, count};
 
-/// `AF_INET` of `include/linux/socket.h`.
+/// `AF_UNIX` of `include/linux/socket.h`.
+pub(crate) const AF_UNIX: u16 = 1;
+/// `AF_INET` of the same file.
 pub(crate) const AF_INET: u16 = 2;
 /// `AF_INET6` of the same file.
 pub(crate) const AF_INET6: u16 = 10;
@@ -128,6 +130,58 @@ impl Sock {
             netns: self.netns(),
         }
     }
+}
+
+/// The ends, as its sender has them, of the segment in argument `n` of a tracepoint, where it can be
+/// read and `wanted` wants its control bits.
+#[inline(always)]
+pub(crate) fn segment_ends(
+    ctx: &BtfTracePointContext,
+    n: usize,
+    wanted: impl Fn(u8) -> bool,
+) -> Option<Endpoints> {
+    /// Places in a TCP header (RFC 9293 section 3.1) and in the two IP headers (RFC 791 section 3.1,
+    /// RFC 8200 section 3).
+    const FLAGS: u64 = 13;
+    const SOURCE_V4: u64 = 12;
+    const SOURCE_V6: u64 = 8;
+
+    let skb: u64 = ctx.arg(n);
+    if skb == 0 {
+        return None;
+    }
+    let head: u64 = field(skb, &maps::SKB_HEAD)?;
+    let tcp = head + u64::from(field::<u16>(skb, &maps::SKB_TRANSPORT)?);
+    let flags: u8 = read(tcp + FLAGS)?;
+    if !wanted(flags) {
+        return None;
+    }
+    let ip = head + u64::from(field::<u16>(skb, &maps::SKB_NETWORK)?);
+    let (source, destination) = if read::<u8>(ip)? >> 4 == 4 {
+        let [source, destination]: [[u8; 4]; 2] = read(ip + SOURCE_V4)?;
+        (mapped(source), mapped(destination))
+    } else {
+        let [source, destination]: [[u8; 16]; 2] = read(ip + SOURCE_V6)?;
+        (source, destination)
+    };
+    let [from, to]: [u16; 2] = read(tcp)?;
+    let netns = field::<u64>(skb, &maps::SKB_DEV)
+        .and_then(|dev| field::<u64>(dev, &maps::DEV_NET))
+        .and_then(|net| field(net, &maps::NET_INUM));
+    Some(Endpoints {
+        local_addr: source,
+        remote_addr: destination,
+        local_port: u16::from_be(from),
+        remote_port: u16::from_be(to),
+        netns: netns.unwrap_or(0),
+    })
+}
+
+/// The value at `address` of kernel memory.
+#[inline(always)]
+fn read<T: Copy>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address; every `T` used here is an integer or an array of them.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
 /// The kernel's tick count, as sockets keep it.

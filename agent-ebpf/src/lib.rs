@@ -10,13 +10,16 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 4;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
 
 /// Length of a kernel command name with its final NUL (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
+
+/// Room for the path in a `sockaddr_un`.
+pub const UNIX_PATH_LEN: usize = 108;
 
 /// Record kinds, in [`Header::kind`].
 pub mod kind {
@@ -26,7 +29,8 @@ pub mod kind {
     pub const OPEN: u16 = 2;
     /// A [`super::SocketRecord`] for a reset that arrived.
     pub const RESET_IN: u16 = 3;
-    /// A [`super::SocketRecord`] for a reset that the gateway's kernel sent; `value` is the reason.
+    /// A [`super::SocketRecord`] for a reset that the gateway's kernel sent; `value` is the reason. Where
+    /// the hop's socket has given up, it is the answer to a SYN-ACK that came too late.
     pub const RESET_OUT: u16 = 4;
     /// A [`super::SocketRecord`] for a reset that an upstream on this same host sent; `value` is the
     /// reason.
@@ -40,6 +44,10 @@ pub mod kind {
     /// An [`super::OpenRecord`] about a client's connection, not a hop: a gateway closed it after the
     /// client had, in order or by a reset, and had sent nothing on it lately. The client left without an answer.
     pub const CLIENT_LEFT: u16 = 10;
+    /// A [`super::UnixConnectRecord`].
+    pub const UNIX_CONNECT: u16 = 11;
+    /// A [`super::HeldRecord`].
+    pub const HELD: u16 = 12;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -177,6 +185,25 @@ pub struct ConnectRecord {
     pub reserved: u32,
 }
 
+/// A `connect()` of a gateway process to a stream socket of the unix family returned an error.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UnixConnectRecord {
+    /// Header, [`kind::UNIX_CONNECT`], without a cookie.
+    pub header: Header,
+    /// The caller.
+    pub caller: Caller,
+    /// The error, positive.
+    pub errno: i32,
+    /// Inode of the network namespace, zero where unknown: abstract names belong to one.
+    pub netns: u32,
+    /// Bytes of `path` that the caller gave.
+    pub path_len: u32,
+    /// `sun_path`: a path, which a NUL may end early, or behind a first NUL an abstract name. Zeros
+    /// behind `path_len`.
+    pub path: [u8; UNIX_PATH_LEN],
+}
+
 /// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +220,39 @@ pub struct SegmentHeader {
     /// Zero.
     pub reserved: u32,
 }
+
+/// Healthy exchanges of a hop that were held back in the kernel and are over. The segments of the hop that
+/// follow belong to a later exchange.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeldRecord {
+    /// Header, [`kind::HELD`].
+    pub header: Header,
+    /// What they were.
+    pub held: Held,
+}
+
+/// Exchanges that were held back, summed up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// When the last byte of the last of them passed.
+    pub last_end_ns: u64,
+    /// Bytes of their requests.
+    pub request_bytes: u64,
+    /// Bytes of their responses.
+    pub response_bytes: u64,
+    /// How many there were.
+    pub exchanges: u32,
+    /// How many of them had a status of each class from 2xx to 4xx. Others are never held back.
+    pub classes: [u32; 3],
+    /// How many of them waited how long for their first response byte: less than 2^(n + 1) microseconds
+    /// at index n, or longer at the last.
+    pub first_byte: [u32; FIRST_BYTE_LEN],
+}
+
+/// Classes of the time to the first response byte: up to half a second, and longer.
+pub const FIRST_BYTE_LEN: usize = 20;
 
 /// Room for IP and TCP headers on top of the payload snap length: 40 + 60 bytes and some IPv6
 /// extension headers.
@@ -231,10 +291,15 @@ pub enum Counter {
     ConnectMapFull = 6,
     /// Sockets of other processes that were looked at and left alone when they connected.
     Filtered = 7,
+    /// Exchanges that were not held back because the table of held exchanges took no entry. Nothing is
+    /// lost by that.
+    NotHeld = 8,
+    /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
+    Opaque = 9,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 8;
+pub const COUNTERS_LEN: u32 = 10;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -247,6 +312,8 @@ impl Counter {
         (Self::LoadFailed, "kernel_load_failed"),
         (Self::ConnectMapFull, "kernel_connect_map_full"),
         (Self::Filtered, "kernel_filtered"),
+        (Self::NotHeld, "kernel_not_held"),
+        (Self::Opaque, "kernel_opaque_segments"),
     ];
 }
 
@@ -277,10 +344,19 @@ pub const NO_OFFSET: u32 = u32::MAX;
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
+    /// The head of a final response has passed since the last request.
+    pub const ANSWERED: u32 = 2;
+    /// The gateway has sent bytes.
+    pub const SPOKE: u32 = 4;
+    /// The first of them began no HTTP/1 request.
+    pub const OPAQUE: u32 = 8;
+    /// From this bit on, segments with payload that passed since the hop was found to be opaque.
+    pub const SEGMENTS_SHIFT: u32 = 16;
 }
 
-/// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it, so that a reset sent by an
-/// upstream on this same host can be joined to its hop.
+/// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it. It joins to the hop a reset
+/// that an upstream on this same host sent, and one that answers a segment of the upstream for which
+/// the gateway's kernel has no socket any more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Tuple {
@@ -292,8 +368,9 @@ pub struct Tuple {
     pub local_port: u16,
     /// The gateway's port in host byte order.
     pub remote_port: u16,
-    /// Inode of the network namespace where the address is a loopback one: every namespace has its
-    /// own. Zero for any other address, since the two ends may live in different namespaces.
+    /// Inode of the gateway's network namespace where the hop has given up, or where the address is a
+    /// loopback one: every namespace has its own. Zero for any other hop, since the two ends may live
+    /// in different namespaces.
     pub netns: u32,
 }
 
@@ -325,6 +402,9 @@ layout! {
     StateRecord { size: 104, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92, turn: 96, reserved: 100 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
     ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
+    UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
+    HeldRecord { size: 144, header: 0, held: 24 }
+    Held { size: 120, last_end_ns: 0, request_bytes: 8, response_bytes: 16, exchanges: 24, classes: 28, first_byte: 40 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

@@ -7,12 +7,20 @@ use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use hopscope_ebpf::{COMM_LEN, COUNTERS_LEN, Counter, Hop, NO_OFFSET, Tuple, UpstreamKey};
 
+use crate::stage::Stage;
+
 /// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
 /// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
 const HOPS_CAP: u32 = 131_072;
 
 /// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
 const CONNECTS_CAP: u32 = 16_384;
+
+/// Hops with something held back, of about five KiB each.
+const STAGES_CAP: u32 = 4_096;
+
+/// `BPF_F_NO_PREALLOC` of `include/uapi/linux/bpf.h`.
+const NO_PREALLOC: u32 = 1;
 
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
@@ -36,9 +44,9 @@ pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS
 #[map]
 pub(crate) static PORTS: Array<u8> = Array::with_max_entries(PORTS_LEN, 0);
 
-/// Hops as their upstreams' sockets see them, to the hop's cookie.
+/// Hops as their upstreams' sockets see them.
 #[map]
-pub(crate) static TUPLES: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+pub(crate) static TUPLES: LruHashMap<Tuple, Known> = LruHashMap::with_max_entries(HOPS_CAP, 0);
 
 /// Calls of `connect()` under way, by thread.
 #[map]
@@ -48,6 +56,23 @@ pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
 /// Sockets that are no hops and that the other side reset while they were open.
 #[map]
 pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
+
+/// What is held back of hops, by socket cookie. Entries are made when a hop is used again and go with its
+/// socket, so that hops for one exchange never have one. Where there is no room, nothing is held back.
+#[map]
+pub(crate) static STAGES: HashMap<u64, Stage> = HashMap::with_max_entries(STAGES_CAP, NO_PREALLOC);
+
+/// An empty [`Stage`]: too large for a program's stack.
+#[map]
+pub(crate) static EMPTY_STAGE: Array<Stage> = Array::with_max_entries(1, 0);
+
+/// Upstreams of which nothing is held back for a while, and until when, in nanoseconds.
+#[map]
+pub(crate) static BOOSTS: HashMap<UpstreamKey, u64> = HashMap::with_max_entries(FILTER_CAP, 0);
+
+/// Not zero where [`BOOSTS`] has entries.
+#[map]
+pub(crate) static BOOSTING: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Names of gateway processes, padded with zeros.
 #[map]
@@ -65,6 +90,16 @@ pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entrie
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 
+/// A hop found by its ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    /// The hop's cookie.
+    pub(crate) cookie: u64,
+    /// When it gave up its SYN, in nanoseconds; zero where it was established.
+    pub(crate) gave_up_ns: u64,
+}
+
 /// A `connect()` under way.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -75,10 +110,16 @@ pub(crate) struct Pending {
     pub(crate) remote_addr: [u8; 16],
     /// Port in host byte order.
     pub(crate) remote_port: u16,
-    /// Zero.
-    pub(crate) reserved: u16,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub(crate) family: u16,
     /// The file descriptor.
     pub(crate) fd: u32,
+    /// The address in user memory, of which a unix path is read where the call failed.
+    pub(crate) address: u64,
+    /// Its length in bytes.
+    pub(crate) address_len: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
 }
 
 macro_rules! globals {
@@ -90,6 +131,10 @@ macro_rules! globals {
 globals! {
     /// Payload bytes kept of a segment.
     SNAP_LEN: u32 = 2048;
+    /// Of how many exchanges on a hop one is sent up; zero for none.
+    SAMPLE: u32 = 0;
+    /// Milliseconds after which a first response byte is late.
+    SLOW_MS: u32 = 1000;
     /// Bits of `hopscope_ebpf::filter`.
     FILTERS: u32 = 0;
     /// Not zero where `tcp_send_reset` has a third argument, the reason.
@@ -148,10 +193,22 @@ globals! {
     FILE_PRIVATE: u32 = NO_OFFSET;
     /// `socket.sk`, pointer.
     SOCKET_SK: u32 = NO_OFFSET;
+    /// `sk_buff.head`, pointer.
+    SKB_HEAD: u32 = NO_OFFSET;
+    /// `sk_buff.network_header`, `u16`, from the head.
+    SKB_NETWORK: u32 = NO_OFFSET;
+    /// `sk_buff.transport_header`, `u16`, from the head.
+    SKB_TRANSPORT: u32 = NO_OFFSET;
+    /// `sk_buff.dev`, pointer.
+    SKB_DEV: u32 = NO_OFFSET;
+    /// `net_device.nd_net.net`, pointer.
+    DEV_NET: u32 = NO_OFFSET;
     /// Offset of the file descriptor in a `sys_enter_connect` record, `u64`.
     CONNECT_FD: u32 = NO_OFFSET;
     /// Offset of the address pointer in a `sys_enter_connect` record.
     CONNECT_ADDR: u32 = NO_OFFSET;
+    /// Offset of the address's length in a `sys_enter_connect` record, `u64`.
+    CONNECT_LEN: u32 = NO_OFFSET;
     /// Offset of the result in a `sys_exit_connect` record, `i64`.
     CONNECT_RET: u32 = NO_OFFSET;
 }

@@ -1,6 +1,7 @@
 //! Facts about sockets: opened, changed state, reset, retransmitted, failed.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use hopscope_ebpf::{
@@ -10,12 +11,15 @@ use hopscope_ebpf::{
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, RESETS, TUPLES, count};
+use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;
 /// `TCP_SYN_SENT` of the same file.
 const SYN_SENT: i32 = 2;
+/// `TCP_CLOSE` of the same file.
+const CLOSE: i32 = 7;
 /// `TCP_CLOSE_WAIT` of the same file.
 const CLOSE_WAIT: i32 = 8;
 /// `TCP_LAST_ACK` of the same file.
@@ -26,6 +30,13 @@ const CLOSE_WAIT_STATE: u8 = CLOSE_WAIT as u8;
 /// A client that was sent something this few ticks ago got its answer: 5 ms to 50 ms, by the kernel's
 /// tick.
 const ANSWERED_JIFFIES: u32 = 5;
+/// How long a hop that gave up is looked for. Upstreams repeat their SYN-ACK after 1, 3 and 7 seconds.
+const LATE_NS: u64 = 10_000_000_000;
+/// SYN and ACK of a TCP header, and all control bits that decide what a segment is.
+const SYN_ACK: u8 = 0x12;
+const DECISIVE: u8 = 0x17;
+/// `ECONNREFUSED` of `include/uapi/asm-generic/errno.h`.
+const ECONNREFUSED: i32 = 111;
 /// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
 pub(crate) const TCP: u16 = 6;
 
@@ -48,12 +59,26 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let Some(cookie) = hop(sk) else {
         return client_left(ctx, sk, old, new);
     };
+    stage::flush(cookie);
     let ends = sk.ends();
-    if new == ESTABLISHED {
-        // Full or not, a tuple that is missing only loses who of two ends on this host sent a reset.
-        let _ = TUPLES.insert(reversed(&ends), cookie, 0);
-    }
     let sk_err = sk.field::<i32>(&maps::SK_ERR);
+    // Full or not, a tuple that is missing only loses who sent a reset, or why.
+    if new == ESTABLISHED {
+        let key = reversed(&ends, scope(&ends.remote_addr, ends.netns));
+        let known = Known {
+            cookie,
+            gave_up_ns: 0,
+        };
+        let _ = TUPLES.insert(key, known, 0);
+    } else if old == SYN_SENT && new == CLOSE && sk_err != Some(ECONNREFUSED) {
+        // Who was refused has had its answer.
+        let known = Known {
+            cookie,
+            // SAFETY: no arguments.
+            gave_up_ns: unsafe { bpf_ktime_get_ns() },
+        };
+        let _ = TUPLES.insert(reversed(&ends, ends.netns), known, 0);
+    }
     let bytes_acked = sk.field::<u64>(&maps::TCP_BYTES_ACKED);
     let srtt = sk.field::<u32>(&maps::TCP_SRTT);
     debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
@@ -98,6 +123,8 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
 pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = sk.cookie();
+    // The last word about a socket: nothing of it passes any more. Most have no entry.
+    let _ = STAGES.remove(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -180,16 +207,21 @@ pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
     send(kind::RESET_IN, cookie, None)
 }
 
-/// `tcp_send_reset(sk, skb)`, with a third argument `reason` on newer kernels. `sk` may be null and
-/// may be a request or time-wait socket.
+/// `tcp_send_reset(sk, skb)`, with a third argument `reason` on newer kernels. `sk` may be a request or
+/// time-wait socket. It is null where no socket wanted the segment, of which kernels before Linux 6.10
+/// do not tell.
 #[inline(always)]
 pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
-    let sk = Sock::arg(ctx, 0)?;
-    let own = sk.cookie();
-    let (kind, cookie) = if HOPS.get_ptr(own).is_some() {
-        (kind::RESET_OUT, own)
-    } else {
-        (kind::RESET_PEER, peer(&sk.ends())?)
+    let (kind, cookie) = match Sock::arg(ctx, 0) {
+        None => (kind::RESET_OUT, too_late(ctx)?),
+        Some(sk) => {
+            let own = sk.cookie();
+            if HOPS.get_ptr(own).is_some() {
+                (kind::RESET_OUT, own)
+            } else {
+                (kind::RESET_PEER, peer(&sk.ends())?)
+            }
+        }
     };
     let reason = if maps::RESET_HAS_REASON.load() != 0 {
         Some(ctx.arg::<i32>(2))
@@ -198,6 +230,17 @@ pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
     };
     debug!(ctx, "hop {}: reset sent, record kind {}", cookie, kind);
     send(kind, cookie, reason)
+}
+
+/// The hop that gave up, where the segment that no socket wanted is the SYN-ACK that it waited for. Any
+/// other segment, such as a scanner's, costs a look at its control bits.
+#[inline(always)]
+fn too_late(ctx: &BtfTracePointContext) -> Option<u64> {
+    let ends = ctx::segment_ends(ctx, 1, |flags| flags & DECISIVE == SYN_ACK)?;
+    let known = known_hop(&tuple(&ends, ends.netns))?;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    (known.gave_up_ns != 0 && now.wrapping_sub(known.gave_up_ns) < LATE_NS).then_some(known.cookie)
 }
 
 /// `tcp_retransmit_skb(sk, ..)` and `inet_sk_error_report(sk)`.
@@ -222,6 +265,7 @@ pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
 
 #[inline(always)]
 fn send(kind: u16, cookie: u64, value: Option<i32>) -> Option<()> {
+    stage::flush(cookie);
     emit(SocketRecord {
         header: header::<SocketRecord>(kind, cookie),
         value: value.unwrap_or(0),
@@ -231,28 +275,39 @@ fn send(kind: u16, cookie: u64, value: Option<i32>) -> Option<()> {
 
 /// The hop's ends as the upstream's socket would have them.
 #[inline(always)]
-fn reversed(ends: &Endpoints) -> Tuple {
+fn reversed(ends: &Endpoints, netns: u32) -> Tuple {
     Tuple {
         local_addr: ends.remote_addr,
         remote_addr: ends.local_addr,
         local_port: ends.remote_port,
         remote_port: ends.local_port,
-        netns: scope(&ends.remote_addr, ends.netns),
+        netns,
+    }
+}
+
+/// The ends of an upstream's socket or segment.
+#[inline(always)]
+fn tuple(ends: &Endpoints, netns: u32) -> Tuple {
+    Tuple {
+        local_addr: ends.local_addr,
+        remote_addr: ends.remote_addr,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        netns,
     }
 }
 
 /// The hop whose upstream is the socket with these ends.
 #[inline(always)]
 fn peer(ends: &Endpoints) -> Option<u64> {
-    let key = Tuple {
-        local_addr: ends.local_addr,
-        remote_addr: ends.remote_addr,
-        local_port: ends.local_port,
-        remote_port: ends.remote_port,
-        netns: scope(&ends.local_addr, ends.netns),
-    };
-    // SAFETY: the value is copied out at once; an entry that is replaced meanwhile can only yield the
-    // cookie of another hop with the same two ends.
+    let known = known_hop(&tuple(ends, scope(&ends.local_addr, ends.netns)))?;
+    (known.gave_up_ns == 0).then_some(known.cookie)
+}
+
+#[inline(always)]
+fn known_hop(key: &Tuple) -> Option<Known> {
+    // SAFETY: the value is copied out at once; an entry that is replaced meanwhile can only yield
+    // another hop with the same two ends.
     unsafe { TUPLES.get(key) }.copied()
 }
 

@@ -22,10 +22,11 @@ use foldhash::fast::RandomState;
 use self::hop::{Context, Hop, Outcome};
 use self::timers::Timers;
 use self::upstreams::Upstreams;
-use crate::classify::connect_call;
+use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, TcpFlags, Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags,
+    Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -34,6 +35,10 @@ pub use self::upstreams::UpstreamTally;
 /// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
 /// the same addresses for different hosts.
 type Alive = HashMap<(u64, SocketAddr), Timestamp, RandomState>;
+
+/// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
+/// the same addresses for different hops.
+type Place = (u64, (SocketAddr, SocketAddr));
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -85,7 +90,7 @@ pub struct Engine {
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<(SocketAddr, SocketAddr), HopId, RandomState>,
+    ends: HashMap<Place, HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
@@ -118,7 +123,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<Place>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -265,7 +270,9 @@ impl Engine {
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
     fn know_ends(&mut self, at: Timestamp, id: HopId, ends: (SocketAddr, SocketAddr)) {
-        self.enter_ends(id, ends);
+        let Some((netns, _)) = self.enter_ends(id, ends) else {
+            return;
+        };
         if self.early_icmp.is_empty() {
             return;
         }
@@ -273,7 +280,9 @@ impl Engine {
         self.early_icmp
             .retain(|(seen, _)| at.since(*seen) < EARLY_ICMP);
         self.stats.icmp_unmatched += (before - self.early_icmp.len()) as u64;
-        let quoted = |(_, icmp): &(Timestamp, IcmpError)| (icmp.local, icmp.upstream) == ends;
+        let quoted = |(_, icmp): &(Timestamp, IcmpError)| {
+            (icmp.local, icmp.upstream) == ends && (netns == 0 || icmp.netns == netns)
+        };
         if let Some(index) = self.early_icmp.iter().position(quoted)
             && let Some((_, icmp)) = self.early_icmp.remove(index)
         {
@@ -281,18 +290,21 @@ impl Engine {
         }
     }
 
-    /// Enters the ends of a hop into the table, one entry a hop.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) {
+    /// Enters the ends of a hop into the table, one entry a hop. Returns what was entered.
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Place> {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
-            return;
+            return None;
         };
-        let before = tracked.ends.replace(ends);
+        let (netns, _) = tracked.hop.place();
+        let place = (netns, ends);
+        let before = tracked.ends.replace(place);
         if let Some(before) = before
             && self.ends.get(&before) == Some(&id)
         {
             self.ends.remove(&before);
         }
-        self.ends.insert(ends, id);
+        self.ends.insert(place, id);
+        Some(place)
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -305,17 +317,23 @@ impl Engine {
                 _ => return,
             }
         }
-        if let Signal::Seeded {
-            local, upstream, ..
-        } = &signal
-        {
-            self.enter_ends(id, (*local, *upstream));
-        }
+        let seeded = match &signal {
+            Signal::Seeded {
+                local, upstream, ..
+            } => Some((*local, *upstream)),
+            _ => None,
+        };
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+        // The hop knows its process, and so its namespace, only now.
+        if let Some(ends) = seeded {
+            self.enter_ends(id, ends);
+        }
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let Some(&id) = self.ends.get(&(icmp.local, icmp.upstream)) else {
+        let ends = (icmp.local, icmp.upstream);
+        let known = self.ends.get(&(icmp.netns, ends));
+        let Some(&id) = known.or_else(|| self.ends.get(&(0, ends))) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -332,10 +350,14 @@ impl Engine {
         &mut self,
         at: Timestamp,
         process: &Arc<Process>,
-        upstream: SocketAddr,
+        upstream: Target,
         errno: Errno,
     ) {
-        let Some(verdict) = connect_call(errno) else {
+        let verdict = match upstream {
+            Target::Inet(_) => connect_call(errno),
+            Target::Unix(_) => connect_unix(errno),
+        };
+        let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;
             return;
         };

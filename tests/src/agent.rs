@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::cleanup::{Directory, Program};
 use crate::clock::{Deadline, wait_for};
+use crate::socket::Target;
 
 /// Names the binary under test; without it, the release build of this workspace.
 pub const BINARY_VARIABLE: &str = "HOPSCOPE_BIN";
@@ -37,22 +38,13 @@ pub struct Event {
     /// How firmly it stands.
     pub proof: String,
     /// The upstream's end.
-    pub upstream: Upstream,
+    pub upstream: Target,
     /// The gateway process.
     pub gateway: Option<Process>,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
     /// Whether anything was lost.
     pub completeness: Completeness,
-}
-
-/// The upstream's end of a hop.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Upstream {
-    /// IP address.
-    pub address: IpAddr,
-    /// TCP port.
-    pub port: u16,
 }
 
 /// A gateway process.
@@ -87,13 +79,6 @@ pub struct Completeness {
     pub truncated: bool,
     /// Whether the hop was open when it was first seen.
     pub mid_stream: bool,
-}
-
-impl Event {
-    /// The upstream's address and port together.
-    pub fn upstream(&self) -> SocketAddr {
-        SocketAddr::new(self.upstream.address, self.upstream.port)
-    }
 }
 
 /// A running `hopscope run`. Dropping it ends it.

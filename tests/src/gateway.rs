@@ -15,6 +15,7 @@ use crate::cleanup::{Directory, Program};
 use crate::clock::wait_for;
 use crate::netns::Netns;
 use crate::scenario::Check;
+use crate::socket::Target;
 
 /// Time-out of the gateways for connecting, sending and reading, unless a route says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
@@ -65,7 +66,7 @@ pub struct Route {
     /// The path without its slash, also the name of the backend.
     pub name: String,
     /// The one upstream.
-    pub upstream: SocketAddr,
+    pub upstream: Target,
     /// Whether connections are pooled for the next request.
     pub keep_alive: bool,
     /// Time-out for connecting.
@@ -271,6 +272,10 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
             None => ("", ""),
             Some(Check::Tcp) => ("", " check inter 50ms"),
             Some(Check::Http) => ("  option httpchk GET /check\n", " check inter 50ms"),
+        };
+        let upstream = match upstream {
+            Target::Inet(address) => address.to_string(),
+            Target::Unix(path) => format!("unix@{}", path.display()),
         };
         // How long a check may take is not what the lab is about.
         writeln!(

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cleanup;
+use crate::cleanup::{self, Directory};
 use crate::client::{Request, Seen, Session, request};
 use crate::clock::wait_for;
 use crate::command::run_with_input;
@@ -19,6 +19,7 @@ use crate::netns::Netns;
 use crate::scenario::{
     Departure, Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6,
 };
+use crate::socket::{Sockets, Target};
 use crate::upstream::Upstreams;
 
 /// The gateways' end of the veth pair.
@@ -42,9 +43,11 @@ pub struct Lab {
     // In this order: the gateways end before their upstreams, and all of it before the namespaces.
     gateways: Vec<Gateway>,
     upstreams: Upstreams,
-    ports: HashMap<(&'static str, Kind), SocketAddr>,
+    targets: HashMap<(&'static str, Kind), Target>,
     near: Netns,
     _far: Netns,
+    _sockets: Sockets,
+    _files: Directory,
 }
 
 impl Lab {
@@ -55,7 +58,9 @@ impl Lab {
         let far = Netns::new("upstream")?;
         connect(&near, &far).context("could not join the lab's namespaces")?;
 
-        let mut ports = HashMap::new();
+        let files = Directory::new()?;
+        let mut sockets = Vec::new();
+        let mut targets = HashMap::new();
         let mut routes: HashMap<Kind, Vec<Route>> = HashMap::new();
         let mut served = Vec::new();
         let mut tricks: HashMap<Trick, Vec<u16>> = HashMap::new();
@@ -65,10 +70,18 @@ impl Lab {
                     SocketAddr::new(scenario.place.address(), FIRST_PORT + 10 * index + offset);
                 let source =
                     SocketAddr::new(IpAddr::V4(GATEWAY), FIRST_SOURCE_PORT + 10 * index + offset);
-                ports.insert((scenario.name, kind), upstream);
+                let target = match scenario.socket {
+                    None => upstream.into(),
+                    Some(socket) => {
+                        let path = files.path().join(format!("{}-{kind}", scenario.name));
+                        sockets.push((path.clone(), socket));
+                        Target::Unix(path)
+                    }
+                };
+                targets.insert((scenario.name, kind), target.clone());
                 routes.entry(kind).or_default().push(Route {
                     name: scenario.name.to_owned(),
-                    upstream,
+                    upstream: target,
                     keep_alive: scenario.keep_alive(),
                     connect_timeout: scenario.connect_timeout(),
                     read_timeout: scenario.read_timeout(),
@@ -83,6 +96,7 @@ impl Lab {
         }
         far.enter(|| run_with_input("nft", &["-f", "-"], &ruleset(&tricks)?))
             .context("could not set up the lab's packet rules")?;
+        let sockets = Sockets::start(&sockets)?;
         let upstreams = far.enter(|| Upstreams::start(served))?;
         let gateways = kinds
             .iter()
@@ -91,9 +105,11 @@ impl Lab {
         Ok(Self {
             gateways,
             upstreams,
-            ports,
+            targets,
             near,
             _far: far,
+            _sockets: sockets,
+            _files: files,
         })
     }
 
@@ -108,10 +124,10 @@ impl Lab {
     }
 
     /// Where `kind` looks for the upstream of `scenario`.
-    pub fn upstream(&self, scenario: &Scenario, kind: Kind) -> Result<SocketAddr> {
-        self.ports
+    pub fn upstream(&self, scenario: &Scenario, kind: Kind) -> Result<Target> {
+        self.targets
             .get(&(scenario.name, kind))
-            .copied()
+            .cloned()
             .with_context(|| format!("the lab was started without {}", scenario.name))
     }
 
@@ -119,7 +135,7 @@ impl Lab {
     pub fn play(&self, scenario: &Scenario, kind: Kind) -> Result<Seen> {
         let path = format!("/{}", scenario.name);
         let upstream = self.upstream(scenario, kind)?;
-        let closed = || Ok(self.upstreams.has_closed(upstream).then_some(()));
+        let closed = || Ok(self.upstreams.has_closed(&upstream).then_some(()));
         self.near
             .enter(|| drive(kind.address(), &path, scenario.drive, closed))
             .with_context(|| format!("{} through {kind}", scenario.name))

@@ -14,6 +14,7 @@ pub mod lab;
 pub mod netns;
 pub mod recording;
 pub mod scenario;
+pub mod socket;
 pub mod status;
 pub mod upstream;
 pub mod watch;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::client::Seen;
 use crate::gateway::{Kind, TIMEOUT};
+use crate::socket::Socket;
 use crate::upstream::{Behaviour, End};
 
 /// The gateways' address on the link to the upstreams.
@@ -26,6 +27,8 @@ pub struct Scenario {
     pub place: Place,
     /// What the upstream does; `None` where nothing listens.
     pub behaviour: Option<Behaviour>,
+    /// What is at the path of the upstream, where that is a unix socket.
+    pub socket: Option<Socket>,
     /// What the network does on the way.
     pub trick: Option<Trick>,
     /// What the client does.
@@ -248,6 +251,7 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
         name,
         place: Place::Upstream,
         behaviour: None,
+        socket: None,
         trick: None,
         drive: Drive::Once,
         nginx: BAD_GATEWAY,
@@ -290,8 +294,15 @@ pub fn failures() -> Vec<Scenario> {
     all
 }
 
-fn connecting() -> [Scenario; 8] {
+fn connecting() -> [Scenario; 11] {
+    let unix = |name, socket| Scenario {
+        socket: Some(socket),
+        ..cannot_connect(name, "unix.unavailable").not_in_packets()
+    };
     [
+        unix("unix_missing", Socket::Missing),
+        unix("unix_stale", Socket::Stale),
+        unix("unix_full", Socket::Full),
         cannot_connect("refused", "tcp.connect_refused"),
         cannot_connect("refused_v6", "tcp.connect_refused").at(Place::UpstreamV6),
         cannot_connect("no_route", "tcp.connect_no_route")
@@ -605,6 +616,11 @@ pub fn traps() -> Vec<Scenario> {
         // The gateway gives the upstream up, but only because nobody waits for the answer any more.
         left("client_left", Departure::Fin),
         left("client_reset", Departure::Reset),
+        Scenario {
+            behaviour: None,
+            socket: Some(Socket::Healthy),
+            ..trap("unix_healthy", Behaviour::Healthy)
+        },
         // The gateway's window closes, for longer than an upstream may be silent.
         trap("slow_reader", Behaviour::Flood(8 << 20)).drive(Drive::Crawl),
         trap("large_body", Behaviour::Flood(32 << 20)),

@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::set_socket_linger;
 
+use crate::socket::Target;
+
 /// Longest life of a connection: every time-out of a gateway in the lab is shorter.
 const LIFE: Duration = Duration::from_secs(30);
 
@@ -126,13 +128,16 @@ impl Upstreams {
         })
     }
 
-    /// Whether the upstream at `address` has closed a connection.
-    pub fn has_closed(&self, address: SocketAddr) -> bool {
+    /// Whether the upstream at `target` has closed a connection; never told of a unix socket.
+    pub fn has_closed(&self, target: &Target) -> bool {
+        let Target::Inet(address) = target else {
+            return false;
+        };
         self.shared
             .closed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&address)
+            .contains(address)
     }
 }
 

@@ -2,7 +2,6 @@
 //! that it has to say.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::clock::Deadline;
 use crate::gateway::Kind;
 use crate::lab::Lab;
 use crate::scenario::{Scenario, Verdict, canary};
+use crate::socket::Target;
 
 /// Time between two canaries.
 const CANARY: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ pub struct Played<'a> {
     /// The gateway.
     pub kind: Kind,
     /// Where the gateway looked for its upstream.
-    pub upstream: SocketAddr,
+    pub upstream: Target,
     /// What the client saw last.
     pub seen: Result<Seen>,
     /// The agent's events about it.
@@ -121,10 +121,10 @@ impl Watch {
             )
         })?;
 
-        let by_port: HashMap<SocketAddr, usize> = played
+        let by_target: HashMap<Target, usize> = played
             .iter()
             .enumerate()
-            .map(|(index, one)| (one.upstream, index))
+            .map(|(index, one)| (one.upstream.clone(), index))
             .collect();
         let mut wanted = played.iter().filter(|one| one.verdict().is_some()).count();
         let deadline = Deadline::after(VERDICTS);
@@ -132,8 +132,8 @@ impl Watch {
             let Some(event) = self.next(deadline)? else {
                 break;
             };
-            if let Some(one) = by_port
-                .get(&event.upstream())
+            if let Some(one) = by_target
+                .get(&event.upstream)
                 .and_then(|at| played.get_mut(*at))
             {
                 wanted -= usize::from(one.events.is_empty() && one.verdict().is_some());
@@ -147,8 +147,8 @@ impl Watch {
             let mut reported = false;
             let until = Deadline::after(CANARY);
             while let Some(event) = self.next(until)? {
-                if let Some(one) = by_port
-                    .get(&event.upstream())
+                if let Some(one) = by_target
+                    .get(&event.upstream)
                     .and_then(|at| played.get_mut(*at))
                 {
                     one.events.push(event);

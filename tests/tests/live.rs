@@ -32,7 +32,7 @@ fn every_failure_is_named_once_live_and_from_the_recording() {
         let verdict = one.scenario.verdict.unwrap();
         let causes: Vec<&str> = recorded
             .iter()
-            .filter(|event| event.upstream() == one.upstream)
+            .filter(|event| event.upstream == one.upstream)
             .map(|event| event.cause.as_str())
             .collect();
         let expected: &[&str] = if verdict.in_packets {
@@ -110,8 +110,8 @@ fn faults(one: &Played<'_>, watch: &Watch) -> Vec<String> {
             if event.proof != verdict.proof {
                 wrong.push(format!("{}, not {}", event.proof, verdict.proof));
             }
-            if event.upstream() != *upstream {
-                wrong.push(format!("upstream {}, not {upstream}", event.upstream()));
+            if event.upstream != *upstream {
+                wrong.push(format!("upstream {}, not {upstream}", event.upstream));
             }
             let workers: Vec<u32> = watch
                 .lab()

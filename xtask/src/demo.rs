@@ -196,7 +196,7 @@ fn recorded(args: &Args) -> Result<()> {
     let rows: Vec<_> = events
         .iter()
         .map(|event| {
-            let upstream = event.upstream().to_string();
+            let upstream = event.upstream.to_string();
             [
                 upstream,
                 event.cause.clone(),

@@ -65,6 +65,30 @@ pub fn connect_call(errno: Errno) -> Option<Verdict> {
     local_refusal(errno, EvidenceSource::Kernel)
 }
 
+/// The cause of a `connect()` call to a unix socket that failed. The kernel decides all of it within the
+/// call (unix(7)), so that the number says everything.
+pub fn connect_unix(errno: Errno) -> Option<Verdict> {
+    let why = match errno {
+        Errno::ENOENT => "there is no such socket: the upstream is not running, or elsewhere",
+        Errno::EACCES => {
+            "the gateway may not write to the socket, or not search a directory above it"
+        }
+        Errno::ECONNREFUSED => {
+            "nobody listens: the socket is a leftover of a process that has ended"
+        }
+        Errno::EAGAIN => "the listener's backlog is full: all workers are busy and nobody accepts",
+        _ => return None,
+    };
+    let text = format!("connect() to the unix socket returned {errno}: {why}");
+    let decisive = fact(EvidenceSource::Kernel, "connect_errno", text);
+    Some(Verdict::new(
+        Cause::UnixUnavailable,
+        Proof::Proven,
+        Phase::Connect,
+        decisive,
+    ))
+}
+
 /// What the gateway's own kernel refuses at once.
 fn local_refusal(errno: Errno, source: EvidenceSource) -> Option<Verdict> {
     let (cause, why) = match errno {

@@ -9,7 +9,7 @@ mod exchange;
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub use connect::{ConnectFacts, connect, connect_call};
+pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use exchange::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
 
 use crate::http1::{self, Finding, FindingKind};

@@ -1,6 +1,5 @@
 //! From verdict to event: everything that an event says beside its cause.
 
-use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use super::{Engine, Slot};
 use crate::classify::Verdict;
 use crate::model::{
     Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId, LocalInfo, Process,
-    Proof, Timestamp, UpstreamInfo,
+    Proof, Target, Timestamp, UpstreamInfo,
 };
 
 impl Engine {
@@ -26,7 +25,13 @@ impl Engine {
         let hop = &tracked.hop;
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
-        let mut event = self.event(event_id, at, verdict, hop.upstream, hop.process.as_ref());
+        let mut event = self.event(
+            event_id,
+            at,
+            verdict,
+            hop.upstream.into(),
+            hop.process.as_ref(),
+        );
         event.local = hop.local.map(|local| LocalInfo {
             address: local.ip(),
             port: local.port(),
@@ -81,7 +86,7 @@ impl Engine {
         id: String,
         at: Timestamp,
         verdict: Verdict,
-        upstream: SocketAddr,
+        upstream: Target,
         process: Option<&Arc<Process>>,
     ) -> HopEvent {
         let info = verdict.cause.info();
@@ -97,11 +102,7 @@ impl Engine {
             recommended_status: info.recommended_status,
             fault_side: info.fault_side,
             phase: verdict.phase,
-            upstream: UpstreamInfo {
-                address: upstream.ip(),
-                port: upstream.port(),
-                name: None,
-            },
+            upstream: UpstreamInfo::from(upstream),
             local: None,
             gateway: process.map(|process| GatewayInfo {
                 pid: process.pid,
@@ -122,11 +123,13 @@ impl Engine {
 
     pub(super) fn emit(&mut self, event: HopEvent) {
         self.stats.events += 1;
-        let upstream = event.upstream.socket_addr();
-        self.stats.upstreams_dropped +=
-            self.upstreams
-                .opened(upstream, event.time, self.limits.upstreams);
-        self.upstreams.failed(&upstream, event.time, event.cause);
+        // Exchanges over unix sockets are not seen, so that a tally of them would count failures alone.
+        if let Some(upstream) = event.upstream.socket_addr() {
+            self.stats.upstreams_dropped +=
+                self.upstreams
+                    .opened(upstream, event.time, self.limits.upstreams);
+            self.upstreams.failed(&upstream, event.time, event.cause);
+        }
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;

@@ -18,8 +18,8 @@ use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, IcmpError, Process, ResetReason, Segment, Signal, TcpFlags, TcpState,
-    Timestamp, Turn,
+    Actor, Direction, Errno, HeldExchanges, IcmpError, Process, ResetReason, Segment, Signal,
+    TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -426,6 +426,7 @@ impl Hop {
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
+            Signal::Held(held) => self.resume(at, &held, cx, &mut out),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -451,6 +452,23 @@ impl Hop {
         }
         self.arm(&mut out);
         out
+    }
+
+    /// Goes on behind healthy exchanges that passed unseen.
+    fn resume(
+        &mut self,
+        at: Timestamp,
+        held: &HeldExchanges,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        let mut done = Vec::new();
+        self.exchanges.resume(at, held, &mut done);
+        self.after_bytes(at, done, cx, out);
+        self.to.resume();
+        self.from.resume();
+        cx.stats.exchanges += u64::from(held.exchanges);
+        cx.stats.exchanges_held += u64::from(held.exchanges);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]

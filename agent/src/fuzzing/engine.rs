@@ -10,7 +10,7 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
+    Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 /// So small that each cap is met.
@@ -379,7 +379,11 @@ impl World {
             1 => Input::ClientLeft { turn: turn(how) },
             _ => Input::ConnectFailed {
                 process: process(how),
-                upstream: self.hops[hop].upstream,
+                upstream: if how & 1 == 0 {
+                    self.hops[hop].upstream.into()
+                } else {
+                    Target::Unix(Arc::from("/run/app.sock"))
+                },
                 errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
             },
         };

@@ -147,10 +147,19 @@ pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketErro
     match ip.protocol {
         _ if ip.fragment => Ok(IpPacket::Fragment),
         protocol::TCP => tcp(ip).map(IpPacket::Tcp),
-        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp_quote(ip, 3)),
-        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp_quote(ip, 1)),
+        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp(icmp_quote(ip.payload, ip.src, 3))),
+        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp(icmp_quote(ip.payload, ip.src, 1))),
         _ => Ok(IpPacket::Other),
     }
+}
+
+/// Reads an `ICMPv6` message of `from` without its IP header, as a raw socket gives it.
+#[cfg_attr(
+    not(feature = "live"),
+    expect(dead_code, reason = "only the live source has raw sockets")
+)]
+pub(crate) fn parse_icmp_v6(bytes: &[u8], from: Ipv6Addr) -> Option<IcmpQuote> {
+    icmp_quote(bytes, from.into(), 1)
 }
 
 /// Takes the IP header and all extension headers off.
@@ -324,30 +333,29 @@ fn tcp<'a>(ip: &IpLayer<'a>) -> Result<TcpPacket<'a>, PacketError> {
     })
 }
 
+fn icmp<'a>(quote: Option<IcmpQuote>) -> IpPacket<'a> {
+    quote.map_or(IpPacket::Other, IpPacket::Icmp)
+}
+
 /// The quote in a "destination unreachable" of the type number `unreachable`.
-fn icmp_quote<'a>(ip: &IpLayer<'a>, unreachable: u8) -> IpPacket<'a> {
-    let Some((&[kind, code, ..], quoted)) = ip.payload.split_first_chunk::<8>() else {
-        return IpPacket::Other;
-    };
+fn icmp_quote(message: &[u8], from: IpAddr, unreachable: u8) -> Option<IcmpQuote> {
+    let (&[kind, code, ..], quoted) = message.split_first_chunk::<8>()?;
     if kind != unreachable {
-        return IpPacket::Other;
+        return None;
     }
     // The quote is cut to what fits, so its own length field is no use here.
-    let Ok(quoted) = ip_layer(quoted, u32_len(quoted.len())) else {
-        return IpPacket::Other;
-    };
-    match quoted.payload.split_first_chunk::<8>() {
-        Some((tcp, _)) if quoted.protocol == protocol::TCP && !quoted.fragment => {
-            IpPacket::Icmp(IcmpQuote {
-                from: ip.src,
-                code,
-                src: SocketAddr::new(quoted.src, u16::from_be_bytes([tcp[0], tcp[1]])),
-                dst: SocketAddr::new(quoted.dst, u16::from_be_bytes([tcp[2], tcp[3]])),
-                seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            })
-        }
-        _ => IpPacket::Other,
+    let quoted = ip_layer(quoted, u32_len(quoted.len())).ok()?;
+    if quoted.protocol != protocol::TCP || quoted.fragment {
+        return None;
     }
+    let tcp = quoted.payload.first_chunk::<8>()?;
+    Some(IcmpQuote {
+        from,
+        code,
+        src: SocketAddr::new(quoted.src, u16::from_be_bytes([tcp[0], tcp[1]])),
+        dst: SocketAddr::new(quoted.dst, u16::from_be_bytes([tcp[2], tcp[3]])),
+        seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+    })
 }
 
 /// At most `wire_len` bytes: what follows is padding of the frame.

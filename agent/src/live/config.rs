@@ -50,6 +50,8 @@ pub struct LiveConfig {
     pub snap_len: u32,
     /// Size of the ring between kernel and user space, rounded up to a power of two.
     pub ring_bytes: u32,
+    /// Of how many healthy exchanges on a connection one is sent up in full; zero for none.
+    pub sample: u32,
     /// Whether the kernel programs' own debug lines go to `tracing`.
     pub kernel_log: bool,
 }
@@ -62,6 +64,7 @@ impl Default for LiveConfig {
             upstreams: Vec::new(),
             snap_len: 2048,
             ring_bytes: 8 << 20,
+            sample: 1000,
             kernel_log: false,
         }
     }

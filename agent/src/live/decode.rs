@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    COMM_LEN, Caller, ConnectRecord, Endpoints, Header, OpenRecord, SegmentHeader, SocketRecord,
-    StateRecord, flag, kind,
+    COMM_LEN, Caller, ConnectRecord, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord,
+    OpenRecord, SegmentHeader, SocketRecord, StateRecord, UnixConnectRecord, flag, kind,
 };
 use thiserror::Error;
 
@@ -66,8 +66,16 @@ pub(super) enum Body<'a> {
     ClientLeft {
         turn: Turn,
     },
+    Held(HeldBack),
     Connect {
         ends: Ends,
+        caller: Process,
+        errno: i32,
+    },
+    UnixConnect {
+        /// `sun_path`, as far as it was given.
+        path: &'a [u8],
+        netns: u32,
         caller: Process,
         errno: i32,
     },
@@ -89,6 +97,17 @@ pub(super) enum Body<'a> {
         wire_len: u32,
         bytes: &'a [u8],
     },
+}
+
+/// Exchanges that were held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeldBack {
+    pub(super) last_end_ns: u64,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) exchanges: u32,
+    pub(super) classes: [u32; 3],
+    pub(super) first_byte: [u32; FIRST_BYTE_LEN],
 }
 
 /// A socket's two ends.
@@ -143,6 +162,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 )?,
             }
         }
+        kind::HELD => {
+            exact(size_of::<HeldRecord>())?;
+            Body::Held(fields.held(offset_of!(HeldRecord, held))?)
+        }
         kind::STATE => {
             exact(size_of::<StateRecord>())?;
             fields.state()?
@@ -154,6 +177,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 caller: fields.caller(offset_of!(ConnectRecord, caller))?,
                 errno: fields.i32(offset_of!(ConnectRecord, errno))?,
             }
+        }
+        kind::UNIX_CONNECT => {
+            exact(size_of::<UnixConnectRecord>())?;
+            fields.unix_connect()?
         }
         kind::SEGMENT => fields.segment()?,
         kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
@@ -243,6 +270,25 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn held(&self, at: usize) -> Result<HeldBack, Malformed> {
+        let mut classes = [0; 3];
+        for (index, count) in classes.iter_mut().enumerate() {
+            *count = self.u32(at + offset_of!(Held, classes) + 4 * index)?;
+        }
+        let mut first_byte = [0; FIRST_BYTE_LEN];
+        for (index, count) in first_byte.iter_mut().enumerate() {
+            *count = self.u32(at + offset_of!(Held, first_byte) + 4 * index)?;
+        }
+        Ok(HeldBack {
+            last_end_ns: self.u64(at + offset_of!(Held, last_end_ns))?,
+            request_bytes: self.u64(at + offset_of!(Held, request_bytes))?,
+            response_bytes: self.u64(at + offset_of!(Held, response_bytes))?,
+            exchanges: self.u32(at + offset_of!(Held, exchanges))?,
+            classes,
+            first_byte,
+        })
+    }
+
     fn state(&self) -> Result<Body<'a>, Malformed> {
         let state = |at| {
             let number = self.u32(at)?;
@@ -260,6 +306,26 @@ impl<'a> Fields<'a> {
             bytes_acked: known(flag::BYTES_ACKED).then_some(bytes_acked),
             srtt_us: known(flag::SRTT).then_some(srtt_us),
             turn: self.turn(offset_of!(StateRecord, tid), offset_of!(StateRecord, turn))?,
+        })
+    }
+
+    fn unix_connect(&self) -> Result<Body<'a>, Malformed> {
+        let len = self.u32(offset_of!(UnixConnectRecord, path_len))?;
+        let path = usize::try_from(len)
+            .ok()
+            .and_then(|len| {
+                let room = self.bytes.get(offset_of!(UnixConnectRecord, path)..)?;
+                room.get(..len)
+            })
+            .ok_or(Malformed::Length {
+                kind: self.kind,
+                len,
+            })?;
+        Ok(Body::UnixConnect {
+            path,
+            netns: self.u32(offset_of!(UnixConnectRecord, netns))?,
+            caller: self.caller(offset_of!(UnixConnectRecord, caller))?,
+            errno: self.i32(offset_of!(UnixConnectRecord, errno))?,
         })
     }
 

@@ -95,6 +95,7 @@ fn every_kind() -> Vec<Vec<u8>> {
         record(kind::OPEN, size_of::<OpenRecord>(), 1),
         record(kind::CONNECT, size_of::<ConnectRecord>(), 1),
         record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 1),
+        record(kind::UNIX_CONNECT, size_of::<UnixConnectRecord>(), 0),
     ];
     for kind in [
         kind::RESET_IN,
@@ -186,6 +187,24 @@ fn a_departure_names_thread_and_turn() {
             }
         }
     );
+}
+
+#[test]
+fn a_unix_path_has_the_length_that_was_given() {
+    let mut bytes = record(kind::UNIX_CONNECT, size_of::<UnixConnectRecord>(), 0);
+    let (path, len) = (
+        offset_of!(UnixConnectRecord, path),
+        offset_of!(UnixConnectRecord, path_len),
+    );
+    put(&mut bytes, path, b"/run/app.sock");
+    for (given, expected) in [(13, Some(13)), (108, Some(108)), (0, Some(0)), (109, None)] {
+        put(&mut bytes, len, &u32::to_ne_bytes(given));
+        let found = decode(&bytes).ok().map(|record| match record.body {
+            Body::UnixConnect { path, .. } => path.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

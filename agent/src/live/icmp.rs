@@ -7,15 +7,15 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice};
 use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, recvfrom, socket_with,
 };
 
 use super::{netns, process};
+use crate::input::packet::{IcmpQuote, IpPacket, parse_icmp_v6, parse_ip};
 use crate::model::IcmpError;
 
 /// "Destination unreachable" of RFC 792.
@@ -105,92 +105,36 @@ pub(super) fn drain(netns: u64, sockets: &Sockets, mut found: impl FnMut(IcmpErr
             let message = match family {
                 Family::V4 => parse_v4(bytes),
                 Family::V6 => from
-                    .and_then(|from| SocketAddr::try_from(from).ok())
-                    .and_then(|from| parse_v6(bytes, from.ip())),
+                    .and_then(|from| SocketAddrV6::try_from(from).ok())
+                    .and_then(|from| parse_icmp_v6(bytes, *from.ip())),
             };
-            if let Some(message) = message {
-                found(message.into_error(netns, &sockets.own));
+            if let Some(quote) = message {
+                found(error(&quote, netns, &sockets.own));
             }
         }
     }
 }
 
-/// A "destination unreachable" that quotes a TCP segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Unreachable {
-    from: IpAddr,
-    code: u8,
-    local: SocketAddr,
-    upstream: SocketAddr,
-}
-
-impl Unreachable {
-    fn into_error(self, netns: u64, own: &HashSet<IpAddr>) -> IcmpError {
-        let Self {
-            from,
-            code,
-            local,
-            upstream,
-        } = self;
-        let from_self = from == local.ip() || from.is_loopback() || own.contains(&from);
-        IcmpError {
-            netns,
-            from,
-            from_self,
-            code,
-            local,
-            upstream,
-        }
-    }
-}
-
 /// Reads a message as a raw IPv4 socket gives it, IP header included.
-fn parse_v4(bytes: &[u8]) -> Option<Unreachable> {
-    let outer = Ipv4HeaderSlice::from_slice(bytes).ok()?;
-    let message = bytes.get(outer.slice().len()..)?;
-    let (head, quoted) = message.split_first_chunk::<8>()?;
-    if outer.protocol() != IpNumber::ICMP || head[0] != UNREACHABLE_V4 {
-        return None;
+fn parse_v4(bytes: &[u8]) -> Option<IcmpQuote> {
+    let len = u32::try_from(bytes.len()).ok()?;
+    match parse_ip(bytes, len).ok()? {
+        IpPacket::Icmp(quote) => Some(quote),
+        _ => None,
     }
-    let inner = Ipv4HeaderSlice::from_slice(quoted).ok()?;
-    if inner.protocol() != IpNumber::TCP || inner.fragments_offset().value() != 0 {
-        return None;
-    }
-    let (source, destination) = ports(quoted.get(inner.slice().len()..)?)?;
-    Some(Unreachable {
-        from: outer.source_addr().into(),
-        code: head[1],
-        local: SocketAddr::new(inner.source_addr().into(), source),
-        upstream: SocketAddr::new(inner.destination_addr().into(), destination),
-    })
 }
 
-/// Reads a message as a raw `ICMPv6` socket gives it, without the IP header.
-fn parse_v6(bytes: &[u8], from: IpAddr) -> Option<Unreachable> {
-    let (head, quoted) = bytes.split_first_chunk::<8>()?;
-    if head[0] != UNREACHABLE_V6 {
-        return None;
-    }
-    let inner = Ipv6HeaderSlice::from_slice(quoted).ok()?;
-    let after = quoted.get(inner.slice().len()..)?;
-    let (extensions, protocol, rest) =
-        Ipv6ExtensionsSlice::from_slice(inner.next_header(), after).ok()?;
-    if protocol != IpNumber::TCP || extensions.is_fragmenting_payload() {
-        return None;
-    }
-    let (source, destination) = ports(rest)?;
-    Some(Unreachable {
+/// The message as it concerns a hop of a gateway in the namespace whose own addresses are `own`.
+fn error(quote: &IcmpQuote, netns: u64, own: &HashSet<IpAddr>) -> IcmpError {
+    let from = quote.from;
+    IcmpError {
+        netns,
         from,
-        code: head[1],
-        local: SocketAddr::new(inner.source_addr().into(), source),
-        upstream: SocketAddr::new(inner.destination_addr().into(), destination),
-    })
-}
-
-/// The two ports, all that a quotation needs to have of the TCP header (RFC 792: eight bytes).
-fn ports(tcp: &[u8]) -> Option<(u16, u16)> {
-    let [a, b, c, d] = *tcp.first_chunk()?;
-    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+        from_self: from == quote.src.ip() || from.is_loopback() || own.contains(&from),
+        code: quote.code,
+        local: quote.src,
+        upstream: quote.dst,
+    }
 }
 
 /// The addresses of the namespace of process `pid`; none where they cannot be read.
@@ -258,11 +202,11 @@ mod tests {
         let found = parse_v4(&v4()).unwrap();
         assert_eq!(found.from, "10.0.0.254".parse::<IpAddr>().unwrap());
         assert_eq!(found.code, 1);
-        assert_eq!(found.local, "10.0.0.1:40000".parse().unwrap());
-        assert_eq!(found.upstream, "10.0.0.2:80".parse().unwrap());
-        let found = parse_v6(&v6(), "fd00::9".parse().unwrap()).unwrap();
+        assert_eq!(found.src, "10.0.0.1:40000".parse().unwrap());
+        assert_eq!(found.dst, "10.0.0.2:80".parse().unwrap());
+        let found = parse_icmp_v6(&v6(), "fd00::9".parse().unwrap()).unwrap();
         assert_eq!(
-            (found.code, found.upstream),
+            (found.code, found.dst),
             (3, "[fd00::2]:80".parse().unwrap())
         );
     }
@@ -271,16 +215,12 @@ mod tests {
     fn the_host_itself_is_told_from_a_router() {
         let own = HashSet::from(["10.0.0.254".parse().unwrap()]);
         let found = parse_v4(&v4()).unwrap();
-        assert!(found.into_error(1, &own).from_self);
-        assert!(!found.into_error(1, &HashSet::new()).from_self);
+        assert!(error(&found, 1, &own).from_self);
+        assert!(!error(&found, 1, &HashSet::new()).from_self);
         let mut from_source = v4();
         from_source[12..16].copy_from_slice(&[10, 0, 0, 1]);
-        assert!(
-            parse_v4(&from_source)
-                .unwrap()
-                .into_error(1, &HashSet::new())
-                .from_self
-        );
+        let found = parse_v4(&from_source).unwrap();
+        assert!(error(&found, 1, &HashSet::new()).from_self);
     }
 
     #[test]
@@ -293,7 +233,7 @@ mod tests {
         assert_eq!(change(20, 8), None, "an echo request");
         assert_eq!(change(37, 17), None, "a quoted datagram");
         assert_eq!(change(35, 1), None, "a later fragment");
-        for len in 0..v4().len() - 4 {
+        for len in 0..v4().len() {
             assert_eq!(parse_v4(&v4()[..len]), None, "{len}");
         }
     }
@@ -318,12 +258,12 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes: Vec<u8>, at in 0_usize..60, value: u8) {
             let _ = parse_v4(&bytes);
-            let _ = parse_v6(&bytes, IpAddr::V6(Ipv6Addr::LOCALHOST));
+            let _ = parse_icmp_v6(&bytes, Ipv6Addr::LOCALHOST);
             for mut changed in [v4(), v6()] {
                 let at = at % changed.len();
                 changed[at] = value;
                 let _ = parse_v4(&changed);
-                let _ = parse_v6(&changed, IpAddr::V6(Ipv6Addr::LOCALHOST));
+                let _ = parse_icmp_v6(&changed, Ipv6Addr::LOCALHOST);
             }
         }
     }

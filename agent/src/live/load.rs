@@ -100,6 +100,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
             globals.extend([
                 ("CONNECT_FD", layout.fd),
                 ("CONNECT_ADDR", layout.addr),
+                ("CONNECT_LEN", layout.len),
                 ("CONNECT_RET", layout.ret),
             ]);
             if mounted == tracefs::Mounted::Now {
@@ -110,6 +111,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     }
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
+        ("SAMPLE", config.sample),
         ("FILTERS", filters(config)),
     ]);
 
@@ -301,7 +303,8 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, hook: &str, btf: &AyaBtf) -> R
 }
 
 fn attach_connect(ebpf: &mut Ebpf, mut problem: Option<String>, probes: &mut Vec<ProbeStatus>) {
-    const LOSS: &str = "a connect() that fails before the first SYN is not seen";
+    const LOSS: &str =
+        "a connect() that fails before the first SYN, or to a unix socket, is not seen";
     for (name, hook) in CONNECTS {
         let result = match &problem {
             Some(problem) => Err(problem.clone()),

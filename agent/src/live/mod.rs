@@ -21,6 +21,7 @@ mod seed;
 mod source;
 mod tracefs;
 mod translate;
+mod unix;
 
 pub use btf::BtfError;
 pub use check::check;
@@ -44,9 +45,16 @@ pub(crate) fn fuzz_record(
     let Ok(mut record) = decode::decode(bytes) else {
         return;
     };
-    if let Body::Open { ends, caller } | Body::Connect { ends, caller, .. } = &mut record.body {
-        caller.pid = u32::MAX;
-        ends.netns = ends.netns.max(1);
+    match &mut record.body {
+        Body::Open { ends, caller } | Body::Connect { ends, caller, .. } => {
+            caller.pid = u32::MAX;
+            ends.netns = ends.netns.max(1);
+        }
+        Body::UnixConnect { netns, caller, .. } => {
+            caller.pid = u32::MAX;
+            *netns = (*netns).max(1);
+        }
+        _ => {}
     }
     let mut processes = process::Processes::default();
     let reasons = offsets::ResetReasons::default();

@@ -99,8 +99,19 @@ const GROUPS: &[Group] = &[
         fields: &[("SK_PROTOCOL", "sock", "sk_protocol", 2)],
     },
     Group {
+        name: "field_packet",
+        loss: "a SYN-ACK that comes after the gateway gave up is not seen",
+        fields: &[
+            ("SKB_HEAD", "sk_buff", "head", 8),
+            ("SKB_NETWORK", "sk_buff", "network_header", 2),
+            ("SKB_TRANSPORT", "sk_buff", "transport_header", 2),
+            ("SKB_DEV", "sk_buff", "dev", 8),
+            ("DEV_NET", "net_device", "nd_net.net", 8),
+        ],
+    },
+    Group {
         name: CONNECT_GROUP,
-        loss: "a connect() that fails before the first SYN is not seen",
+        loss: "a connect() that fails before the first SYN, or to a unix socket, is not seen",
         fields: &[
             ("SK_TYPE", "sock", "sk_type", 2),
             ("TASK_FILES", "task_struct", "files", 8),

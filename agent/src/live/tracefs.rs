@@ -47,6 +47,8 @@ pub(super) struct ConnectLayout {
     pub(super) fd: u32,
     /// The pointer to the address.
     pub(super) addr: u32,
+    /// The length of the address.
+    pub(super) len: u32,
     /// The result, in the record of the exit.
     pub(super) ret: u32,
 }
@@ -66,6 +68,7 @@ pub(super) fn connect_layout(events: &Path) -> Result<ConnectLayout, String> {
     Ok(ConnectLayout {
         fd: find(&enter, "fd")?,
         addr: find(&enter, "uservaddr")?,
+        len: find(&enter, "addrlen")?,
         ret: find(&exit, "ret")?,
     })
 }
@@ -104,6 +107,7 @@ mod tests {
     fn fields_are_found() {
         assert_eq!(offset(ENTER, "fd", 8), Some(16));
         assert_eq!(offset(ENTER, "uservaddr", 8), Some(24));
+        assert_eq!(offset(ENTER, "addrlen", 8), Some(32));
     }
 
     #[test]

@@ -2,14 +2,18 @@
 //! that mean "nothing" taken out.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::decode::{Body, Ends, Record};
 use super::offsets::ResetReasons;
 use super::process::Processes;
+use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
-use crate::model::{Actor, Direction, Errno, HopId, Input, Signal, TcpState};
+use crate::model::{
+    Actor, Direction, Errno, HeldExchanges, HopId, Input, Signal, Target, TcpState,
+};
 
 /// Why a packet of a hop is no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -54,10 +58,31 @@ pub(super) fn input<'a>(
         } if record.cookie == 0 => {
             return Ok(Some(Input::ConnectFailed {
                 process: processes.of_caller(&caller, ends.netns),
-                upstream: ends.remote,
+                upstream: ends.remote.into(),
                 errno: Errno(errno),
             }));
         }
+        Body::UnixConnect {
+            path,
+            netns,
+            caller,
+            errno,
+        } => {
+            let upstream = unix::name(path).filter(|name| !unix::is_service(name));
+            return Ok(upstream.map(|name| Input::ConnectFailed {
+                process: processes.of_caller(&caller, netns),
+                upstream: Target::Unix(name),
+                errno: Errno(errno),
+            }));
+        }
+        Body::Held(held) => Signal::Held(Box::new(HeldExchanges {
+            exchanges: held.exchanges,
+            classes: held.classes,
+            request_bytes: held.request_bytes,
+            response_bytes: held.response_bytes,
+            first_byte: held.first_byte,
+            ended_ago: Duration::from_nanos(record.time_ns.saturating_sub(held.last_end_ns)),
+        })),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
@@ -158,6 +183,23 @@ mod tests {
         };
         assert!(translate(0, body).contains("ConnectFailed"));
         assert!(translate(5, body).contains("ConnectReturned"));
+    }
+
+    #[test]
+    fn services_of_the_system_are_no_upstreams() {
+        let connect = |path: &'static [u8]| {
+            let body = Body::UnixConnect {
+                path,
+                netns: 7,
+                caller: caller(),
+                errno: 2,
+            };
+            translate(0, body)
+        };
+        let text = connect(b"/run/app.sock\0");
+        assert!(text.contains("Unix(\"/run/app.sock\")"), "{text}");
+        assert_eq!(connect(b"/run/nscd/socket\0"), "Ok(None)");
+        assert_eq!(connect(b"\0"), "Ok(None)");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, FaultSide, Proof, Timestamp};
+use super::{Cause, FaultSide, Proof, Target, Timestamp, UpstreamAddress};
 
 /// One failed exchange or failed connect. Never two for one failure, never one for a healthy
 /// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
@@ -124,9 +124,9 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address.
-    pub address: IpAddr,
-    /// TCP port.
+    /// IP address or unix path.
+    pub address: UpstreamAddress,
+    /// TCP port, zero for a unix path.
     pub port: u16,
     /// Name that resolved to it, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,9 +134,34 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Address and port together, as `10.0.0.1:80` or `[::1]:80`.
-    pub fn socket_addr(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
+    /// Address and port together, as `10.0.0.1:80`, `[::1]:80` or `unix:/run/app.sock`.
+    pub fn target(&self) -> Target {
+        match &self.address {
+            UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
+            UpstreamAddress::Unix(path) => Target::Unix(Arc::clone(path)),
+        }
+    }
+
+    /// Address and port of an upstream that has them.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self.target() {
+            Target::Inet(upstream) => Some(upstream),
+            Target::Unix(_) => None,
+        }
+    }
+}
+
+impl From<Target> for UpstreamInfo {
+    fn from(target: Target) -> Self {
+        let (address, port) = match target {
+            Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port()),
+            Target::Unix(path) => (UpstreamAddress::Unix(path), 0),
+        };
+        Self {
+            address,
+            port,
+            name: None,
+        }
     }
 }
 

@@ -102,6 +102,10 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Operation not permitted.
     pub const EPERM: Self = Self(1);
+    /// No such file or directory.
+    pub const ENOENT: Self = Self(2);
+    /// Try again.
+    pub const EAGAIN: Self = Self(11);
     /// Permission denied.
     pub const EACCES: Self = Self(13);
     /// Invalid argument.

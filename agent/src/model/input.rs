@@ -3,7 +3,9 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
+use super::{
+    Direction, Errno, HeldExchanges, HopId, Process, ResetReason, Target, TcpFlags, TcpState,
+};
 
 /// One observation. Its time is passed beside it.
 #[derive(Clone, Debug)]
@@ -22,13 +24,13 @@ pub enum Input<'a> {
         /// The fact.
         signal: Signal,
     },
-    /// `connect()` failed before the socket ever entered `SYN_SENT`, so there is no hop and no
-    /// packet.
+    /// `connect()` failed before the socket ever entered `SYN_SENT`, or on a unix socket, so there is no
+    /// hop and no packet.
     ConnectFailed {
         /// The process that called it.
         process: Arc<Process>,
         /// Where it wanted to go.
-        upstream: SocketAddr,
+        upstream: Target,
         /// What it was told.
         errno: Errno,
     },
@@ -148,6 +150,9 @@ pub enum Signal {
         /// State of the socket then: `SynSent` means that a SYN was repeated.
         state: Option<TcpState>,
     },
+    /// Healthy exchanges were held back in the kernel and are over. The segments of the hop that follow
+    /// belong to a later exchange.
+    Held(Box<HeldExchanges>),
     /// The kernel reported an error on the socket (`inet_sk_error_report`).
     SocketError {
         /// The error.

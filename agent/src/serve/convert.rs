@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::model::{
     Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamInfo,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -221,7 +221,7 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
         fault_side: fault_side_from_proto(event.fault_side)?,
         phase: phase_from_proto(event.phase)?,
         upstream: UpstreamInfo {
-            address: address(&upstream.address, "upstream.address")?,
+            address: upstream_address(&upstream.address)?,
             port: u16_of(upstream.port, "upstream.port")?,
             name: filled(upstream.name),
         },
@@ -379,6 +379,13 @@ fn cause(id: String, field: &'static str) -> Result<Cause, ConvertError> {
 fn address(text: &str, field: &'static str) -> Result<IpAddr, ConvertError> {
     text.parse().map_err(|_| ConvertError::BadAddress {
         field,
+        value: text.to_owned(),
+    })
+}
+
+fn upstream_address(text: &str) -> Result<UpstreamAddress, ConvertError> {
+    text.parse().map_err(|_| ConvertError::BadAddress {
+        field: "upstream.address",
         value: text.to_owned(),
     })
 }

@@ -5,13 +5,18 @@
 
 use thiserror::Error;
 
-use crate::model::{Cause, HopEvent, Timestamp, UpstreamPattern, UpstreamPatternError, catalogue};
+use crate::model::{
+    Cause, HopEvent, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
+    UpstreamPatternError, catalogue,
+};
 
 /// A checked filter. Empty lists let everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     causes: Vec<Cause>,
     upstreams: Vec<UpstreamPattern>,
+    /// Upstreams behind unix sockets.
+    sockets: Vec<UpstreamAddress>,
     since: Option<Timestamp>,
 }
 
@@ -51,7 +56,11 @@ impl Filter {
             filter.add_causes(cause.as_ref())?;
         }
         for upstream in upstreams {
-            filter.upstreams.push(upstream.as_ref().parse()?);
+            let upstream = upstream.as_ref();
+            match upstream.parse() {
+                Ok(socket @ UpstreamAddress::Unix(_)) => filter.sockets.push(socket),
+                _ => filter.upstreams.push(upstream.parse()?),
+            }
         }
         Ok(filter)
     }
@@ -76,11 +85,18 @@ impl Filter {
     pub fn matches(&self, event: &HopEvent) -> bool {
         (self.causes.is_empty() || self.causes.contains(&event.cause))
             && self.since.is_none_or(|since| event.time >= since)
-            && (self.upstreams.is_empty() || {
-                let upstream = event.upstream.socket_addr();
-                self.upstreams
-                    .iter()
-                    .any(|pattern| pattern.matches(upstream))
-            })
+            && self.matches_upstream(&event.upstream)
+    }
+    fn matches_upstream(&self, upstream: &UpstreamInfo) -> bool {
+        if self.upstreams.is_empty() && self.sockets.is_empty() {
+            return true;
+        }
+        match upstream.socket_addr() {
+            Some(upstream) => self
+                .upstreams
+                .iter()
+                .any(|pattern| pattern.matches(upstream)),
+            None => self.sockets.contains(&upstream.address),
+        }
     }
 }

@@ -93,7 +93,7 @@ fn verdict(out: &mut String, event: &HopEvent) {
         event.time.since(start).as_secs_f64()
     )
     .unwrap();
-    let upstream = event.upstream.socket_addr();
+    let upstream = event.upstream.target();
     match &event.local {
         Some(local) => writeln!(
             out,

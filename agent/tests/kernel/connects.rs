@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use hopscope::live::LiveConfig;
-use hopscope::model::{Actor, Direction, Errno, ResetReason, Signal, TcpFlags, TcpState};
+use hopscope::model::{Actor, Direction, Errno, ResetReason, Signal, Target, TcpFlags, TcpState};
 
 use crate::support::{Gateway, Seen, Watch};
 
@@ -277,7 +277,7 @@ fn a_connect_without_a_route_is_seen() {
         (process.pid, &*process.comm),
         (gateway.pid(), &*gateway.name)
     );
-    assert_eq!((*to, *errno), (upstream, Errno::ENETUNREACH));
+    assert_eq!((to, *errno), (&Target::Inet(upstream), Errno::ENETUNREACH));
     let netns = std::fs::read_link(format!("/proc/{}/ns/net", gateway.pid())).unwrap();
     assert_eq!(netns.to_str().unwrap(), format!("net:[{}]", process.netns));
 }

@@ -11,6 +11,8 @@
 
 mod attach;
 mod connects;
+mod late;
 mod network;
 mod segments;
 mod support;
+mod unix;

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hopscope::live::{LiveConfig, LiveSource};
-use hopscope::model::{Direction, Errno, HopId, IcmpError, Input, Process, Signal, TcpFlags};
+use hopscope::model::{
+    Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target, TcpFlags,
+};
 use hopscope::stats::ProbeStatus;
 use tempfile::TempDir;
 
@@ -148,6 +150,7 @@ impl Drop for Gateway {
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
     Segment {
+        local: SocketAddr,
         direction: Direction,
         flags: TcpFlags,
         payload: Vec<u8>,
@@ -156,7 +159,7 @@ pub(crate) enum Seen {
     Signal(Signal),
     ConnectFailed {
         process: Process,
-        upstream: SocketAddr,
+        upstream: Target,
         errno: Errno,
     },
     Icmp(IcmpError),
@@ -223,6 +226,7 @@ impl Watch {
                         (
                             Some(hop),
                             Seen::Segment {
+                                local: segment.local,
                                 direction,
                                 flags,
                                 payload,

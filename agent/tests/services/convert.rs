@@ -132,7 +132,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
             fault_side: verdict.6,
             phase: verdict.7,
             upstream: UpstreamInfo {
-                address: ends.0.0,
+                address: ends.0.0.into(),
                 port: ends.0.1,
                 name: ends.0.2,
             },

@@ -33,7 +33,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         fault_side: info.fault_side,
         phase: Phase::Connect,
         upstream: UpstreamInfo {
-            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)),
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)).into(),
             port: 8000 + number,
             name: None,
         },

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use hopscope_tests::agent::{Agent, Events, binary};
 use hopscope_tests::clock::Deadline;
 use hopscope_tests::command::run;
+use hopscope_tests::socket::Target;
 use hopscope_tests::upstream::{Behaviour, End, Upstreams};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
@@ -97,7 +98,7 @@ fn smoke() -> Result<()> {
         let event = loop {
             let event = events.next(deadline)?;
             let event = event.with_context(|| format!("no event for {cause}:\n{}", agent.log()))?;
-            if event.upstream.port == port {
+            if matches!(event.upstream, Target::Inet(address) if address.port() == port) {
                 break event;
             }
         };

@@ -91,8 +91,10 @@ impl Report {
     /// an idle connection costs no client anything and comes last.
     fn sort(&mut self, tallies: &Tallies) {
         self.events.sort_by_cached_key(|event| {
-            let count = tallies
-                .get(&event.upstream.socket_addr())
+            let count = event
+                .upstream
+                .socket_addr()
+                .and_then(|upstream| tallies.get(&upstream))
                 .and_then(|tally| tally.causes.get(&event.cause))
                 .copied()
                 .unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sim::{GET, OK, Sim, both};
-use crate::model::{Cause, Errno, Input, Phase, Process, Proof, Signal, TcpState};
+use crate::model::{Cause, Errno, Input, Phase, Process, Proof, Signal, Target, TcpState};
 
 #[test]
 fn refused() {
@@ -182,6 +182,37 @@ fn an_icmp_error_may_be_ahead_of_its_syn() {
 }
 
 #[test]
+fn an_icmp_error_stays_in_its_namespace() {
+    let mut sim = Sim::live("nginx");
+    sim.namespace(1).syn().namespace(2).syn();
+    // Another namespace, where nobody connected, may use the same addresses as well.
+    sim.namespace(3).icmp([10, 0, 0, 254], false, 13);
+    sim.namespace(1).icmp([10, 0, 0, 254], false, 1);
+    for netns in [2, 1] {
+        sim.namespace(netns).ms(2000);
+        sim.state(TcpState::SynSent, TcpState::Close, None, 0);
+    }
+    let events = sim.events();
+    let mut causes: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event.gateway.as_ref().map(|gateway| gateway.netns),
+                event.cause,
+            )
+        })
+        .collect();
+    causes.sort_unstable_by_key(|(netns, _)| *netns);
+    assert_eq!(
+        causes,
+        [
+            (Some(1), Cause::TcpConnectHostUnreachable),
+            (Some(2), Cause::TcpConnectBlackholed),
+        ]
+    );
+}
+
+#[test]
 fn an_icmp_error_explains_the_silence_after_it() {
     // Routers limit the rate of their errors: the second SYN drew none.
     both(|sim| {
@@ -238,10 +269,46 @@ fn refused_by_the_own_kernel_before_any_packet() {
         let upstream = "10.0.0.2:8080".parse().unwrap();
         sim.input(Input::ConnectFailed {
             process,
-            upstream,
+            upstream: Target::Inet(upstream),
             errno: Errno(errno),
         });
         sim.expect(cause, Proof::Proven);
+    }
+}
+
+#[test]
+fn a_unix_socket_fails_by_its_number() {
+    let fail = |errno| {
+        let mut sim = Sim::live("nginx");
+        sim.input(Input::ConnectFailed {
+            process: Arc::default(),
+            upstream: Target::Unix(Arc::from("/run/app.sock")),
+            errno: Errno(errno),
+        });
+        sim.events()
+    };
+    for (errno, why) in [
+        (2, "no such socket"),
+        (13, "may not write"),
+        (111, "nobody listens"),
+        (11, "backlog is full"),
+    ] {
+        let events = fail(errno);
+        let [event] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(
+            (event.cause, event.proof),
+            (Cause::UnixUnavailable, Proof::Proven)
+        );
+        assert_eq!(event.upstream.target().to_string(), "unix:/run/app.sock");
+        assert_eq!(event.upstream.port, 0);
+        let text = &event.evidence[0].text;
+        assert!(text.contains(why), "{text}");
+    }
+    // A datagram socket behind the path, and numbers that are of the internet family.
+    for errno in [91, 113, 99] {
+        assert_eq!(fail(errno), []);
     }
 }
 

@@ -85,6 +85,13 @@ impl Sim {
         self.local.set_port(self.local.port() + 1);
     }
 
+    /// Turns to the hop with the same ends in network namespace `netns`.
+    pub(super) fn namespace(&mut self, netns: u64) -> &mut Self {
+        self.hop = HopId(1000 + netns);
+        self.netns = netns;
+        self
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.now
     }
@@ -367,7 +374,7 @@ impl Sim {
         let from = IpAddr::V4(Ipv4Addr::from(from));
         let (local, upstream) = (self.local, self.upstream);
         self.input(Input::Icmp(IcmpError {
-            netns: 0,
+            netns: self.netns,
             from,
             from_self,
             code,
@@ -393,7 +400,7 @@ impl Sim {
             .collect();
         assert_eq!(told, [(cause, proof)], "{events:#?}");
         let event = events.remove(0);
-        assert_eq!(event.upstream.socket_addr(), self.upstream);
+        assert_eq!(event.upstream.socket_addr(), Some(self.upstream));
         assert!(!event.evidence.is_empty());
         assert_eq!(
             event.rivals.is_empty(),

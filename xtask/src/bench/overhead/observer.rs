@@ -118,8 +118,11 @@ impl Watching {
         let log = bed.files().join(kind.name());
         let mut command = match kind {
             Kind::Hopscope => {
+                let agent = Agent::start()?;
+                // It listens first; it answers once everything is attached.
+                status::counters(&agent)?;
                 return Ok(Self::Agent {
-                    agent: Agent::start()?,
+                    agent,
                     namespace: bed.namespace().inode()?,
                 });
             }
