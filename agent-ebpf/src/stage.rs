@@ -415,25 +415,39 @@ fn is_boosted(segment: &Segment, now: u64) -> bool {
     if !boosting {
         return false;
     }
+    // The compiler would make one read at a chosen place out of two; the kernel knows the places only.
     // SAFETY: the program's own context; addresses and port are in network byte order.
-    let key = unsafe {
+    let (v4, v6, port) = unsafe {
         let skb = segment.skb;
-        let addr = if (*skb).family == u32::from(AF_INET) {
-            mapped((*skb).remote_ip4.to_ne_bytes())
-        } else {
-            let [a, b, c, d] = (*skb).remote_ip6.map(u32::to_ne_bytes);
+        let v6 = [
+            (&raw const (*skb).remote_ip6[0]).read_volatile(),
+            (&raw const (*skb).remote_ip6[1]).read_volatile(),
+            (&raw const (*skb).remote_ip6[2]).read_volatile(),
+            (&raw const (*skb).remote_ip6[3]).read_volatile(),
+        ];
+        let v4 = (&raw const (*skb).remote_ip4).read_volatile();
+        let is_v4 = (*skb).family == u32::from(AF_INET);
+        (
+            is_v4.then_some(v4),
+            v6,
+            u32::from_be((*skb).remote_port) as u16,
+        )
+    };
+    let addr = match v4 {
+        Some(v4) => mapped(v4.to_ne_bytes()),
+        None => {
+            let [a, b, c, d] = v6.map(u32::to_ne_bytes);
             let mut addr = [0; 16];
             addr[..4].copy_from_slice(&a);
             addr[4..8].copy_from_slice(&b);
             addr[8..12].copy_from_slice(&c);
             addr[12..].copy_from_slice(&d);
             addr
-        };
-        let port = u32::from_be((*skb).remote_port) as u16;
-        UpstreamKey {
-            port_be: port.to_be_bytes(),
-            addr,
         }
+    };
+    let key = UpstreamKey {
+        port_be: port.to_be_bytes(),
+        addr,
     };
     // SAFETY: the value is copied out at once.
     unsafe { BOOSTS.get(key) }.is_some_and(|until| *until > now)
