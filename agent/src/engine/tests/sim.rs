@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Cause, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, HeldExchanges, HopEvent, HopId, IcmpError,
+    Input, Process, Proof, ResetReason, Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -287,6 +287,27 @@ impl Sim {
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, ACK, seq, &[], 0);
         self
+    }
+
+    /// So many healthy exchanges stay in the kernel; then nothing happens for `idle`, and word of them
+    /// comes ahead of the next request.
+    pub(super) fn held(&mut self, exchanges: u32, idle: Duration) -> &mut Self {
+        let (request, response) = (GET.len() as u32, OK.len() as u32);
+        self.gateway_seq = self.gateway_seq.wrapping_add(exchanges * request);
+        self.upstream_seq = self.upstream_seq.wrapping_add(exchanges * response);
+        self.upstream_acked = self.gateway_seq;
+        self.gateway_acked = self.upstream_seq;
+        self.sleep(idle);
+        let mut first_byte = [0; FIRST_BYTE_CLASSES];
+        first_byte[7] = exchanges;
+        self.signal(Signal::Held(Box::new(HeldExchanges {
+            exchanges,
+            classes: [exchanges - 1, 0, 1],
+            request_bytes: u64::from(exchanges * request),
+            response_bytes: u64::from(exchanges * response),
+            first_byte,
+            ended_ago: idle,
+        })))
     }
 
     pub(super) fn upstream_fin(&mut self) -> &mut Self {

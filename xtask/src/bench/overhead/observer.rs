@@ -100,7 +100,13 @@ pub(super) fn obstacle(kind: Kind) -> Option<String> {
 }
 
 /// An observer at work.
-pub(super) enum Watching {
+pub(super) struct Watching {
+    observer: Observer,
+    /// Processor time that it took to start.
+    start_us: f64,
+}
+
+enum Observer {
     Agent {
         agent: Agent,
         /// The gateway's namespace: others on this host may run gateways as well.
@@ -114,7 +120,27 @@ pub(super) enum Watching {
 }
 
 impl Watching {
+    /// Starts an observer and waits until it is attached.
     pub(super) fn start(kind: Kind, bed: &Bed) -> Result<Self> {
+        let observer = Observer::start(kind, bed)?;
+        let start_us = usage::cpu_us(observer.pid())?;
+        Ok(Self { observer, start_us })
+    }
+
+    /// What its kernel programs did so far.
+    pub(super) fn programs(&self) -> Result<Vec<usage::Program>> {
+        usage::programs(self.observer.pid())
+    }
+
+    /// Ends it and asks what it saw, of as many failures as there were.
+    pub(super) fn finish(self, failures: u64) -> Result<Seen> {
+        let cpu_us = usage::cpu_us(self.observer.pid())? - self.start_us;
+        self.observer.finish(cpu_us, failures)
+    }
+}
+
+impl Observer {
+    fn start(kind: Kind, bed: &Bed) -> Result<Self> {
         let log = bed.files().join(kind.name());
         let mut command = match kind {
             Kind::Hopscope => {
@@ -159,19 +185,16 @@ impl Watching {
         Ok(Self::Program { kind, process, log })
     }
 
-    /// What its kernel programs did so far.
-    pub(super) fn programs(&self) -> Result<Vec<usage::Program>> {
+    fn pid(&self) -> u32 {
         match self {
-            Self::Agent { agent, .. } => usage::programs(agent.pid()),
-            Self::Program { process, .. } => usage::programs(process.pid()),
+            Self::Agent { agent, .. } => agent.pid(),
+            Self::Program { process, .. } => process.pid(),
         }
     }
 
-    /// Ends it and asks what it saw, of as many failures as there were.
-    pub(super) fn finish(self, failures: u64) -> Result<Seen> {
+    fn finish(self, cpu_us: f64, failures: u64) -> Result<Seen> {
         match self {
             Self::Agent { agent, namespace } => {
-                let cpu_us = usage::cpu_us(agent.pid())?;
                 let seen = settled(&agent, namespace, failures)?;
                 let lost = status::counters(&agent)?
                     .iter()
@@ -191,7 +214,6 @@ impl Watching {
                 mut process,
                 log,
             } => {
-                let cpu_us = usage::cpu_us(process.pid())?;
                 let rss_mib = usage::peak_rss_mib(process.pid())?;
                 process.end(Signal::INT)?;
                 let said = fs::read_to_string(&log).unwrap_or_default();
