@@ -100,7 +100,7 @@ impl Segment {
             return None;
         };
         // SAFETY: `room` is room for one such record.
-        if unsafe { self.write(room.as_mut_ptr()) }.is_none() {
+        if !unsafe { self.write(room.as_mut_ptr(), now()) } {
             room.discard(0);
             return None;
         }
@@ -109,8 +109,8 @@ impl Segment {
         Some(())
     }
 
-    /// Writes the segment to `record`, stamped now. Returns `None` where it does not fit or could not be
-    /// loaded; the record's bytes are of no use then.
+    /// Writes the segment to `record`. Returns false where it does not fit or could not be loaded; the
+    /// record's bytes are of no use then.
     ///
     /// # Safety
     ///
@@ -119,8 +119,11 @@ impl Segment {
     pub(crate) unsafe fn write<const CAP: usize>(
         &self,
         record: *mut SegmentRecord<CAP>,
-    ) -> Option<u64> {
-        let captured = bounded(self.captured, CAP as u32)?;
+        time_ns: u64,
+    ) -> bool {
+        let Some(captured) = bounded(self.captured, CAP as u32) else {
+            return false;
+        };
         // SAFETY: `record` has room for `CAP` bytes, and `captured` is at most `CAP`.
         let loaded = unsafe {
             bpf_skb_load_bytes(
@@ -132,10 +135,8 @@ impl Segment {
         };
         if loaded != 0 {
             count(Counter::LoadFailed);
-            return None;
+            return false;
         }
-        // SAFETY: no arguments.
-        let time_ns = unsafe { bpf_ktime_get_ns() };
         let header = SegmentHeader {
             header: Header {
                 kind: kind::SEGMENT,
@@ -151,7 +152,7 @@ impl Segment {
         };
         // SAFETY: as above.
         unsafe { (&raw mut (*record).header).write(header) };
-        Some(time_ns)
+        true
     }
 
     /// Where the payload is; `None` for what is no TCP segment, or a part of one, or has extension
@@ -213,6 +214,31 @@ impl Segment {
         };
         (loaded == 0).then_some(bytes)
     }
+}
+
+impl<const CAP: usize> SegmentRecord<CAP> {
+    /// The first bytes of the payload, where there are as many.
+    #[inline(always)]
+    pub(crate) fn start(&self, shape: &Shape) -> Option<[u8; START_LEN]> {
+        if self.header.captured < shape.start + START_LEN as u32 {
+            return None;
+        }
+        let at = bounded(shape.start, HEADER_ROOM - START_LEN as u32)?;
+        // SAFETY: the bytes are at least as many as there is room for headers.
+        Some(unsafe {
+            (&raw const self.bytes)
+                .byte_add(at as usize)
+                .cast::<[u8; START_LEN]>()
+                .read()
+        })
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// `base + offset`, kept in one register: the verifier knows where a pointer points only if it sees the

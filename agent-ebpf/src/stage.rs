@@ -14,7 +14,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_output};
+use aya_ebpf::helpers::generated::bpf_ringbuf_output;
 use hopscope_ebpf::{
     Counter, FIRST_BYTE_LEN, Held, HeldRecord, Hop, SEGMENT_TIERS, SegmentHeader, UpstreamKey,
     hop_flag, kind,
@@ -23,7 +23,7 @@ use hopscope_ebpf::{
 use crate::ctx::{AF_INET, mapped};
 use crate::emit::{emit, header};
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
-use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, bounded};
+use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, bounded, now};
 
 /// Room for a request or response, headers included: what is sent up of a segment by default.
 const CAP: usize = SEGMENT_TIERS[2] as usize;
@@ -183,16 +183,14 @@ fn offer(segment: &Segment, stage: *mut Stage) -> bool {
                     kept = hold_ack(segment, stage);
                     out |= !kept;
                 }
+            } else if segment.egress == 0 && stage.state == ASKED && !out {
+                start = load_response(segment, &shape, stage);
+                kept = start.is_some_and(|start| hold_response(&shape, &start, stage));
+                out = !kept;
             } else {
                 start = segment.start(&shape);
-                if segment.egress != 0 {
-                    out |= stage.state == ASKED;
-                } else if stage.state == ASKED && !out {
-                    kept = start.is_some_and(|start| hold_response(segment, &shape, &start, stage));
-                    out = !kept;
-                } else {
-                    out |= stage.state == ANSWERED;
-                }
+                let begun = if segment.egress == 0 { ANSWERED } else { ASKED };
+                out |= stage.state == begun;
             }
         }
         _ => out = true,
@@ -220,24 +218,29 @@ fn offer(segment: &Segment, stage: *mut Stage) -> bool {
     kept
 }
 
-/// Holds the first segment of a response, where it is one that need not be seen.
+/// Copies the first segment of a response and gives back its first bytes.
 #[inline(always)]
-fn hold_response(
-    segment: &Segment,
-    shape: &Shape,
-    start: &[u8; START_LEN],
-    stage: &mut Stage,
-) -> bool {
+fn load_response(segment: &Segment, shape: &Shape, stage: &mut Stage) -> Option<[u8; START_LEN]> {
+    // SAFETY: the entry's own room.
+    if unsafe { segment.write(&raw mut stage.response, now()) } {
+        stage.response.start(shape)
+    } else {
+        segment.start(shape)
+    }
+}
+
+/// Holds the response that was copied, where it is one that need not be seen.
+#[inline(always)]
+fn hold_response(shape: &Shape, start: &[u8; START_LEN], stage: &mut Stage) -> bool {
     // 2xx to 4xx.
     let class = u32::from(start[9]).wrapping_sub(u32::from(b'2'));
     if !is_final(start) || class > 2 {
         return false;
     }
-    // SAFETY: the entry's own room.
-    let Some(now) = (unsafe { segment.write(&raw mut stage.response) }) else {
-        return false;
-    };
-    let took = now.saturating_sub(stage.request.header.header.time_ns);
+    let header = &stage.response.header.header;
+    let took = header
+        .time_ns
+        .saturating_sub(stage.request.header.header.time_ns);
     if took > u64::from(SLOW_MS.load()) * 1_000_000 {
         return false;
     }
@@ -259,7 +262,7 @@ fn hold_ack(segment: &Segment, stage: &mut Stage) -> bool {
         _ => return false,
     };
     // SAFETY: the entry's own room.
-    if unsafe { segment.write(room) }.is_none() {
+    if !unsafe { segment.write(room, now()) } {
         return false;
     }
     stage.acks += 1;
@@ -281,8 +284,7 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     }
     let sample = SAMPLE.load();
     let sampled = sample != 0 && stage.begun % sample == 0;
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = now();
     let show = sampled || is_boosted(segment, now);
     if show || now.wrapping_sub(stage.reported_ns) > REPORT_NS {
         report(stage, now);
@@ -291,7 +293,7 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
         return false;
     }
     // SAFETY: the entry's own room.
-    if unsafe { segment.write(&raw mut stage.request) }.is_none() {
+    if !unsafe { segment.write(&raw mut stage.request, now) } {
         report(stage, now);
         return false;
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hopscope_ebpf::{Counter, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
+use super::boost::Boosts;
 use super::clock::{Clock, monotonic_ns};
 use super::config::LiveConfig;
 use super::decode::{Body, decode};
@@ -75,6 +77,7 @@ pub struct LiveSource {
     ring: RingBuf<MapData>,
     hops: Table<u64, [u32; 2]>,
     ports: Array<MapData, u8>,
+    boosts: Boosts,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -122,6 +125,7 @@ impl LiveSource {
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
         let hops = load::take_map(&mut ebpf, "HOPS")?;
         let ports = load::take_map(&mut ebpf, "PORTS")?;
+        let boosts = Boosts::take(&mut ebpf)?;
         let counts = load::take_map(&mut ebpf, "COUNTERS")?;
         let log = if config.kernel_log {
             KernelLog::open(&mut ebpf)
@@ -144,6 +148,7 @@ impl LiveSource {
             ring,
             hops,
             ports,
+            boosts,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -194,6 +199,7 @@ impl LiveSource {
             sink(now, Input::Lost { records });
         }
         self.forget_closed(now_ns);
+        self.boosts.expire(now_ns)?;
         if let Some(log) = &mut self.log {
             log.flush();
         }
@@ -203,6 +209,12 @@ impl LiveSource {
     /// Something that wakes [`pump`](Self::pump) from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// Has every exchange with `upstream` sent up for as long as `time` from now; zero ends it. Those on
+    /// connections that are open begin with their next request.
+    pub fn boost(&mut self, upstream: SocketAddr, time: Duration) -> Result<(), LiveError> {
+        self.boosts.set(upstream, time, monotonic_ns())
     }
 
     /// What is attached and what is not, and what is lost by that.
