@@ -148,6 +148,11 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Sends `signal` and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         self.process.end(signal)
@@ -166,6 +171,11 @@ impl Agent {
             bail!("the events command ended with {}", output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The events that it holds.
+    pub fn recent_events(&self) -> Result<Vec<Event>> {
+        self.recent()?.lines().map(parse).collect()
     }
 
     /// Subscribes to its events.
