@@ -7,6 +7,7 @@ mod emit;
 mod exchange;
 mod hop;
 mod timers;
+mod traffic;
 mod upstreams;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::model::{
 };
 use crate::stats::Stats;
 
+pub use self::traffic::Traffic;
 pub use self::upstreams::UpstreamTally;
 
 /// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
@@ -495,10 +497,21 @@ impl Engine {
         if out.established {
             let place = tracked.hop.place();
             self.note_alive(place);
+            if let Some(traffic) = self.upstreams.traffic(&upstream) {
+                traffic.connects += 1;
+            }
         }
         if self.stats.exchanges > exchanges {
             let ended = self.stats.exchanges - exchanges;
             self.upstreams.exchanged(&upstream, self.now, ended);
+            if let Some(traffic) = self.upstreams.traffic(&upstream) {
+                for finished in &out.finished {
+                    traffic.add(finished);
+                }
+                if let Some(held) = &out.held {
+                    traffic.add_held(held);
+                }
+            }
         }
         for judged in out.judged {
             self.judged(id, judged);

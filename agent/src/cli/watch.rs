@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, UpstreamTally};
 use crate::live::{LiveConfig, LiveError, LiveSource};
 use crate::model::{Input, Timestamp};
 use crate::serve::{Hub, StatusReport};
@@ -20,6 +21,9 @@ use crate::stats::ProbeStatus;
 
 /// The longest wait for records, and the longest age of the status.
 const REST: Duration = Duration::from_secs(1);
+
+/// Upstreams whose traffic a status tells.
+const MAX_UPSTREAMS: usize = 256;
 
 /// What gives observations.
 pub(super) trait Source {
@@ -100,7 +104,16 @@ fn report<S: Source>(source: &S, engine: &Engine) -> StatusReport {
     StatusReport {
         probes: source.probes(),
         counters,
+        upstreams: busiest(engine),
     }
+}
+
+/// The upstreams with the most exchanges.
+fn busiest(engine: &Engine) -> Vec<(SocketAddr, UpstreamTally)> {
+    let mut all: Vec<_> = engine.upstreams().into_iter().collect();
+    all.sort_by_key(|(_, tally)| u64::MAX - tally.exchanges);
+    all.truncate(MAX_UPSTREAMS);
+    all
 }
 
 /// The loop over the live source, running.

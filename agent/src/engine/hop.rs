@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Exchanges};
+use super::traffic::Finished;
 use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
@@ -81,6 +82,10 @@ pub(super) struct Judged {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) judged: Vec<Judged>,
+    /// The exchanges that ended, those that stayed in the kernel left out.
+    pub(super) finished: Vec<Finished>,
+    /// The exchanges that stayed in the kernel.
+    pub(super) held: Option<Box<HeldExchanges>>,
     /// The connection was just established.
     pub(super) established: bool,
     /// When the hop wants to be looked at.
@@ -426,7 +431,7 @@ impl Hop {
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
-            Signal::Held(held) => self.resume(at, &held, cx, &mut out),
+            Signal::Held(held) => self.resume(at, held, cx, &mut out),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -458,17 +463,18 @@ impl Hop {
     fn resume(
         &mut self,
         at: Timestamp,
-        held: &HeldExchanges,
+        held: Box<HeldExchanges>,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
         let mut done = Vec::new();
-        self.exchanges.resume(at, held, &mut done);
+        self.exchanges.resume(at, &held, &mut done);
         self.after_bytes(at, done, cx, out);
         self.to.resume();
         self.from.resume();
         cx.stats.exchanges += u64::from(held.exchanges);
         cx.stats.exchanges_held += u64::from(held.exchanges);
+        out.held = Some(held);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]

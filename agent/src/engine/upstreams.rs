@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 
+use super::traffic::Traffic;
 use crate::model::{Cause, Timestamp};
 
 /// How the exchanges with one upstream went.
@@ -16,6 +17,8 @@ pub struct UpstreamTally {
     pub failures: u64,
     /// Failures by their cause.
     pub causes: BTreeMap<Cause, u64>,
+    /// What passed, failures included.
+    pub traffic: Traffic,
     /// When the first of its hops was seen.
     pub first: Timestamp,
     /// When the last of its exchanges or hops ended or began.
@@ -81,6 +84,12 @@ impl Upstreams {
             entry.tally.exchanges += count;
             entry.tally.last = entry.tally.last.max(at);
         }
+    }
+
+    /// What passed, to be added to; none for an upstream that was forgotten.
+    pub(super) fn traffic(&mut self, upstream: &SocketAddr) -> Option<&mut Traffic> {
+        let entry = self.entries.get_mut(upstream)?;
+        Some(&mut entry.tally.traffic)
     }
 
     /// Notes a failure.

@@ -9,6 +9,7 @@ use crate::classify::{
     Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::traffic::Finished;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
@@ -82,6 +83,8 @@ impl Hop {
                 continue;
             }
             cx.stats.exchanges += 1;
+            let finished = Finished::of(&completed.exchange, completed.status);
+            out.finished.push(finished);
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -261,10 +264,13 @@ impl Hop {
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
+            let mut status = self.exchanges.response.status();
             for open in &mut self.exchanges.open {
+                let status = status.take();
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
                     cx.stats.exchanges += 1;
+                    out.finished.push(Finished::of(open, status));
                 }
             }
             return;
@@ -341,6 +347,7 @@ impl Hop {
                 {
                     open.judged = true;
                     cx.stats.exchanges += 1;
+                    out.finished.push(Finished::of(open, status));
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());

@@ -68,6 +68,27 @@ fn a_close_after_them_is_healthy() {
 }
 
 #[test]
+fn the_upstreams_traffic_is_the_same_seen_or_not() {
+    let traffic = |mut sim: Sim| {
+        sim.request()
+            .reply(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");
+        let tallies = sim.engine.upstreams();
+        tallies.into_values().next().unwrap().traffic
+    };
+    let (held, seen) = (traffic(used(8, SOON)), traffic(seen(8, SOON)));
+    assert_eq!(held.statuses, [0, 8, 0, 1, 1]);
+    assert_eq!(seen.statuses, [0, 9, 0, 0, 1]);
+    assert_eq!(held.connects, 1);
+    assert_eq!(held.request_bytes, 10 * GET.len() as u64);
+    assert_eq!(
+        (held.request_bytes, held.response_bytes, held.connects),
+        (seen.request_bytes, seen.response_bytes, seen.connects)
+    );
+    assert_eq!(held.first_byte.iter().sum::<u64>(), 10);
+    assert_eq!(seen.first_byte.iter().sum::<u64>(), 10);
+}
+
+#[test]
 fn a_close_without_a_request_after_them_is_healthy() {
     let mut sim = used(3, Duration::from_secs(5));
     sim.upstream_fin().gateway_fin();
