@@ -226,7 +226,7 @@ pub struct SegmentHeader {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HeldRecord {
-    /// Header, [`kind::HELD`].
+    /// Header, [`kind::HELD`]; the time is that of the last byte of the last of them.
     pub header: Header,
     /// What they were.
     pub held: Held,
@@ -236,8 +236,6 @@ pub struct HeldRecord {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
-    /// When the last byte of the last of them passed.
-    pub last_end_ns: u64,
     /// Bytes of their requests.
     pub request_bytes: u64,
     /// Bytes of their responses.
@@ -403,8 +401,8 @@ layout! {
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
     ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
     UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
-    HeldRecord { size: 144, header: 0, held: 24 }
-    Held { size: 120, last_end_ns: 0, request_bytes: 8, response_bytes: 16, exchanges: 24, classes: 28, first_byte: 40 }
+    HeldRecord { size: 136, header: 0, held: 24 }
+    Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

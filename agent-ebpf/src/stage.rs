@@ -31,8 +31,9 @@ const CAP: usize = SEGMENT_TIERS[2] as usize;
 const ACK_CAP: usize = SEGMENT_TIERS[0] as usize;
 /// Segments without payload that are held of one exchange.
 const ACKS: usize = 4;
-/// What was counted is told this often while a hop is in use.
-const REPORT_NS: u64 = 5_000_000_000;
+/// What was counted is told this often while a hop is in use: sooner than any verdict waits for word of
+/// how the upstream's other connections do.
+const REPORT_NS: u64 = 250_000_000;
 /// Exchanges between two marks that a hop is in use.
 const TOUCH: u32 = 64;
 /// How often a processor looks whether another one is done: a few microseconds.
@@ -56,6 +57,8 @@ pub(crate) struct Stage {
     overtaken: u64,
     /// When the counts were sent up last.
     reported_ns: u64,
+    /// When the last exchange that was dropped had ended.
+    last_end_ns: u64,
     /// One of the three constants.
     state: u32,
     /// While nothing is held: whether a final response has begun since the last request.
@@ -287,14 +290,15 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     let now = now();
     let show = sampled || is_boosted(segment, now);
     if show || now.wrapping_sub(stage.reported_ns) > REPORT_NS {
-        report(stage, now);
+        report(stage);
+        stage.reported_ns = now;
     }
     if show {
         return false;
     }
     // SAFETY: the entry's own room.
     if !unsafe { segment.write(&raw mut stage.request, now) } {
-        report(stage, now);
+        report(stage);
         return false;
     }
     stage.request_bytes = shape.payload;
@@ -308,8 +312,8 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
 fn drop_exchange(stage: &mut Stage) {
     let end_ns = stage.response.header.header.time_ns;
     let took = end_ns.saturating_sub(stage.request.header.header.time_ns) / 1_000;
+    stage.last_end_ns = end_ns;
     let held = &mut stage.held;
-    held.last_end_ns = end_ns;
     held.request_bytes += u64::from(stage.request_bytes);
     held.response_bytes += u64::from(stage.response_bytes);
     held.exchanges += 1;
@@ -332,8 +336,7 @@ fn drop_exchange(stage: &mut Stage) {
 
 /// Sends up what was counted, if anything.
 #[inline(always)]
-fn report(stage: &mut Stage, time_ns: u64) {
-    stage.reported_ns = time_ns;
+fn report(stage: &mut Stage) {
     if stage.held.exchanges == 0 {
         return;
     }
@@ -341,11 +344,10 @@ fn report(stage: &mut Stage, time_ns: u64) {
         header: header::<HeldRecord>(kind::HELD, stage.request.header.header.cookie),
         held: stage.held,
     };
-    record.header.time_ns = time_ns;
+    record.header.time_ns = stage.last_end_ns;
     // What does not fit is lost with the ring's own count, and tried again with the next.
     if emit(record).is_some() {
         stage.held = Held {
-            last_end_ns: 0,
             request_bytes: 0,
             response_bytes: 0,
             exchanges: 0,
@@ -367,7 +369,7 @@ fn release(stage: *mut Stage) {
     let (acks, early) = (stage.acks, stage.early_acks);
     stage.answered = u32::from(state == ANSWERED);
     stage.acks = 0;
-    report(stage, stage.request.header.header.time_ns);
+    report(stage);
     output(&raw const stage.request);
     let early = if state == ANSWERED { early } else { acks };
     for (place, ack) in (0..).zip(&stage.ack) {

@@ -3,12 +3,15 @@
 //! It decides which hop an observation belongs to and what is kept of how many hops; what happened on
 //! a hop is [`hop`]'s business, and what that means is `classify`'s.
 
+mod deadlines;
 mod emit;
 mod exchange;
 mod hop;
+mod peers;
+mod recent;
+mod slots;
 mod timers;
 mod traffic;
-mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -20,9 +23,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
+use self::peers::{Exchanged, Peers, Place};
+use self::slots::ByHop;
 use self::timers::Timers;
-use self::upstreams::Upstreams;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
@@ -31,16 +36,12 @@ use crate::model::{
 };
 use crate::stats::Stats;
 
+pub use self::peers::UpstreamTally;
 pub use self::traffic::Traffic;
-pub use self::upstreams::UpstreamTally;
-
-/// When a connection to each upstream was last established. Network namespaces, by their inodes, may use
-/// the same addresses for different hosts.
-type Alive = HashMap<(u64, SocketAddr), Timestamp, RandomState>;
 
 /// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
 /// the same addresses for different hops.
-type Place = (u64, (SocketAddr, SocketAddr));
+type Ends = (u64, (SocketAddr, SocketAddr));
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -86,22 +87,21 @@ pub struct Engine {
     limits: Limits,
     stats: Stats,
     now: Timestamp,
-    hops: HashMap<HopId, Slot, RandomState>,
+    hops: ByHop<Slot>,
     /// Hops that are over and when they are forgotten, in that order.
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
     /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<Place, HopId, RandomState>,
+    ends: HashMap<Ends, HopId, RandomState>,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
-    /// When a connection to an upstream was last established.
-    alive: Alive,
-    upstreams: Upstreams,
+    peers: Peers,
     /// When a gateway let go of clients that had left.
     departures: Departures,
+    deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
@@ -125,7 +125,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<Place>,
+    ends: Option<Ends>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -134,19 +134,19 @@ impl Engine {
     /// An engine that tracks nothing yet.
     pub fn new(config: Config, limits: Limits) -> Self {
         Self {
+            peers: Peers::new(&limits),
             config,
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            hops: HashMap::default(),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashMap::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
-            alive: Alive::default(),
-            upstreams: Upstreams::default(),
             departures: Departures::default(),
+            deadlines: Deadlines::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
             hopless: 0,
@@ -231,7 +231,7 @@ impl Engine {
     /// How the exchanges with each upstream went: the upstreams heard of last, as many as
     /// [`Limits::upstreams`] allows.
     pub fn upstreams(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
-        self.upstreams.tallies()
+        self.peers.tallies()
     }
 
     /// Entries of the tables beside the hops themselves: ends, places in the order of eviction, and
@@ -243,7 +243,10 @@ impl Engine {
 
     /// Counters.
     pub const fn stats(&self) -> Stats {
-        self.stats
+        Stats {
+            upstreams_dropped: self.peers.dropped(),
+            ..self.stats
+        }
     }
 
     fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
@@ -263,7 +266,7 @@ impl Engine {
             None if segment.flags.contains(TcpFlags::RST) => return,
             None => {
                 let opening = segment.flags.contains(TcpFlags::SYN);
-                self.track(at, id, segment.upstream, !opening);
+                self.track(at, id, (0, segment.upstream), !opening);
                 self.know_ends(at, id, (segment.local, segment.upstream));
             }
         }
@@ -293,7 +296,7 @@ impl Engine {
     }
 
     /// Enters the ends of a hop into the table, one entry a hop. Returns what was entered.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Place> {
+    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Ends> {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return None;
         };
@@ -311,10 +314,19 @@ impl Engine {
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
         self.stats.signals += 1;
-        if !self.hops.contains_key(&id) {
+        if self.hops.contains_key(&id) {
+            if matches!(signal, Signal::Opened { .. }) {
+                // What the socket did before is told as it was.
+                self.tell_held(id);
+            }
+        } else {
             match &signal {
-                Signal::Opened { upstream, .. } => self.track(at, id, *upstream, false),
-                Signal::Seeded { upstream, .. } => self.track(at, id, *upstream, true),
+                Signal::Opened {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), false),
+                Signal::Seeded {
+                    process, upstream, ..
+                } => self.track(at, id, (process.netns, *upstream), true),
                 // Whose hop it is was never told, or it is over.
                 _ => return,
             }
@@ -381,19 +393,20 @@ impl Engine {
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
-    fn track(&mut self, at: Timestamp, id: HopId, upstream: SocketAddr, mid_stream: bool) {
+    fn track(&mut self, at: Timestamp, id: HopId, place: Place, mid_stream: bool) {
         while self.hops.len() >= self.limits.hops
             && (self.forget_oldest_over() || self.evict_oldest())
         {}
-        let mut hop = Hop::new(upstream, at, &self.limits);
+        let mut hop = Hop::new(place.1, at, &self.limits);
         hop.mid_stream = mid_stream;
+        hop.counted = mid_stream;
         hop.lost_before = self.stats.records_lost;
         if !mid_stream {
             hop.connecting();
         }
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.stats.upstreams_dropped += self.upstreams.opened(upstream, at, self.limits.upstreams);
+        self.peers.opened(place, at, mid_stream);
         let tracked = Tracked {
             hop,
             armed: None,
@@ -432,6 +445,7 @@ impl Engine {
                     self.eviction.push_back((tracked.queued, oldest));
                 }
                 Some(Slot::Live(_)) => {
+                    self.tell_held(oldest);
                     self.forget(oldest);
                     self.stats.hops_evicted += 1;
                     return true;
@@ -440,6 +454,15 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// Tells the verdicts of a hop that wait, with what is known by now.
+    fn tell_held(&mut self, id: HopId) {
+        if let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) {
+            for judged in tracked.hop.release(self.now, true, &self.peers) {
+                self.judged(id, judged);
+            }
+        }
     }
 
     fn forget(&mut self, id: HopId) {
@@ -462,6 +485,9 @@ impl Engine {
     /// Takes what a hop held off the books.
     fn let_go(&mut self, id: HopId, tracked: &Tracked) {
         self.kept_bytes -= tracked.kept_bytes;
+        if tracked.hop.counted {
+            self.peers.closed(&tracked.hop.place(), self.now, None);
+        }
         if let Some(ends) = tracked.ends
             && self.ends.get(&ends) == Some(&id)
         {
@@ -479,8 +505,9 @@ impl Engine {
             limits: &self.limits,
             patience: self.config.patience,
             stats: &mut self.stats,
-            alive: &self.alive,
+            peers: &mut self.peers,
             departures: &self.departures,
+            deadlines: &mut self.deadlines,
         };
         let out = handle(&mut tracked.hop, &mut cx);
         if out.deadline != tracked.armed {
@@ -493,25 +520,30 @@ impl Engine {
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
         let over = tracked.hop.is_over();
-        let upstream = tracked.hop.upstream;
-        if out.established {
-            let place = tracked.hop.place();
-            self.note_alive(place);
-            if let Some(traffic) = self.upstreams.traffic(&upstream) {
-                traffic.connects += 1;
-            }
+        if let Some((at, unseen)) = &out.unseen {
+            let ended = Exchanged {
+                count: u64::from(unseen.exchanges),
+                complete: true,
+                repeated: tracked.hop.retransmits() > 0,
+                ttl: tracked.hop.ttl(),
+            };
+            self.peers.exchanged(tracked.hop.place(), *at, &ended);
+            self.peers.add_unseen(&tracked.hop.place(), unseen);
         }
-        if self.stats.exchanges > exchanges {
-            let ended = self.stats.exchanges - exchanges;
-            self.upstreams.exchanged(&upstream, self.now, ended);
-            if let Some(traffic) = self.upstreams.traffic(&upstream) {
-                for finished in &out.finished {
-                    traffic.add(finished);
-                }
-                if let Some(held) = &out.held {
-                    traffic.add_held(held);
-                }
-            }
+        let unseen = out
+            .unseen
+            .as_ref()
+            .map_or(0, |(_, unseen)| u64::from(unseen.exchanges));
+        let seen = self.stats.exchanges - exchanges - unseen;
+        if seen > 0 {
+            let ended = Exchanged {
+                count: seen,
+                complete: out.completed,
+                repeated: tracked.hop.retransmits() > 0,
+                ttl: tracked.hop.ttl(),
+            };
+            self.peers.exchanged(tracked.hop.place(), self.now, &ended);
+            self.peers.add(&tracked.hop.place(), &out.finished);
         }
         for judged in out.judged {
             self.judged(id, judged);
@@ -528,18 +560,5 @@ impl Engine {
                 Some(Slot::Over) | None => false,
             });
         }
-    }
-
-    fn note_alive(&mut self, place: (u64, SocketAddr)) {
-        if self.alive.len() >= self.limits.upstreams && !self.alive.contains_key(&place) {
-            let recent = Duration::from_mins(1);
-            let now = self.now;
-            self.alive.retain(|_, seen| now.since(*seen) < recent);
-            if self.alive.len() >= self.limits.upstreams {
-                self.stats.upstreams_dropped += 1;
-                return;
-            }
-        }
-        self.alive.insert(place, self.now);
     }
 }

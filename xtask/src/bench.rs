@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Leave tshark out.
     #[arg(long)]
     no_tshark: bool,
+    /// Write the captures into this directory and leave them there, for a profiler.
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<std::path::PathBuf>,
 }
 
 /// How results are printed.
@@ -165,7 +168,10 @@ fn analyze(args: &Args) -> Result<()> {
 
 fn bench_case(case: Case, binary: &Path, args: &Args) -> Result<Row> {
     let directory = tempfile::tempdir().context("could not make a directory for the captures")?;
-    let path = directory.path().join("bench.pcap");
+    let path = match &args.keep {
+        Some(keep) => keep.join(format!("{}.pcap", case.name())),
+        None => directory.path().join("bench.pcap"),
+    };
     let size = if args.quick { Size::QUICK } else { Size::FULL };
     let written = traffic::write(case, size, &path)?;
     let report = directory.path().join("report");

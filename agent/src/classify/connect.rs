@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Verdict, fact, human};
-use crate::model::{Cause, Errno, EvidenceSource, IcmpError, Phase, Proof};
+use super::{Died, Origin, Verdict, fact, human, origin};
+use crate::model::{Cause, Errno, EvidenceSource, IcmpError, Phase, Proof, Timestamp};
 
 /// What is known of a connect that did not succeed.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ConnectFacts {
     /// Time from the first SYN to the end of the attempt.
     pub elapsed: Duration,
@@ -14,6 +15,12 @@ pub struct ConnectFacts {
     pub syn_retransmits: u32,
     /// A reset answered the SYN, with this time to live; zero where only the kernel told of it.
     pub reset_ttl: Option<u8>,
+    /// The time to live of the target's own packets, where it is known and comparable.
+    pub target_ttl: Option<u8>,
+    /// Whether the upstream is on this host and its own kernel said that it sent the reset.
+    pub reset_own: bool,
+    /// The instant right before, in which the upstream closed several connections.
+    pub died: Option<(Died, Timestamp)>,
     /// An ICMP error quoted the SYN.
     pub icmp: Option<IcmpError>,
     /// `sk_err` when the socket closed.
@@ -22,6 +29,9 @@ pub struct ConnectFacts {
     pub returned: Option<Errno>,
     /// Whether another connection to the same upstream was established shortly before or meanwhile.
     pub upstream_alive: bool,
+    /// Whether one was established meanwhile, one of that time took more than one SYN, and no request
+    /// bytes had to be repeated: SYNs alone are dropped now and then.
+    pub syns_dropped: bool,
     /// Whether the end of the attempt was seen; otherwise the observation ended first.
     pub over: bool,
     /// A gateway that gives up sooner is taken to have lost its client.
@@ -134,12 +144,33 @@ fn reset(facts: &ConnectFacts, ttl: u8) -> Verdict {
         ),
     };
     let decisive = fact(source, "syn_reset", text);
-    Verdict::new(
-        Cause::TcpConnectRefused,
-        Proof::Proven,
-        Phase::Connect,
-        decisive,
-    )
+    let verdict = |cause, proof| Verdict::new(cause, proof, Phase::Connect, decisive);
+    let target = facts.target_ttl.filter(|_| ttl > 0 && !facts.reset_own);
+    let Some(target) = target else {
+        return verdict(Cause::TcpConnectRefused, Proof::Proven)
+            .with(facts.died.map(|(died, at)| died.evidence(at)));
+    };
+    let beside = |text: String| fact(EvidenceSource::Packet, "target_ttl", text);
+    match origin(target, ttl) {
+        Origin::Target => verdict(Cause::TcpConnectRefused, Proof::Proven)
+            .with([beside(format!(
+                "ttl {target} on the target's own packets as well"
+            ))])
+            .with(facts.died.map(|(died, at)| died.evidence(at))),
+        Origin::Elsewhere => verdict(Cause::TcpConnectRejectedByFilter, Proof::Inferred).with([
+            beside(format!(
+                "ttl {target} on the target's own packets: something else sent the reset"
+            )),
+        ]),
+        Origin::Unclear => verdict(Cause::TcpConnectRefused, Proof::Inferred)
+            .with([beside(format!(
+                "ttl {target} on the target's own packets: the reset came from beside the target"
+            ))])
+            .against(
+                &[Cause::TcpConnectRejectedByFilter],
+                "whether the address forwards its ports to another host or container: then the reset is that of the one in front",
+            ),
+    }
 }
 
 /// An ICMP error quoted the SYN. Codes: RFC 792, RFC 1812 section 5.2.7.1; RFC 4443 section 3.1.
@@ -268,6 +299,15 @@ fn blackholed(facts: &ConnectFacts) -> Option<Verdict> {
         Phase::Connect,
         decisive,
     );
+    if facts.syns_dropped && facts.syn_retransmits > 0 {
+        let text = "meanwhile a connection to that port was established, one only after its SYN was sent again, and no established one lost request bytes";
+        let others = fact(EvidenceSource::Packet, "other_connects", text);
+        let verdict = Verdict {
+            cause: Cause::TcpConnectBacklogFull,
+            ..verdict
+        };
+        return Some(verdict.with([others]));
+    }
     if facts.upstream_alive {
         return Some(verdict.against(
             &[Cause::TcpConnectBacklogFull],

@@ -5,12 +5,19 @@
 
 mod connect;
 mod exchange;
+mod peers;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
-pub use exchange::{Acked, Ended, ExchangeFacts, afterwards, closed_before_request, exchange};
+pub use exchange::{
+    ALIKE, Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
+};
+pub use peers::{
+    Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
+    process_died,
+};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};
@@ -92,6 +99,10 @@ fn broken_rule(finding: &Finding, all: &[Finding], phase: Phase) -> Verdict {
     let mut text = match finding.kind {
         FindingKind::NotHttp(foreign) => format!("the upstream answered with {foreign}"),
         FindingKind::HeadTooLarge(size) => size.to_string(),
+        FindingKind::ContentCoding(coding) => format!(
+            "Content-Encoding says {coding}, and the body at offset {} does not begin like that",
+            finding.offset
+        ),
         kind => format!("{} at offset {}", kind.text(), finding.offset),
     };
     if let Some(header) = &finding.header {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::access::ServerFlags;
 use super::output::{Format, Out};
 use super::{CliError, config, runtime};
 use crate::collector::{Collector, Sink, serve_collector};
 use crate::model::HopEvent;
-use crate::serve::Listener;
+use crate::serve::{Listener, ServerTls};
 
 /// Where the collector listens unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7503);
@@ -26,6 +27,9 @@ pub(super) struct Args {
     /// Text for people or JSON lines for programs [default: jsonl].
     #[arg(long, value_enum)]
     format: Option<Format>,
+
+    #[command(flatten)]
+    server: ServerFlags,
 }
 
 /// Events on standard output.
@@ -45,22 +49,30 @@ impl Sink for Printer {
     }
 }
 
-pub(super) fn run(args: &Args, file: &config::Collect) -> Result<(), CliError> {
+pub(super) fn run(args: Args, mut file: config::Collect) -> Result<(), CliError> {
     let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
+    let tls = args.server.or(file.server()).protect(listen)?;
     let printer = Printer {
         out: Out::stdout(),
         format: args.format.or(file.format).unwrap_or(Format::Jsonl),
     };
     let runtime = runtime::service()?;
-    let outcome = runtime.block_on(collect(listen, printer));
+    let outcome = runtime.block_on(collect(listen, tls, printer));
     // A write to a pipe that nobody reads may never end; it must not keep the process.
     runtime.shutdown_background();
     outcome
 }
 
-async fn collect(listen: SocketAddr, printer: Printer) -> Result<(), CliError> {
+async fn collect(
+    listen: SocketAddr,
+    tls: Option<ServerTls>,
+    printer: Printer,
+) -> Result<(), CliError> {
     let mut signal = runtime::StopSignal::new()?;
-    let listener = Listener::bind(listen).await.map_err(CliError::failed)?;
+    let mut listener = Listener::bind(listen).await.map_err(CliError::failed)?;
+    if let Some(tls) = tls {
+        listener = listener.with_tls(tls);
+    }
     let address = listener.address();
     let collector = Collector::new(printer);
     let (stop_serving, stopped) = oneshot::channel::<()>();

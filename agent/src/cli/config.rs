@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::access::{ClientFlags, CollectorFlags, ServerFlags};
 use super::output::Format;
 use super::size::ByteSize;
 
@@ -18,6 +19,7 @@ pub(super) struct Config {
     pub(super) log: Option<String>,
     pub(super) run: Run,
     pub(super) events: Events,
+    pub(super) captures: Captures,
     pub(super) collect: Collect,
 }
 
@@ -35,6 +37,34 @@ pub(super) struct Run {
     pub(super) ring_size: Option<ByteSize>,
     pub(super) recent: Option<usize>,
     pub(super) kernel_log: bool,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    insecure: bool,
+    collector_tls_ca: Option<PathBuf>,
+    collector_tls_cert: Option<PathBuf>,
+    collector_tls_key: Option<PathBuf>,
+}
+
+impl Run {
+    /// The keys that protect its address.
+    pub(super) fn server(&mut self) -> ServerFlags {
+        ServerFlags {
+            tls_cert: self.tls_cert.take(),
+            tls_key: self.tls_key.take(),
+            tls_client_ca: self.tls_client_ca.take(),
+            insecure: self.insecure,
+        }
+    }
+
+    /// The keys for TLS to collectors.
+    pub(super) fn collector(&mut self) -> CollectorFlags {
+        CollectorFlags {
+            ca: self.collector_tls_ca.take(),
+            cert: self.collector_tls_cert.take(),
+            key: self.collector_tls_key.take(),
+        }
+    }
 }
 
 /// Table `[events]`.
@@ -43,6 +73,42 @@ pub(super) struct Run {
 pub(super) struct Events {
     pub(super) agent: Option<String>,
     pub(super) format: Option<Format>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+impl Events {
+    /// The keys for TLS to the agent.
+    pub(super) fn client(&mut self) -> ClientFlags {
+        ClientFlags {
+            ca: self.tls_ca.take(),
+            cert: self.tls_cert.take(),
+            key: self.tls_key.take(),
+        }
+    }
+}
+
+/// Table `[captures]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Captures {
+    pub(super) agent: Option<String>,
+    pub(super) format: Option<Format>,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+impl Captures {
+    /// The keys for TLS to the agent.
+    pub(super) fn client(&mut self) -> ClientFlags {
+        ClientFlags {
+            ca: self.tls_ca.take(),
+            cert: self.tls_cert.take(),
+            key: self.tls_key.take(),
+        }
+    }
 }
 
 /// Table `[collect]`.
@@ -51,6 +117,22 @@ pub(super) struct Events {
 pub(super) struct Collect {
     pub(super) listen: Option<SocketAddr>,
     pub(super) format: Option<Format>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    insecure: bool,
+}
+
+impl Collect {
+    /// The keys that protect its address.
+    pub(super) fn server(&mut self) -> ServerFlags {
+        ServerFlags {
+            tls_cert: self.tls_cert.take(),
+            tls_key: self.tls_key.take(),
+            tls_client_ca: self.tls_client_ca.take(),
+            insecure: self.insecure,
+        }
+    }
 }
 
 /// Why a configuration file was refused.

@@ -5,16 +5,14 @@ use std::collections::HashSet;
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 use tracing::warn;
 
+use super::access::ClientFlags;
+use super::client::{AGENT, Agent};
 use super::output::{Format, Out};
 use super::{CliError, clock, config, runtime};
 use crate::model::HopEvent;
-use crate::serve::{Endpoint, Filter, from_proto, timestamp_to_proto};
-
-/// Where an agent serves unless told otherwise.
-const AGENT: &str = "127.0.0.1:7502";
+use crate::serve::{Filter, from_proto, timestamp_to_proto};
 
 /// Flags of `hopscope events`.
 #[derive(Debug, clap::Args)]
@@ -47,15 +45,15 @@ pub(super) struct Args {
     /// Text for people or JSON lines for programs [default: text].
     #[arg(long, value_enum)]
     format: Option<Format>,
+
+    #[command(flatten)]
+    client: ClientFlags,
 }
 
-pub(super) fn run(args: Args, file: config::Events) -> Result<(), CliError> {
+pub(super) fn run(args: Args, mut file: config::Events) -> Result<(), CliError> {
+    let client = args.client.or(file.client());
     let agent = args.agent.or(file.agent);
-    let agent: Endpoint = agent
-        .as_deref()
-        .unwrap_or(AGENT)
-        .parse()
-        .map_err(CliError::usage)?;
+    let agent = Agent::new(client.endpoint(agent.as_deref().unwrap_or(AGENT))?);
     let format = args.format.or(file.format).unwrap_or_default();
     let now = clock::now();
     let since = args.since.map(|since| clock::parse_since(&since, now));
@@ -78,7 +76,7 @@ pub(super) fn run(args: Args, file: config::Events) -> Result<(), CliError> {
 }
 
 struct Show {
-    agent: Endpoint,
+    agent: Agent,
     filter: proto::EventFilter,
     limit: Option<u32>,
     follow: bool,
@@ -88,14 +86,7 @@ struct Show {
 impl Show {
     async fn run(self) -> Result<(), CliError> {
         let mut out = Out::stdout();
-        let endpoint = self.agent.tonic().map_err(CliError::usage)?;
-        let channel = endpoint.connect().await.map_err(|error| {
-            CliError::failed(format!(
-                "cannot reach an agent at {}: {}; start `hopscope run` or give another --agent",
-                self.agent,
-                root_cause(&error)
-            ))
-        })?;
+        let channel = self.agent.connect().await?;
         let mut client = HopAgentClient::new(channel);
         if !self.follow {
             self.recent(&mut client, &mut out).await?;
@@ -106,12 +97,14 @@ impl Show {
             filter: Some(self.filter.clone()),
         };
         let stream = client.subscribe(request).await;
-        let mut stream = stream.map_err(|status| self.refused(&status))?.into_inner();
+        let mut stream = stream
+            .map_err(|status| self.agent.refused(&status))?
+            .into_inner();
         let mut shown = self.recent(&mut client, &mut out).await?;
         while let Some(event) = stream
             .message()
             .await
-            .map_err(|status| self.refused(&status))?
+            .map_err(|status| self.agent.refused(&status))?
         {
             if shown.remove(&event.id) {
                 continue;
@@ -119,10 +112,7 @@ impl Show {
             self.print(event, &mut out)?;
             out.flush()?;
         }
-        Err(CliError::failed(format!(
-            "the agent at {} ended the stream",
-            self.agent
-        )))
+        Err(self.agent.failed("ended the stream"))
     }
 
     /// Prints the events that the agent holds and returns their ids.
@@ -142,7 +132,7 @@ impl Show {
         let response = client
             .query(request)
             .await
-            .map_err(|status| self.refused(&status))?;
+            .map_err(|status| self.agent.refused(&status))?;
         let response = response.into_inner();
         if response.omitted > 0 && self.limit.is_none() {
             warn!(
@@ -160,28 +150,9 @@ impl Show {
 
     fn print(&self, event: proto::HopEvent, out: &mut Out) -> Result<(), CliError> {
         let event: HopEvent = from_proto(event).map_err(|error| {
-            CliError::failed(format!(
-                "cannot read an event of the agent at {}: {error}",
-                self.agent
-            ))
+            self.agent
+                .failed(&format!("sent an event that cannot be read: {error}"))
         })?;
         Ok(out.event(&event, self.format)?)
     }
-
-    fn refused(&self, status: &Status) -> CliError {
-        let message = format!("the agent at {} says: {}", self.agent, status.message());
-        match status.code() {
-            Code::InvalidArgument => CliError::usage(message),
-            _ => CliError::failed(message),
-        }
-    }
-}
-
-/// tonic says "transport error" only; the reason is at the end of its chain.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -4,8 +4,11 @@
 //! carries results only; the log and errors go to standard error. Exit codes: 0 done, 1 failed, 2
 //! wrong usage or bad input.
 
+mod access;
 mod analyze;
+mod captures;
 mod check;
+mod client;
 mod clock;
 mod collect;
 mod config;
@@ -34,7 +37,7 @@ pub use output::{Format, Out};
 #[derive(Debug, Parser)]
 #[command(name = "hopscope", version, propagate_version = true)]
 struct Cli {
-    /// TOML file with the tables [run], [events] and [collect]; flags win over it.
+    /// TOML file with the tables [run], [events], [captures] and [collect]; flags win over it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -54,6 +57,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Show the events of an agent.
     Events(events::Args),
+    /// List, fetch and compare the evidence that an agent keeps.
+    Captures(captures::Args),
     /// Take events from agents and print them.
     Collect(collect::Args),
     /// Say what this host offers, what would attach and why not.
@@ -100,7 +105,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(args, config.run).map(|()| done),
         Command::Analyze(args) => analyze::run(args).map(|()| done),
         Command::Events(args) => events::run(args, config.events).map(|()| done),
-        Command::Collect(args) => collect::run(&args, &config.collect).map(|()| done),
+        Command::Captures(args) => captures::run(args, config.captures).map(|()| done),
+        Command::Collect(args) => collect::run(args, config.collect).map(|()| done),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args).map(|()| done),
     }

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::render;
 use crate::model::HopEvent;
@@ -47,6 +47,11 @@ impl Out {
             Format::Text => self.line(&render::event_text(event, self.colour)),
             Format::Jsonl => self.line(&render::event_json(event)?),
         }
+    }
+
+    /// Writes `value` as one line of JSON.
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        self.line(&serde_json::to_string(value)?)
     }
 
     /// Writes `text` and a line end.

@@ -98,6 +98,14 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
             printable(splitter)
         )?;
     }
+    if let Some(capture) = &event.capture_id {
+        write!(
+            text,
+            "\n    {:12}  {}",
+            "capture".style(faint),
+            printable(capture)
+        )?;
+    }
     if let Some(gaps) = gaps(event) {
         write!(text, "\n    {:12}  {gaps}", "incomplete".style(faint))?;
     }
@@ -141,7 +149,7 @@ fn gaps(event: &HopEvent) -> Option<String> {
 }
 
 /// Milliseconds are enough for people; JSON has the rest.
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     match jiff::Timestamp::from_nanosecond(i128::from(time.as_nanos())) {
         Ok(time) => format!("{time:.3}"),
         Err(_) => time.to_string(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::access::{CollectorFlags, ServerFlags};
 use super::size::ByteSize;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
@@ -15,7 +16,9 @@ use hopscope_ebpf::MAX_SNAP_LEN;
 use crate::engine::{self, Engine};
 use crate::limits::Limits;
 use crate::live::LiveConfig;
-use crate::serve::{Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, serve_agent};
+use crate::serve::{
+    Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls, serve_agent,
+};
 
 /// Where the agent serves gRPC unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7502);
@@ -66,19 +69,29 @@ pub(super) struct Args {
     /// Log the kernel programs' own lines.
     #[arg(long)]
     kernel_log: bool,
+
+    #[command(flatten)]
+    server: ServerFlags,
+
+    #[command(flatten)]
+    collector: CollectorFlags,
 }
 
 /// Flags and file together.
 #[derive(Debug)]
 struct Settings {
     listen: SocketAddr,
+    tls: Option<ServerTls>,
     live: LiveConfig,
     hub: HubConfig,
     collectors: Vec<Endpoint>,
 }
 
 impl Settings {
-    fn merge(args: Args, file: config::Run) -> Result<Self, CliError> {
+    fn merge(args: Args, mut file: config::Run) -> Result<Self, CliError> {
+        let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
+        let tls = args.server.or(file.server()).protect(listen)?;
+        let collector_tls = args.collector.or(file.collector());
         let mut live = LiveConfig::default();
         choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
         live.cgroups = given(args.cgroups, file.cgroups);
@@ -101,16 +114,14 @@ impl Settings {
             live.ring_bytes = bytes;
         }
         live.kernel_log = args.kernel_log || file.kernel_log;
-        let mut collectors = Vec::new();
-        for text in given(args.collectors, file.collectors) {
-            collectors.push(text.parse().map_err(CliError::usage)?);
-        }
+        let collectors = collector_tls.endpoints(&given(args.collectors, file.collectors))?;
         let host = rustix::system::uname();
         let node = args.node.or(file.node);
         let node = node.unwrap_or_else(|| host.nodename().to_string_lossy().into_owned());
         let defaults = HubConfig::default();
         Ok(Self {
-            listen: args.listen.or(file.listen).unwrap_or(LISTEN),
+            listen,
+            tls,
             live,
             hub: HubConfig {
                 recent: args.recent.or(file.recent).unwrap_or(defaults.recent),
@@ -150,9 +161,12 @@ pub(super) fn run(args: Args, file: config::Run) -> Result<(), CliError> {
 async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     let mut signal = runtime::StopSignal::new()?;
     // The port comes first: it is the cheapest thing to fail, and needs no undoing.
-    let listener = Listener::bind(settings.listen)
+    let mut listener = Listener::bind(settings.listen)
         .await
         .map_err(CliError::failed)?;
+    if let Some(tls) = settings.tls {
+        listener = listener.with_tls(tls);
+    }
     let address = listener.address();
     let engine_config = engine::Config {
         node: Arc::clone(&settings.hub.node),

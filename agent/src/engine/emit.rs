@@ -1,5 +1,6 @@
 //! From verdict to event: everything that an event says beside its cause.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,13 +61,14 @@ impl Engine {
         }
         event.exchange = exchange.map(|exchange| {
             let head = exchange.head.unwrap_or_default();
-            let known = |text: String| Some(text).filter(|text| !text.is_empty());
+            let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
+            let known = |text| owned(text).filter(|text| !text.is_empty());
             ExchangeInfo {
-                method: known(head.method),
-                path: known(head.path),
-                host: head.host,
-                request_id: head.request_id,
-                traceparent: head.traceparent,
+                method: known(head.method()),
+                path: known(head.path()),
+                host: owned(head.host()),
+                request_id: owned(head.request_id()),
+                traceparent: owned(head.traceparent()),
                 status,
                 ordinal: exchange.ordinal,
                 first_byte_ms: exchange
@@ -125,10 +127,9 @@ impl Engine {
         self.stats.events += 1;
         // Exchanges over unix sockets are not seen, so that a tally of them would count failures alone.
         if let Some(upstream) = event.upstream.socket_addr() {
-            self.stats.upstreams_dropped +=
-                self.upstreams
-                    .opened(upstream, event.time, self.limits.upstreams);
-            self.upstreams.failed(&upstream, event.time, event.cause);
+            let netns = event.gateway.as_ref().map_or(0, |gateway| gateway.netns);
+            self.peers
+                .failed((netns, upstream), event.time, event.cause);
         }
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;

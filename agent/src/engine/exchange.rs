@@ -58,6 +58,7 @@ pub(super) struct Completed {
 
 /// Follows requests and responses on one hop.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exchanges {
     request: RequestParser,
     pub(super) response: ResponseParser,
@@ -67,15 +68,21 @@ pub(super) struct Exchanges {
     sending: bool,
     /// What the gateway speaks, once a byte told.
     pub(super) protocol: Option<Protocol>,
+    /// Whether a request was not followed: which one a later response belongs to is not known then.
+    overflowed: bool,
     /// Exchanges begun.
     begun: u32,
     /// When the last exchange ended.
-    last_end: Option<Timestamp>,
+    pub(super) last_end: Option<Timestamp>,
     /// Request bytes handed over.
     sent: u64,
     /// What the upstream sent while no request was open. The gateway will take it for the response to
     /// the next.
     early: Vec<u8>,
+    /// Whether the hop was joined mid-stream.
+    pub(super) joined: bool,
+    /// Whether bytes were missed that a request may have been among.
+    pub(super) missed: bool,
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
     /// The last complete exchange, while a reset can still make a failure of it.
@@ -90,13 +97,21 @@ impl Exchanges {
             open: VecDeque::new(),
             sending: false,
             protocol: None,
+            overflowed: false,
             begun: 0,
             last_end: None,
             sent: 0,
             early: Vec::new(),
+            joined: false,
+            missed: false,
             acked: 0,
             last: None,
         }
+    }
+
+    /// Requests begun.
+    pub(super) const fn begun(&self) -> u32 {
+        self.begun
     }
 
     /// Takes bytes of the gateway.
@@ -130,6 +145,8 @@ impl Exchanges {
                                 self.unfollowed(at, done);
                             }
                             self.on_request(at, event, upstream_closed, limits, stats);
+                            // Before the bytes behind it: segments may be cut anywhere.
+                            self.take_early(at, stats, done);
                         }
                         None if bytes.is_empty() => return,
                         None => {}
@@ -141,6 +158,7 @@ impl Exchanges {
                 if self.request.skip(bytes) {
                     self.on_request(at, RequestEvent::End, upstream_closed, limits, stats);
                 }
+                self.missed |= self.request.is_lost();
             }
         }
     }
@@ -177,7 +195,8 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
-                if self.open.len() >= limits.pipelined {
+                self.overflowed |= self.open.len() >= limits.pipelined;
+                if self.overflowed {
                     stats.pipelined_dropped += 1;
                     return;
                 }
@@ -249,6 +268,9 @@ impl Exchanges {
         };
         loop {
             let Some(exchange) = self.open.front_mut() else {
+                if self.overflowed {
+                    return;
+                }
                 let room = EARLY_BYTES.saturating_sub(self.early.len());
                 self.early.extend(bytes.iter().take(room));
                 if self.begun > 0 && (!bytes.is_empty() || gap > 0) {
@@ -287,6 +309,11 @@ impl Exchanges {
         }
     }
 
+    /// Whether more than one exchange began.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.begun > 1
+    }
+
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
         !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
@@ -321,25 +348,18 @@ impl Exchanges {
 
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
-    pub(super) fn take_early(
-        &mut self,
-        at: Timestamp,
-        mid_stream: bool,
-        lost: bool,
-        stats: &mut Stats,
-        done: &mut Vec<Completed>,
-    ) {
+    fn take_early(&mut self, at: Timestamp, stats: &mut Stats, done: &mut Vec<Completed>) {
         if self.early.is_empty() || self.protocol != Some(Protocol::Http1) {
             return;
         }
         if let Some(exchange) = self.open.front_mut() {
             let early = std::mem::take(&mut self.early);
             // The rest of a response that was under way when the hop was joined.
-            let joined = mid_stream && exchange.ordinal == 1;
+            let joined = self.joined && exchange.ordinal == 1;
             // A farewell, such as a 408 with the close: the close is what matters.
             let farewell = exchange.closed_before && exchange.ordinal > 1;
             // Where segments were missed, it may answer a request that was among them.
-            let missed = lost && exchange.ordinal > 1;
+            let missed = self.missed && exchange.ordinal > 1;
             if joined || farewell || missed {
                 return;
             }
@@ -379,9 +399,7 @@ impl Exchanges {
         self.early.clear();
         self.last = None;
         self.begun += held.exchanges;
-        let end = at.as_nanos();
-        let ago = u64::try_from(held.ended_ago.as_nanos()).unwrap_or(u64::MAX);
-        self.last_end = Some(Timestamp::from_nanos(end.saturating_sub(ago)));
+        self.last_end = Some(at);
     }
 
     fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Vec<Completed>) {
@@ -407,11 +425,6 @@ impl Exchanges {
 }
 
 fn kind(exchange: &Exchange) -> RequestKind {
-    match &exchange.head {
-        Some(head) if head.method == "HEAD" => RequestKind::Head,
-        Some(head) if head.method == "CONNECT" => RequestKind::Connect,
-        Some(head) if head.upgrade => RequestKind::Upgrade,
-        Some(head) if head.expect => RequestKind::Expect,
-        _ => RequestKind::Plain,
-    }
+    let head = exchange.head.as_ref();
+    head.map_or(RequestKind::Plain, |head| head.kind)
 }

@@ -7,43 +7,32 @@
 //!      └───────────────▶ connect failed (judged after a moment) ───────────────────┘
 //! ```
 
+mod across;
+mod connecting;
 mod judge;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::across::Held;
+use self::connecting::ConnectEnd;
+use super::Departures;
+use super::deadlines::Deadlines;
 use super::exchange::{Exchange, Exchanges};
+use super::peers::{Peers, Place};
 use super::traffic::Finished;
-use super::{Alive, Departures};
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, HeldExchanges, IcmpError, Process, ResetReason, Segment, Signal,
+    Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
     TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
 
-/// Kernel facts about a failed connect follow the packet at once; an ICMP error comes through a
-/// socket of its own and may be a little later.
-const CONNECT_SETTLE: Duration = Duration::from_millis(20);
-const ICMP_SETTLE: Duration = Duration::from_millis(150);
-
-/// An ICMP error does not end a connect whose process is inside the call, and another SYN follows.
-/// Without a kernel the error is final unless that comes: the second SYN after one second (RFC 6298
-/// section 2).
-const ICMP_FINAL: Duration = Duration::from_millis(1200);
-
 /// A closed hop is kept this long for late segments.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
-
-/// Linux gives up a connect after six retransmissions, 127 s (`tcp_syn_retries`).
-const CONNECT_LIMIT: Duration = Duration::from_secs(130);
-
-/// A SYN that is seen again sooner was captured twice, not sent twice: a kernel waits for a second
-/// (RFC 6298 section 2), and no setting goes below its shortest timeout of 200 ms.
-const SYN_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +54,8 @@ enum Wait {
     Closed,
     /// Judge the open exchanges on the end that was seen.
     End,
+    /// Tell the verdicts that wait for word of the upstream.
+    Held,
     /// Forget the hop.
     Forget,
 }
@@ -82,12 +73,12 @@ pub(super) struct Judged {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) judged: Vec<Judged>,
+    /// An exchange was just completed.
+    pub(super) completed: bool,
     /// The exchanges that ended, those that stayed in the kernel left out.
     pub(super) finished: Vec<Finished>,
-    /// The exchanges that stayed in the kernel.
-    pub(super) held: Option<Box<HeldExchanges>>,
-    /// The connection was just established.
-    pub(super) established: bool,
+    /// The exchanges that stayed in the kernel, and when the last of them ended.
+    pub(super) unseen: Option<(Timestamp, Box<HeldExchanges>)>,
     /// When the hop wants to be looked at.
     pub(super) deadline: Option<Timestamp>,
 }
@@ -97,9 +88,11 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
     pub(super) stats: &'a mut Stats,
-    pub(super) alive: &'a Alive,
+    pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.
     pub(super) departures: &'a Departures,
+    /// How long exchanges lasted that gateways ended although data flowed.
+    pub(super) deadlines: &'a mut Deadlines,
 }
 
 /// One hop.
@@ -115,6 +108,8 @@ pub(super) struct Hop {
     pub(super) lost_before: u64,
     /// When anything was last heard of it.
     pub(super) last_seen: Timestamp,
+    /// For how long nothing had been heard of it before the last request.
+    quiet: Duration,
     pub(super) rtt_us: Option<u32>,
     pub(super) syn_retransmits: u32,
     phase: Phase,
@@ -126,6 +121,15 @@ pub(super) struct Hop {
     established: Option<Timestamp>,
     last_syn: Option<Timestamp>,
     connect: ConnectEnd,
+    /// Whether the SYN was answered and the gateway has not acknowledged that yet.
+    half_open: bool,
+    last_syn_ack: Option<Timestamp>,
+    /// SYN-ACKs that were sent again although the gateway had acknowledged the first.
+    pub(super) syn_acks_again: u32,
+    /// Whether it counts as one of the upstream's open hops.
+    pub(super) counted: bool,
+    /// Verdicts that wait for word of the upstream.
+    held: Option<Box<Held>>,
     /// Why the upstream's kernel reset, where it is on this host.
     reset_reason: Option<ResetReason>,
     /// The side that closed first, and how.
@@ -141,17 +145,6 @@ pub(super) struct Hop {
     waits: Vec<(Timestamp, Wait)>,
 }
 
-/// What is known of how the connect ended.
-#[derive(Debug, Default)]
-struct ConnectEnd {
-    at: Option<Timestamp>,
-    reset_ttl: Option<u8>,
-    icmp: Option<IcmpError>,
-    errno: Option<Errno>,
-    returned: Option<Errno>,
-    over: bool,
-}
-
 impl Hop {
     pub(super) fn new(upstream: SocketAddr, at: Timestamp, limits: &Limits) -> Self {
         Self {
@@ -162,6 +155,7 @@ impl Hop {
             mid_stream: false,
             lost_before: 0,
             last_seen: at,
+            quiet: Duration::ZERO,
             rtt_us: None,
             syn_retransmits: 0,
             phase: Phase::Established,
@@ -172,6 +166,11 @@ impl Hop {
             established: None,
             last_syn: None,
             connect: ConnectEnd::default(),
+            half_open: false,
+            last_syn_ack: None,
+            syn_acks_again: 0,
+            counted: false,
+            held: None,
             reset_reason: None,
             first_close: None,
             ending: None,
@@ -188,7 +187,7 @@ impl Hop {
     }
 
     /// The upstream's address and the network namespace in which it is one; zero where that is unknown.
-    pub(super) fn place(&self) -> (u64, SocketAddr) {
+    pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
     }
@@ -206,6 +205,11 @@ impl Hop {
     /// Request segments sent again.
     pub(super) const fn retransmits(&self) -> u32 {
         self.to.repeated()
+    }
+
+    /// Time to live of the upstream's last segment.
+    pub(super) const fn ttl(&self) -> u8 {
+        self.from.ttl()
     }
 
     /// Whether another exchange ran on the connection before this one, or may have.
@@ -226,7 +230,8 @@ impl Hop {
 
     /// Memory for payload, heads and pipelined requests.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes()
+        let held = self.held.as_ref().map_or(0, |held| held.kept_bytes());
+        self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes() + held
     }
 
     /// Takes a segment that only acknowledges, or whose bytes are inside a body of known length.
@@ -236,6 +241,7 @@ impl Hop {
         let TcpFlags(flags) = segment.flags;
         let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
             && self.phase == Phase::Established
+            && !self.half_open
             && self.exchanges.is_settled()
             && !self.to.is_closing()
             && !self.from.is_closing();
@@ -275,64 +281,87 @@ impl Hop {
         cx: &mut Context<'_>,
     ) -> Outcome {
         let mut out = Outcome::default();
+        let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
         let mut done = Vec::new();
         if segment.flags.contains(TcpFlags::SYN) {
-            self.syn(at, segment, &mut out);
+            self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
             && segment.flags.contains(TcpFlags::RST)
             && segment.direction == Direction::FromUpstream
         {
-            self.connect.reset_ttl = Some(segment.ttl);
-            self.connect_ended(at, CONNECT_SETTLE);
+            self.refused(at, Some(segment.ttl), cx);
+            self.arm(&mut out);
+            return out;
+        } else if self.phase == Phase::Connecting
+            && self.connect.over
+            && segment.flags.contains(TcpFlags::RST)
+        {
+            self.answered_late(at, EvidenceSource::Packet);
             self.arm(&mut out);
             return out;
         } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {
             // The SYN-ACK itself was missed.
-            self.establish(at, &mut out);
+            let theirs = segment.direction == Direction::FromUpstream;
+            self.establish(at, if theirs { segment.ttl } else { 0 }, cx);
+        } else if self.half_open && segment.direction == Direction::ToUpstream {
+            self.reset_syn_ack(at, segment, cx, &mut out);
         }
         let Self {
             to,
             from,
             exchanges,
             mid_stream,
+            quiet: before,
             ..
         } = self;
-        let mid_stream = *mid_stream;
+        exchanges.joined = *mid_stream;
         let acks = segment.flags.contains(TcpFlags::ACK);
         let upstream_closed = from.closed().is_some();
+        let mut survived = false;
         match segment.direction {
             Direction::ToUpstream => {
+                survived = from.survived_reset(at, segment);
+                let begun = exchanges.begun();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);
                     });
                 }
+                exchanges.missed |= to.lost() + from.lost() > 0;
                 let limits = cx.limits;
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
-                exchanges.take_early(
-                    at,
-                    mid_stream,
-                    to.lost() + from.lost() > 0,
-                    cx.stats,
-                    &mut done,
-                );
+                if exchanges.begun() != begun {
+                    *before = quiet;
+                    from.watch_windows();
+                }
             }
             Direction::FromUpstream => {
                 if acks {
                     let limits = cx.limits;
+                    let acked = to.acked();
+                    if from.only_acknowledges(segment) {
+                        to.acknowledged_again(segment.ack);
+                    }
                     to.acknowledged(segment.ack, |chunk| {
                         exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                     });
+                    let reset = segment.flags.contains(TcpFlags::RST);
+                    if !reset && to.acked() > acked && from.is_past_reset(at) {
+                        from.goes_on(at);
+                    }
                 }
                 exchanges.acked = to.acked();
                 from.segment(at, segment, cx.limits, |chunk| {
                     exchanges.received(at, chunk, cx.stats, &mut done);
                 });
             }
+        }
+        if survived {
+            self.survive();
         }
         self.after_bytes(at, done, cx, &mut out);
         self.after_close(at, cx, &mut out);
@@ -345,50 +374,6 @@ impl Hop {
     fn heard(&mut self, at: Timestamp) -> Timestamp {
         self.last_seen = self.last_seen.max(at);
         self.last_seen
-    }
-
-    /// SYN or SYN-ACK.
-    fn syn(&mut self, at: Timestamp, segment: &Segment<'_>, out: &mut Outcome) {
-        match segment.direction {
-            Direction::ToUpstream if !segment.flags.contains(TcpFlags::ACK) => {
-                if self.last_syn.is_some_and(|seen| at.since(seen) < SYN_AGAIN) {
-                    return;
-                }
-                if self.last_syn.is_some() {
-                    self.syn_retransmits += 1;
-                    self.connect.at = None;
-                    self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-                } else if !self.to.started() && self.phase != Phase::Over {
-                    self.phase = Phase::Connecting;
-                    self.mid_stream = false;
-                }
-                self.last_syn = Some(at);
-                if !self.kernel {
-                    // Without a kernel nothing tells when the gateway gives up.
-                    let limit = match self.connect.icmp {
-                        Some(_) => self.icmp_final(),
-                        None => CONNECT_LIMIT,
-                    };
-                    self.waits.push((at.after(limit), Wait::Connect));
-                }
-            }
-            Direction::FromUpstream if self.phase == Phase::Connecting => {
-                if let Some(sent) = self.last_syn
-                    && self.syn_retransmits == 0
-                {
-                    self.rtt_us = u32::try_from(at.since(sent).as_micros()).ok();
-                }
-                self.establish(at, out);
-            }
-            _ => {}
-        }
-    }
-
-    fn establish(&mut self, at: Timestamp, out: &mut Outcome) {
-        self.phase = Phase::Established;
-        self.established.get_or_insert(at);
-        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-        out.established = true;
     }
 
     /// Takes a kernel fact.
@@ -435,14 +420,23 @@ impl Hop {
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
-                    self.connect.reset_ttl.get_or_insert(0);
+                    self.refused(at, None, cx);
                 }
             }
             Signal::ResetSent {
                 by: Actor::Upstream,
                 reason,
             } => {
+                self.connect.reset_own |= self.phase == Phase::Connecting;
                 self.reset_reason = reason.or_else(|| self.reset_reason.take());
+            }
+            // What a socket sends that has given up its SYN is no reset: this one is for no socket, whether
+            // the kernel gives reasons or not.
+            Signal::ResetSent {
+                by: Actor::Gateway,
+                reason: None | Some(ResetReason::NoSocket),
+            } if self.phase == Phase::Connecting && self.connect.over => {
+                self.answered_late(at, EvidenceSource::Kernel);
             }
             Signal::SocketError { errno } => {
                 if self.phase == Phase::Connecting {
@@ -474,7 +468,7 @@ impl Hop {
         self.from.resume();
         cx.stats.exchanges += u64::from(held.exchanges);
         cx.stats.exchanges_held += u64::from(held.exchanges);
-        out.held = Some(held);
+        out.unseen = Some((at, held));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]
@@ -490,20 +484,12 @@ impl Hop {
     ) {
         match (old, new) {
             (_, TcpState::Established) if self.phase == Phase::Connecting => {
-                self.establish(at, out);
+                self.establish(at, 0, cx);
             }
             // Only a socket that never left SYN_SENT failed to connect; one whose SYN was
             // acknowledged did not, whatever record of that was lost.
             (TcpState::SynSent, TcpState::Close) if bytes_acked.unwrap_or(0) == 0 => {
-                self.connect.errno = errno.or(self.connect.errno);
-                self.connect.over = true;
-                let explained = self.connect.reset_ttl.is_some() || self.connect.icmp.is_some();
-                let settle = if explained || self.connect.errno.is_none() {
-                    CONNECT_SETTLE
-                } else {
-                    ICMP_SETTLE
-                };
-                self.connect_ended(at, settle);
+                self.gave_up(at, errno, cx.patience);
             }
             (_, TcpState::Close) => {
                 // A reset that was not seen as a segment.
@@ -517,46 +503,6 @@ impl Hop {
             (TcpState::Established, TcpState::FinWait1) => self.gateway_closed(at, cx, out),
             _ => {}
         }
-    }
-
-    /// Takes an ICMP error that quotes a segment of this hop.
-    pub(super) fn icmp(&mut self, at: Timestamp, icmp: IcmpError) -> Outcome {
-        let mut out = Outcome::default();
-        // On an established connection it is a hint, not an end (RFC 5927 section 4.1).
-        if self.phase == Phase::Connecting {
-            self.connect.icmp = Some(icmp);
-            if self.kernel {
-                if self.connect.over {
-                    self.connect_ended(at, CONNECT_SETTLE);
-                }
-            } else {
-                self.connect_ended(at, self.icmp_final());
-            }
-        }
-        self.arm(&mut out);
-        out
-    }
-
-    /// How long another SYN may take after an ICMP error, each twice as long as the one before.
-    fn icmp_final(&self) -> Duration {
-        ICMP_FINAL * (1 << self.syn_retransmits.min(6))
-    }
-
-    /// Notes the end of a failed connect, to be judged after `settle`.
-    fn connect_ended(&mut self, at: Timestamp, settle: Duration) {
-        self.connect.at.get_or_insert(at);
-        self.waits.retain(|(_, wait)| *wait != Wait::Connect);
-        self.waits.push((at.after(settle), Wait::Connect));
-    }
-
-    /// The same socket is connected once more after a connect that failed.
-    fn connect_again(&mut self, at: Timestamp) {
-        (self.to, self.from) = (Flow::default(), Flow::default());
-        self.connect = ConnectEnd::default();
-        self.opened = at;
-        self.last_syn = None;
-        self.syn_retransmits = 0;
-        self.waits.clear();
     }
 
     /// The connection is over; late segments may still come.
@@ -586,6 +532,7 @@ impl Hop {
                 Wait::Finding => self.judge_open(at, Ended::Settled, cx, &mut out),
                 Wait::Closed => self.judge_open(at, Ended::UpstreamFin, cx, &mut out),
                 Wait::End => self.judge_end(cx, &mut out),
+                Wait::Held => out.judged.extend(self.release(at, false, cx.peers)),
                 Wait::Forget => forget = true,
             }
         }
@@ -606,6 +553,7 @@ impl Hop {
         } else {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
+        out.judged.extend(self.release(at, true, cx.peers));
         out
     }
 }

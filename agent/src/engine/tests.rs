@@ -4,7 +4,9 @@
 mod connect;
 mod held;
 mod http;
+mod lookalikes;
 mod order;
+mod peers;
 mod robust;
 mod sim;
 mod tcp;

@@ -45,6 +45,19 @@ impl Finished {
 }
 
 impl Traffic {
+    /// Adds what passed elsewhere.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.connects += other.connects;
+        for (count, more) in self.statuses.iter_mut().zip(other.statuses) {
+            *count += more;
+        }
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+        for (count, more) in self.first_byte.iter_mut().zip(other.first_byte) {
+            *count += more;
+        }
+    }
+
     pub(super) fn add(&mut self, finished: &Finished) {
         let class = finished.status.map(|status| usize::from(status / 100));
         if let Some(count) = class.and_then(|class| self.statuses.get_mut(class.checked_sub(1)?)) {
@@ -58,7 +71,7 @@ impl Traffic {
         }
     }
 
-    pub(super) fn add_held(&mut self, held: &HeldExchanges) {
+    pub(super) fn add_unseen(&mut self, held: &HeldExchanges) {
         for (count, more) in self.statuses.iter_mut().skip(1).zip(held.classes) {
             *count += u64::from(more);
         }

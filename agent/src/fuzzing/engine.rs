@@ -170,7 +170,7 @@ impl World {
             wire_len: u32::try_from(payload.len())
                 .unwrap_or(u32::MAX)
                 .saturating_add(more),
-            ttl: 64,
+            ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
         };
         let id = HopId(hop as u64);
@@ -335,14 +335,11 @@ impl World {
         let errno = Errno(ERRNOS[data.index(ERRNOS.len())]);
         let (local, upstream) = (ends.local, ends.upstream);
         let signal = match how & 7 {
-            0 | 1 => {
-                self.hops[hop].attempts += 1;
-                Signal::Opened {
-                    process: process(how),
-                    local: (how & 8 != 0).then_some(local),
-                    upstream,
-                }
-            }
+            0 | 1 => Signal::Opened {
+                process: process(how),
+                local: (how & 8 != 0).then_some(local),
+                upstream,
+            },
             2 => Signal::Seeded {
                 process: process(how),
                 local,
@@ -359,6 +356,7 @@ impl World {
                 reason: match how >> 4 & 3 {
                     0 => Some(ResetReason::AbortOnClose),
                     1 => Some(ResetReason::AbortOnLinger),
+                    2 => Some(ResetReason::NoSocket),
                     _ => None,
                 },
             },
@@ -367,7 +365,10 @@ impl World {
             },
             _ => Signal::SocketError { errno },
         };
+        let opened = matches!(signal, Signal::Opened { .. });
         self.signal(hop, signal);
+        // What was held of the attempt before is told first.
+        self.hops[hop].attempts += u32::from(opened);
     }
 
     fn hopless(&mut self, hop: usize, data: &mut Bytes<'_>) {

@@ -238,13 +238,22 @@ impl Body {
 
     /// Takes bytes.
     pub fn take(&mut self, bytes: &[u8]) -> BodyStep {
+        self.take_data(bytes, |_, _| {})
+    }
+
+    /// The same, and hands over each piece of content with its place in `bytes`.
+    pub fn take_data(&mut self, bytes: &[u8], mut data: impl FnMut(usize, &[u8])) -> BodyStep {
         match self {
-            Self::UntilClose => BodyStep::More,
+            Self::UntilClose => {
+                data(0, bytes);
+                BodyStep::More
+            }
             Self::Length(left) => {
                 let taken = bytes
                     .len()
                     .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= taken as u64;
+                data(0, bytes.get(..taken).unwrap_or(bytes));
                 if *left == 0 {
                     BodyStep::End(taken)
                 } else {
@@ -258,6 +267,7 @@ impl Body {
                         let rest = bytes.len() - at;
                         let taken = rest.min(usize::try_from(chunked.size).unwrap_or(usize::MAX));
                         chunked.size -= taken as u64;
+                        data(at, bytes.get(at..at + taken).unwrap_or_default());
                         if chunked.size == 0 {
                             chunked.state = ChunkState::DataCr;
                         }

@@ -1,6 +1,6 @@
 //! Field lines (RFC 9110 section 5, RFC 9112 section 5) and the framing they ask for (section 6.3).
 
-use super::{Body, FindingKind};
+use super::{Body, Coding, FindingKind};
 
 /// Caps the framing fields that are kept: more of them say nothing new.
 const MAX_FRAMING_VALUES: usize = 8;
@@ -14,6 +14,8 @@ pub(super) struct Fields {
     transfer_encoding: Vec<Value>,
     /// Whether the media type is a stream of events that may be silent at will.
     pub(super) event_stream: bool,
+    /// The content coding that was applied last, where its beginning is known.
+    pub(super) content_coding: Option<Coding>,
 }
 
 /// A framing field's value and its offset in the head.
@@ -73,6 +75,8 @@ impl Fields {
             if self.transfer_encoding.len() < MAX_FRAMING_VALUES {
                 self.transfer_encoding.push(kept());
             }
+        } else if name.eq_ignore_ascii_case(b"content-encoding") {
+            self.content_coding = Coding::outermost(value);
         } else if name.eq_ignore_ascii_case(b"content-type") {
             let wanted = b"text/event-stream";
             self.event_stream = value

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Coding;
 use crate::model::Cause;
 
 /// One broken rule, with the byte that breaks it.
@@ -290,6 +291,8 @@ kinds! {
     Interim => "interim response",
     /// More interim responses than a gateway looks past.
     InterimMany => "more than ten interim responses",
+    /// The first bytes are not those of the Content-Encoding (RFC 9110 section 8.4.1).
+    ContentCoding(Coding) => "body is not in its content coding",
     /// 101 to a request without Upgrade (RFC 9110 section 15.2.2).
     SwitchUnasked => "101 without an Upgrade in the request",
 }
@@ -357,6 +360,7 @@ impl FindingKind {
                 Cause::Http1BodyOnBodyless
             }
             Self::InterimHints | Self::Interim | Self::InterimMany => Cause::Http1InterimMishandled,
+            Self::ContentCoding(_) => Cause::Http1ContentCodingBad,
             Self::SwitchUnasked => Cause::Http1UpgradeFailed,
         }
     }

@@ -4,6 +4,8 @@
 //! leaves alone whether that made an exchange fail. The same bytes in any split give the same result.
 
 mod body;
+mod clean;
+mod coding;
 mod fields;
 mod finding;
 mod oversize;
@@ -13,6 +15,7 @@ mod response;
 mod status_line;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
+pub use coding::Coding;
 pub use finding::{Finding, FindingKind, Foreign, HeadSize};
 pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};

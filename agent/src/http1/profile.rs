@@ -221,6 +221,8 @@ impl FindingKind {
             Self::ChunkTrailer => [OK, OK, OK, OK, OK, CUT, OK, OK],
             Self::ChunkTrailerSyntax => [OK, OK, E502, E502, CUT, CUT, CUT, CUT],
             Self::HeadTooLarge(size) => too_large(size),
+            // None decodes by default.
+            Self::ContentCoding(_) => [OK; 8],
             Self::NoContentLength | Self::NoContentCoding => [OK, OK, OK, OK, OK, E503, E502, OK],
             Self::InterimLength => [OK, OK, OK, OK, OK, OK, E502, OK],
             Self::InterimHints => [RAW, OK, OK, OK, OK, E503, OK, OK],

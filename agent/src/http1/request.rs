@@ -3,8 +3,9 @@
 //! A gateway wrote them, so nothing here judges them. What is no HTTP/1 request is left alone.
 
 use core::mem::MaybeUninit;
+use std::borrow::Cow;
 
-use crate::http1::{Body, BodyStep};
+use super::{Body, BodyStep, RequestKind, clean};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -28,25 +29,143 @@ pub enum Protocol {
     Other,
 }
 
-/// What is known of a request from its head.
+/// What is known of a request from its head. Its texts are kept as they came, in one allocation: few
+/// are ever looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Method.
-    pub method: String,
-    /// Path without its query.
-    pub path: String,
-    /// Host.
-    pub host: Option<String>,
-    /// X-Request-ID.
-    pub request_id: Option<String>,
-    /// W3C trace context.
-    pub traceparent: Option<String>,
-    /// Whether an upgrade is asked for.
-    pub upgrade: bool,
-    /// Whether the upgrade is to a web socket, for which there is no other answer.
+    /// One behind the other, each cut to [`MAX_TEXT_BYTES`].
+    texts: Vec<u8>,
+    /// Where each [`Text`] begins and ends, if there is one.
+    places: [Option<(u16, u16)>; TEXTS],
+    /// What the request asks of the response's framing.
+    pub kind: RequestKind,
+    /// Whether an upgrade to a web socket is asked for, for which there is no other answer.
     pub web_socket: bool,
-    /// Whether 100 is asked for before the body.
-    pub expect: bool,
+}
+
+impl RequestHead {
+    /// Method.
+    pub fn method(&self) -> Option<Cow<'_, str>> {
+        self.text(Text::Method)
+    }
+
+    /// Path without its query.
+    pub fn path(&self) -> Option<Cow<'_, str>> {
+        self.text(Text::Path)
+    }
+
+    /// Host.
+    pub fn host(&self) -> Option<Cow<'_, str>> {
+        self.text(Text::Host)
+    }
+
+    /// X-Request-ID.
+    pub fn request_id(&self) -> Option<Cow<'_, str>> {
+        self.text(Text::RequestId)
+    }
+
+    /// W3C trace context.
+    pub fn traceparent(&self) -> Option<Cow<'_, str>> {
+        self.text(Text::Traceparent)
+    }
+
+    fn text(&self, text: Text) -> Option<Cow<'_, str>> {
+        let (from, to) = (*self.places.get(text as usize)?)?;
+        let bytes = self.texts.get(usize::from(from)..usize::from(to))?;
+        Some(String::from_utf8_lossy(bytes))
+    }
+}
+
+/// The texts that are kept of a head.
+#[derive(Clone, Copy)]
+enum Text {
+    Method,
+    Path,
+    Host,
+    RequestId,
+    Traceparent,
+}
+
+const TEXTS: usize = Text::Traceparent as usize + 1;
+
+/// What a head says, while it is read.
+pub(super) struct Facts<'a> {
+    texts: [Option<&'a [u8]>; TEXTS],
+    upgrade: bool,
+    web_socket: bool,
+    expect: bool,
+    body: Option<Body>,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn new(method: &'a [u8], target: &'a [u8]) -> Self {
+        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next();
+        Self {
+            texts: [Some(method), Some(path.unwrap_or(target)), None, None, None],
+            upgrade: false,
+            web_socket: false,
+            expect: false,
+            body: None,
+        }
+    }
+
+    /// Takes a field. Of those that are repeated the last counts.
+    pub(super) fn field(&mut self, name: &[u8], value: &'a [u8]) {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => self.set(Text::Host, value),
+            6 if name.eq_ignore_ascii_case(b"expect") => self.expect = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                self.upgrade = true;
+                self.web_socket = value.eq_ignore_ascii_case(b"websocket");
+            }
+            11 if name.eq_ignore_ascii_case(b"traceparent") => self.set(Text::Traceparent, value),
+            12 if name.eq_ignore_ascii_case(b"x-request-id") => self.set(Text::RequestId, value),
+            // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
+            14 if name.eq_ignore_ascii_case(b"content-length") && self.body.is_none() => {
+                let length = str::from_utf8(value)
+                    .ok()
+                    .and_then(|value| value.trim().parse().ok());
+                self.body = length.filter(|&length| length > 0).map(Body::Length);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                self.body = Some(Body::chunked());
+            }
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, text: Text, value: &'a [u8]) {
+        if let Some(place) = self.texts.get_mut(text as usize) {
+            *place = Some(value);
+        }
+    }
+
+    /// What is kept of the head, and the body that follows.
+    fn keep(self) -> (RequestHead, Option<Body>) {
+        let kind = match self.texts.first() {
+            Some(Some(b"HEAD")) => RequestKind::Head,
+            Some(Some(b"CONNECT")) => RequestKind::Connect,
+            _ if self.upgrade => RequestKind::Upgrade,
+            _ if self.expect => RequestKind::Expect,
+            _ => RequestKind::Plain,
+        };
+        let cut = self
+            .texts
+            .map(|text| text.map(|text| text.get(..MAX_TEXT_BYTES).unwrap_or(text)));
+        let mut texts = Vec::with_capacity(cut.iter().flatten().map(|text| text.len()).sum());
+        let places = cut.map(|text| {
+            let from = u16::try_from(texts.len()).ok()?;
+            texts.extend_from_slice(text?);
+            Some((from, u16::try_from(texts.len()).ok()?))
+        });
+        let head = RequestHead {
+            texts,
+            places,
+            kind,
+            web_socket: self.web_socket,
+        };
+        (head, self.body)
+    }
 }
 
 /// What a request made of some bytes.
@@ -101,11 +220,11 @@ impl RequestParser {
             },
             State::Head(head) => {
                 if head.is_empty()
-                    && let Some(end) = head_end(bytes, 0).filter(|end| *end <= MAX_HEAD_BYTES)
-                    && let Some((parsed, body)) = bytes.get(..end).and_then(parse)
-                    && foreign(bytes).is_none()
+                    && let Some(first) = bytes.get(..bytes.len().min(MAX_HEAD_BYTES))
+                    && let Some((end, facts)) = clean::request(first, MAX_FIELDS)
                 {
                     // Whole in one segment, as most are.
+                    let (parsed, body) = facts.keep();
                     match body {
                         Some(body) => self.state = State::Body(body),
                         None => self.ended = true,
@@ -250,44 +369,11 @@ fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
     if !matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders)) {
         return None;
     }
-    let path = request.path?;
-    let mut known = RequestHead {
-        method: text(request.method?.as_bytes()),
-        path: text(path.split(['?', '#']).next().unwrap_or(path).as_bytes()),
-        ..RequestHead::default()
-    };
-    let mut body = None;
+    let mut facts = Facts::new(request.method?.as_bytes(), request.path?.as_bytes());
     for field in request.headers.iter() {
-        let value = || Some(text(field.value));
-        match field.name {
-            name if name.eq_ignore_ascii_case("host") => known.host = value(),
-            name if name.eq_ignore_ascii_case("x-request-id") => known.request_id = value(),
-            name if name.eq_ignore_ascii_case("traceparent") => known.traceparent = value(),
-            name if name.eq_ignore_ascii_case("upgrade") => {
-                known.upgrade = true;
-                known.web_socket = field.value.eq_ignore_ascii_case(b"websocket");
-            }
-            name if name.eq_ignore_ascii_case("expect") => known.expect = true,
-            // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
-            name if name.eq_ignore_ascii_case("transfer-encoding") => body = Some(Body::chunked()),
-            name if name.eq_ignore_ascii_case("content-length") && body.is_none() => {
-                let length = str::from_utf8(field.value)
-                    .ok()
-                    .and_then(|value| value.trim().parse().ok());
-                body = length.filter(|&length| length > 0).map(Body::Length);
-            }
-            _ => {}
-        }
+        facts.field(field.name.as_bytes(), field.value);
     }
-    Some((known, body))
-}
-
-fn text(bytes: &[u8]) -> String {
-    let cut = bytes.get(..MAX_TEXT_BYTES).unwrap_or(bytes);
-    match str::from_utf8(cut) {
-        Ok(text) => text.to_owned(),
-        Err(_) => String::from_utf8_lossy(cut).into_owned(),
-    }
+    Some(facts.keep())
 }
 
 #[cfg(test)]
@@ -310,7 +396,10 @@ mod tests {
     fn names(events: &[RequestEvent]) -> Vec<String> {
         let name = |event: &RequestEvent| match event {
             RequestEvent::Begin => "begin".to_owned(),
-            RequestEvent::Head(head) => format!("{} {}", head.method, head.path),
+            RequestEvent::Head(head) => {
+                let text = |text: Option<Cow<'_, str>>| text.unwrap_or_default().into_owned();
+                format!("{} {}", text(head.method()), text(head.path()))
+            }
             RequestEvent::End => "end".to_owned(),
             RequestEvent::Opaque(protocol) => format!("{protocol:?}"),
         };
@@ -342,9 +431,9 @@ mod tests {
         let RequestEvent::Head(head) = &events[1] else {
             panic!("{events:?}")
         };
-        assert_eq!(head.host.as_deref(), Some("h"));
-        assert_eq!(head.request_id.as_deref(), Some("r1"));
-        assert_eq!(head.path, "/a");
+        assert_eq!(head.host().as_deref(), Some("h"));
+        assert_eq!(head.request_id().as_deref(), Some("r1"));
+        assert_eq!(head.path().as_deref(), Some("/a"));
     }
 
     #[test]

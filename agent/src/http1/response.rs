@@ -5,6 +5,8 @@
 mod tests;
 
 use super::body::{Body, BodyStep};
+use super::clean;
+use super::coding::{Beginning, Coding};
 use super::fields::Fields;
 use super::oversize::Oversize;
 use super::status_line::{self, StatusLine};
@@ -80,7 +82,9 @@ pub enum ResponseEvent {
 #[derive(Debug)]
 enum State {
     Idle,
-    Head(Head),
+    /// The first byte of a head is there; none was taken.
+    Begun,
+    Head(Box<Head>),
     /// A head above the cap: it is measured, and no longer kept.
     Oversize(Oversize),
     Body(Body),
@@ -137,12 +141,14 @@ pub struct ResponseParser {
     ended: bool,
     /// The last bytes of the body, for the context of a finding.
     recent: Vec<u8>,
+    /// The first bytes of the body, where the head says how they should be.
+    beginning: Beginning,
     max_head_bytes: usize,
 }
 
 impl ResponseParser {
     /// A parser that keeps heads up to `max_head_bytes`.
-    pub const fn new(max_head_bytes: usize) -> Self {
+    pub fn new(max_head_bytes: usize) -> Self {
         Self {
             state: State::Idle,
             taken: 0,
@@ -152,6 +158,7 @@ impl ResponseParser {
             event_stream: false,
             ended: false,
             recent: Vec::new(),
+            beginning: Beginning::default(),
             max_head_bytes,
         }
     }
@@ -166,7 +173,7 @@ impl ResponseParser {
         match &self.state {
             State::Idle if self.interim > 0 => Stage::AfterInterim,
             State::Idle => Stage::Idle,
-            State::Head(_) | State::Oversize(_) => Stage::Head,
+            State::Begun | State::Head(_) | State::Oversize(_) => Stage::Head,
             State::Body(Body::Length(_)) => Stage::SizedBody,
             State::Body(Body::Chunked(_)) => Stage::ChunkedBody,
             State::Body(Body::UntilClose) => Stage::BodyUntilClose,
@@ -217,10 +224,19 @@ impl ResponseParser {
             State::Oversize(head) => findings.extend(head.finding(self.taken)),
             _ => {}
         }
+        if let Some((coding, first, offset)) = self.beginning.mismatch() {
+            findings.push(Finding {
+                kind: FindingKind::ContentCoding(coding),
+                offset,
+                excerpt: first.to_vec(),
+                header: None,
+            });
+        }
         findings
     }
 
-    /// Whether any rule is broken so far.
+    /// Whether any rule is broken so far that matters to a gateway as such. A body that is not in its
+    /// content coding does not: gateways pass it on.
     pub const fn is_broken(&self) -> bool {
         !self.findings.is_empty() || matches!(self.state, State::Foreign(_))
     }
@@ -239,7 +255,7 @@ impl ResponseParser {
         match &mut self.state {
             State::Idle => {
                 let first = self.taken == 0;
-                self.state = State::Head(Head::default());
+                self.state = State::Begun;
                 if first {
                     (0, Some(ResponseEvent::Begin))
                 } else {
@@ -252,7 +268,7 @@ impl ResponseParser {
                 kept.extend(bytes.iter().take(room));
                 (bytes.len(), None)
             }
-            State::Head(_) => self.take_head(bytes, request),
+            State::Begun | State::Head(_) => self.take_head(bytes, request),
             State::Oversize(head) => {
                 if head.take(bytes) {
                     let finding = head.finding(self.taken);
@@ -273,12 +289,13 @@ impl ResponseParser {
             self.ended = false;
             return (0, Some(self.end()));
         }
+        self.beginning.miss();
         match &mut self.state {
             State::Idle if self.taken == 0 => {
                 self.state = State::Lost;
                 (bytes, Some(ResponseEvent::Begin))
             }
-            State::Idle | State::Head(_) | State::Oversize(_) => {
+            State::Idle | State::Begun | State::Head(_) | State::Oversize(_) => {
                 self.state = State::Lost;
                 (bytes, None)
             }
@@ -306,6 +323,9 @@ impl ResponseParser {
     /// Whether so many bytes are certain to be inside a body whose length is known or whose end is the
     /// connection's.
     pub const fn awaits_body(&self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match self.state {
             State::Body(Body::Length(left)) => left > bytes,
             State::Body(Body::UntilClose) => true,
@@ -315,6 +335,9 @@ impl ResponseParser {
 
     /// Moves past such bytes. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, bytes: u64) -> bool {
+        if !self.beginning.is_settled() {
+            return false;
+        }
         match &mut self.state {
             State::Body(Body::Length(left)) if *left > bytes => *left -= bytes,
             State::Body(Body::UntilClose) => {}
@@ -339,6 +362,12 @@ impl ResponseParser {
     }
 
     fn take_head(&mut self, bytes: &[u8], request: RequestKind) -> (usize, Option<ResponseEvent>) {
+        if matches!(self.state, State::Begun) {
+            if let Some(taken) = self.take_clean_head(bytes, request) {
+                return (taken, Some(ResponseEvent::Head));
+            }
+            self.state = State::Head(Box::default());
+        }
         let State::Head(head) = &mut self.state else {
             return (0, None);
         };
@@ -373,6 +402,38 @@ impl ResponseParser {
         let event = self.end_line(request);
         self.cap_head();
         (taken, event)
+    }
+
+    /// Takes a head that is whole and breaks no rule. Returns its length.
+    fn take_clean_head(&mut self, bytes: &[u8], request: RequestKind) -> Option<usize> {
+        if request == RequestKind::Connect {
+            return None;
+        }
+        let head = clean::response(bytes).filter(|head| head.len <= self.max_head_bytes)?;
+        self.status = Some(head.status);
+        self.event_stream = head.event_stream;
+        self.taken += head.len as u64;
+        self.begin_body(head.status, head.body, head.coding, request);
+        Some(head.len)
+    }
+
+    /// What follows the head of a final response, in this content coding.
+    fn begin_body(
+        &mut self,
+        status: u16,
+        body: Body,
+        coding: Option<Coding>,
+        request: RequestKind,
+    ) {
+        let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
+        if bodyless || body == Body::Length(0) {
+            self.state = State::Idle;
+            self.ended = true;
+        } else {
+            // A part begins anywhere.
+            self.beginning = Beginning::of(coding.filter(|_| status != 206));
+            self.state = State::Body(body);
+        }
     }
 
     /// Keeps no more of a head than the cap.
@@ -475,6 +536,8 @@ impl ResponseParser {
             return Some(ResponseEvent::Head);
         }
         let (body, broken) = head.fields.framing(status_line.http10);
+        // Another transfer coding lies around the content.
+        let otherwise_coded = broken.is_some();
         if let Some((kind, at, header)) = broken {
             let line = head.bytes.get(at..).unwrap_or_default();
             let line = line
@@ -499,12 +562,8 @@ impl ResponseParser {
         }
         self.event_stream = head.fields.event_stream;
         self.taken += head_len;
-        let bodyless = request == RequestKind::Head || matches!(status, 204 | 304);
-        if bodyless || body == Body::Length(0) {
-            self.ended = true;
-        } else {
-            self.state = State::Body(body);
-        }
+        let coding = head.fields.content_coding.filter(|_| !otherwise_coded);
+        self.begin_body(status, body, coding, request);
         Some(ResponseEvent::Head)
     }
 
@@ -541,7 +600,8 @@ impl ResponseParser {
         let State::Body(body) = &mut self.state else {
             return (0, None);
         };
-        match body.take(bytes) {
+        let (taken, beginning) = (self.taken, &mut self.beginning);
+        match body.take_data(bytes, |at, data| beginning.take(taken + at as u64, data)) {
             BodyStep::More => {
                 self.taken += bytes.len() as u64;
                 // Only a chunked body can be found broken later.

@@ -8,7 +8,9 @@ use core::fmt;
 
 use thiserror::Error;
 
-use super::packet::{IpLayer, IpPacket, PacketError, clip, ip_layer, protocol, transport, u32_len};
+use super::packet::{
+    IpLayer, IpPacket, PacketError, clip, ip_layer, plain_segment, protocol, transport, u32_len,
+};
 
 /// A link type as pcap and pcapng number them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -144,7 +146,13 @@ pub fn parse_frame(
         wire_len,
     };
     match link {
-        LinkType::ETHERNET => ethernet(frame, 0),
+        LinkType::ETHERNET => {
+            let plain = frame.take::<14>().ok().and_then(|(header, rest)| {
+                let ipv4 = header[12..] == ETHERTYPE_IPV4.to_be_bytes();
+                ipv4.then(|| plain_segment(rest.seen, rest.wire_len))?
+            });
+            plain.map_or_else(|| ethernet(frame, 0), |tcp| Ok(IpPacket::Tcp(tcp)))
+        }
         LinkType::LINUX_SLL => {
             let (header, rest) = frame.take::<16>()?;
             by_ethertype(u16::from_be_bytes([header[14], header[15]]), rest, 0)

@@ -141,6 +141,42 @@ pub fn parse_ip(bytes: &[u8], wire_len: u32) -> Result<IpPacket<'_>, PacketError
     transport(&ip_layer(bytes, wire_len)?)
 }
 
+/// Reads what nearly every packet is, an IPv4 header without options and a TCP segment, in one look.
+/// `None` for any other, and where a length makes it doubtful: that is for [`parse_ip`].
+#[inline]
+pub(crate) fn plain_segment(bytes: &[u8], wire_len: u32) -> Option<TcpPacket<'_>> {
+    const IP: usize = 20;
+    let header = bytes.first_chunk::<40>()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let long = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let address = |at: usize| IpAddr::V4(Ipv4Addr::from_bits(long(at)));
+    let total = usize::from(word(2));
+    let tcp_len = usize::from(header[IP + 12] >> 4) * 4;
+    let fragment = word(6) & 0x3fff != 0;
+    let plain = header[0] == 0x45
+        && header[9] == protocol::TCP
+        && !fragment
+        && u16::try_from(wire_len).is_ok()
+        && tcp_len >= 20;
+    let payload_len = total.checked_sub(IP + tcp_len).filter(|_| plain)?;
+    let payload = bytes.get(IP + tcp_len..)?;
+    Some(TcpPacket {
+        src: SocketAddr::new(address(12), word(IP)),
+        dst: SocketAddr::new(address(16), word(IP + 2)),
+        seq: long(IP + 4),
+        ack: long(IP + 8),
+        flags: TcpFlags(header[IP + 13]),
+        window: word(IP + 14),
+        // What follows is padding of the frame.
+        payload: payload.get(..payload_len).unwrap_or(payload),
+        wire_len: u32_len(payload_len),
+        ttl: header[8],
+        ip_id: Some(word(4)),
+    })
+}
+
 /// Reads what an IP header carries.
 #[inline]
 pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketError> {
@@ -428,9 +464,18 @@ mod tests {
     }
 
     #[test]
+    fn plain_segments_are_read_in_one_look() {
+        let bytes = v4(44, 0, &segment(0, b"abcd"));
+        let tcp = plain_segment(&bytes, 60).expect("a plain segment");
+        assert_eq!((tcp, tcp.payload), (tcp_of(&bytes, 60), &b"abcd"[..]));
+        assert_eq!(plain_segment(&v4(48, 4, &segment(0, b"abcd")), 60), None);
+    }
+
+    #[test]
     fn padding_is_not_payload() {
         let mut bytes = v4(40, 0, &segment(0, b""));
         bytes.extend([0; 6]);
+        assert_eq!(plain_segment(&bytes, 46), Some(tcp_of(&bytes, 46)));
         let tcp = tcp_of(&bytes, 46);
         assert_eq!((tcp.payload, tcp.wire_len), (&b""[..], 0));
     }
@@ -544,18 +589,28 @@ mod tests {
         }
 
         #[test]
-        fn any_damage_does(at in 0usize..200, value: u8, cut in 0usize..200, six: bool) {
+        fn any_damage_does(
+            at in 0usize..200,
+            value: u8,
+            cut in 0usize..200,
+            six: bool,
+            options in 0usize..3,
+        ) {
             let segment = segment(12, &[b'x'; 100]);
             let mut bytes = if six {
                 v6(132, protocol::TCP, &segment)
             } else {
-                v4(160, 8, &segment)
+                v4(152 + 4 * options as u16, 4 * options, &segment)
             };
             let whole = u32_len(bytes.len());
             if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
             bytes.truncate(cut);
+            // The short way says nothing else than the long one.
+            if let Some(tcp) = plain_segment(&bytes, whole) {
+                prop_assert_eq!(parse_ip(&bytes, whole), Ok(IpPacket::Tcp(tcp)));
+            }
             if let Ok(IpPacket::Tcp(tcp)) = parse_ip(&bytes, whole) {
                 prop_assert!(tcp.payload.len() <= tcp.wire_len as usize);
             }

@@ -102,7 +102,6 @@ pub(super) enum Body<'a> {
 /// Exchanges that were held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeldBack {
-    pub(super) last_end_ns: u64,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) exchanges: u32,
@@ -280,7 +279,6 @@ impl<'a> Fields<'a> {
             *count = self.u32(at + offset_of!(Held, first_byte) + 4 * index)?;
         }
         Ok(HeldBack {
-            last_end_ns: self.u64(at + offset_of!(Held, last_end_ns))?,
             request_bytes: self.u64(at + offset_of!(Held, request_bytes))?,
             response_bytes: self.u64(at + offset_of!(Held, response_bytes))?,
             exchanges: self.u32(at + offset_of!(Held, exchanges))?,

@@ -2,7 +2,6 @@
 //! that mean "nothing" taken out.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use thiserror::Error;
 
@@ -81,7 +80,6 @@ pub(super) fn input<'a>(
             request_bytes: held.request_bytes,
             response_bytes: held.response_bytes,
             first_byte: held.first_byte,
-            ended_ago: Duration::from_nanos(record.time_ns.saturating_sub(held.last_end_ns)),
         })),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {

@@ -6,7 +6,8 @@ use std::time::Duration;
 /// index n, or longer at the last.
 pub const FIRST_BYTE_CLASSES: usize = 20;
 
-/// Healthy exchanges of one hop, one after the other, summed up.
+/// Healthy exchanges of one hop, one after the other, summed up. The time of the word of them is the end of
+/// the last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldExchanges {
     /// How many there were.
@@ -19,8 +20,6 @@ pub struct HeldExchanges {
     pub response_bytes: u64,
     /// How many waited how long for the first response byte.
     pub first_byte: [u32; FIRST_BYTE_CLASSES],
-    /// How long ago the last of them ended.
-    pub ended_ago: Duration,
 }
 
 /// The class of a time to the first response byte.

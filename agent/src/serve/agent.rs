@@ -2,6 +2,7 @@
 //!
 //! Decides how the hub's answers and refusals look as gRPC statuses.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use hopscope_proto::v1::hop_agent_server::{HopAgent, HopAgentServer};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use super::access::may_capture;
+use super::captures::{CaptureCalls, CaptureStream};
 use super::convert::{timestamp_from_proto, timestamp_to_proto, to_proto};
 use super::filter::{Filter, FilterError};
 use super::hub::{Hub, SubscribeError};
@@ -21,27 +24,40 @@ use super::queue::{Ended, Subscription};
 use crate::engine::UpstreamTally;
 
 /// gRPC clients refuse messages above 4 MiB unless told otherwise; the rest is left for framing.
-const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+pub(super) const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// How long a status call waits for a fresh report of the engine's loop.
 const STATUS_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The service over one hub.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AgentService {
     hub: Arc<Hub>,
+    captures: CaptureCalls,
 }
 
 impl AgentService {
-    /// A service that answers from `hub`.
+    /// A service that answers from `hub`, and from the captures that its keeper has by now.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+        Self {
+            captures: CaptureCalls::new(hub.capture_keeper()),
+            hub,
+        }
+    }
+}
+
+impl fmt::Debug for AgentService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentService")
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
     }
 }
 
 #[tonic::async_trait]
 impl HopAgent for AgentService {
     type SubscribeStream = EventStream;
+    type PullCaptureStream = CaptureStream;
 
     async fn subscribe(
         &self,
@@ -116,6 +132,39 @@ impl HopAgent for AgentService {
             kernel: config.kernel.clone(),
         }))
     }
+
+    async fn list_captures(
+        &self,
+        request: Request<proto::ListCapturesRequest>,
+    ) -> Result<Response<proto::ListCapturesResponse>, Status> {
+        may_capture(&request)?;
+        self.captures
+            .list(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn pull_capture(
+        &self,
+        request: Request<proto::PullCaptureRequest>,
+    ) -> Result<Response<Self::PullCaptureStream>, Status> {
+        may_capture(&request)?;
+        self.captures
+            .pull(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn boost_sampling(
+        &self,
+        request: Request<proto::BoostSamplingRequest>,
+    ) -> Result<Response<proto::BoostSamplingResponse>, Status> {
+        may_capture(&request)?;
+        self.captures
+            .boost(request.into_inner())
+            .await
+            .map(Response::new)
+    }
 }
 
 fn traffic_to_proto((upstream, tally): (SocketAddr, UpstreamTally)) -> proto::UpstreamTraffic {
@@ -132,7 +181,7 @@ fn traffic_to_proto((upstream, tally): (SocketAddr, UpstreamTally)) -> proto::Up
     }
 }
 
-fn checked_filter(filter: Option<proto::EventFilter>) -> Result<Filter, Status> {
+pub(super) fn checked_filter(filter: Option<proto::EventFilter>) -> Result<Filter, Status> {
     let filter = filter.unwrap_or_default();
     let since = filter
         .since

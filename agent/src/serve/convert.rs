@@ -7,6 +7,7 @@
 use core::net::IpAddr;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_event as part;
@@ -66,6 +67,14 @@ pub enum ConvertError {
         /// Path of the field.
         field: &'static str,
     },
+}
+
+/// The protobuf form of a span of time.
+pub fn duration_to_proto(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos().cast_signed(),
+    }
 }
 
 /// The protobuf form of an event.

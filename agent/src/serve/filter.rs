@@ -3,10 +3,12 @@
 //! Decides how causes and upstreams are written and matched; a filter is checked in full before the
 //! first event is looked at.
 
+use core::net::SocketAddr;
+
 use thiserror::Error;
 
 use crate::model::{
-    Cause, HopEvent, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
+    Cause, HopEvent, Target, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
     UpstreamPatternError, catalogue,
 };
 
@@ -87,6 +89,15 @@ impl Filter {
             && self.since.is_none_or(|since| event.time >= since)
             && self.matches_upstream(&event.upstream)
     }
+
+    /// The same for anything of this time at this TCP upstream, where no cause is one that was not
+    /// asked for.
+    pub fn admits(&self, cause: Option<Cause>, time: Timestamp, upstream: SocketAddr) -> bool {
+        (self.causes.is_empty() || cause.is_some_and(|cause| self.causes.contains(&cause)))
+            && self.since.is_none_or(|since| time >= since)
+            && self.matches_upstream(&Target::Inet(upstream).into())
+    }
+
     fn matches_upstream(&self, upstream: &UpstreamInfo) -> bool {
         if self.upstreams.is_empty() && self.sockets.is_empty() {
             return true;

@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
 
+use super::captures::CaptureKeeper;
 use super::filter::Filter;
 use super::push::PushQueue;
 use super::queue::{Offer, Queue, Subscription};
@@ -92,6 +93,7 @@ pub struct Hub {
     status_wanted: AtomicBool,
     status_generation: watch::Sender<u64>,
     waker: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    captures: OnceLock<Arc<dyn CaptureKeeper>>,
     counters: Counters,
 }
 
@@ -121,6 +123,7 @@ impl Hub {
             status_wanted: AtomicBool::new(false),
             status_generation: watch::Sender::new(0),
             waker: Mutex::default(),
+            captures: OnceLock::new(),
             counters: Counters::default(),
             config,
         })
@@ -227,6 +230,16 @@ impl Hub {
     /// Registers how to wake the engine's loop out of its wait.
     pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
         *lock(&self.waker) = Some(Box::new(waker));
+    }
+
+    /// Registers what keeps the captures, once, before the hub is served.
+    pub fn set_capture_keeper(&self, keeper: Arc<dyn CaptureKeeper>) {
+        // A second one would be a mistake of the caller's; the first stays.
+        let _ = self.captures.set(keeper);
+    }
+
+    pub(super) fn capture_keeper(&self) -> Option<Arc<dyn CaptureKeeper>> {
+        self.captures.get().cloned()
     }
 
     /// Whether somebody waits for [`Hub::set_status`].

@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
+
+use super::access::{Caller, is_loopback};
+use super::incoming::{Guard, incoming};
+use super::tls::{ClientTls, ServerTls};
 
 /// How long running calls may take to end once a server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -68,15 +72,27 @@ pub enum ServeError {
 pub struct Listener {
     inner: TcpListener,
     address: SocketAddr,
+    guard: Guard,
 }
 
 impl Listener {
-    /// Binds `address`; port 0 takes any free one.
+    /// Binds `address` for plain text; port 0 takes any free one. Whether that is wise is decided
+    /// by [`check_listen`](super::check_listen); callers on an address other than loopback get no
+    /// captures.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
         let bound = async {
             let inner = TcpListener::bind(address).await?;
             let address = inner.local_addr()?;
-            Ok(Self { inner, address })
+            let guard = Guard::Plain(if is_loopback(address) {
+                Caller::Local
+            } else {
+                Caller::Anonymous
+            });
+            Ok(Self {
+                inner,
+                address,
+                guard,
+            })
         };
         bound
             .await
@@ -84,6 +100,13 @@ impl Listener {
                 io::ErrorKind::AddrInUse => ListenError::Taken { address },
                 _ => ListenError::Other { address, source },
             })
+    }
+
+    /// Lets in only whoever has a certificate that `tls` takes.
+    #[must_use]
+    pub fn with_tls(mut self, tls: ServerTls) -> Self {
+        self.guard = Guard::Tls(tls);
+        self
     }
 
     /// The address that was bound, with the real port.
@@ -98,7 +121,7 @@ impl Listener {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
         let (stopping, stopped) = tokio::sync::oneshot::channel();
-        let incoming = TcpIncoming::from(self.inner).with_nodelay(Some(true));
+        let incoming = incoming(self.inner, self.guard);
         let serving = router.serve_with_incoming_shutdown(incoming, async move {
             stop.await;
             // Nobody listens any more only where the server has ended by itself.
@@ -130,63 +153,118 @@ pub(crate) fn server() -> tonic::transport::Server {
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
 }
 
-/// The address of an agent or a collector, as `HOST:PORT` or `http://HOST:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint(String);
+/// The address of an agent or a collector, as `HOST:PORT`, `http://HOST:PORT` or
+/// `https://HOST:PORT`, and how to prove who is there.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    uri: String,
+    tls: Option<ClientTls>,
+}
 
 /// Why an address was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EndpointError {
     /// Not an address.
-    #[error("bad address `{0}`: give HOST:PORT or http://HOST:PORT")]
+    #[error("bad address `{0}`: give HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
     Bad(String),
-    /// A scheme other than http.
-    #[error(
-        "bad address `{0}`: only plain http is spoken; put a TLS tunnel between, and give its \
-         http:// address"
-    )]
-    Scheme(String),
+    /// TLS with nobody to trust.
+    #[error("bad address `{address}`: https needs the CA of the server's certificate; give {flag}")]
+    NoCa {
+        /// What was given.
+        address: String,
+        /// The flag that is missing.
+        flag: &'static str,
+    },
+    /// Plain text where a CA was given.
+    #[error("bad address `{address}`: http does without {flag}; write https or leave that out")]
+    Plain {
+        /// What was given.
+        address: String,
+        /// The flag that is too much.
+        flag: &'static str,
+    },
 }
 
 impl Endpoint {
-    /// The address as an URI.
-    pub fn uri(&self) -> &str {
-        &self.0
-    }
-
-    /// A tonic endpoint with the time-outs and pings that every client here uses.
-    pub(crate) fn tonic(&self) -> Result<tonic::transport::Endpoint, EndpointError> {
-        let endpoint = tonic::transport::Endpoint::from_shared(self.0.clone())
-            .map_err(|_| EndpointError::Bad(self.0.clone()))?;
-        Ok(endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true))
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    /// The address in `text`, reached through TLS where `tls` is there. `flag` is the one that gives
+    /// the CA.
+    pub fn parse(
+        text: &str,
+        tls: Option<ClientTls>,
+        flag: &'static str,
+    ) -> Result<Self, EndpointError> {
         let bad = || EndpointError::Bad(text.to_owned());
-        let authority = match text.split_once("://") {
-            Some(("http", rest)) => rest.trim_end_matches('/'),
-            Some(_) => return Err(EndpointError::Scheme(text.to_owned())),
-            None => text,
+        let address = || text.to_owned();
+        let authority = match (text.split_once("://"), &tls) {
+            (Some(("http", rest)), None) | (Some(("https", rest)), Some(_)) => {
+                rest.trim_end_matches('/')
+            }
+            (Some(("https", _)), None) => {
+                let address = address();
+                return Err(EndpointError::NoCa { address, flag });
+            }
+            (Some(("http", _)), Some(_)) => {
+                let address = address();
+                return Err(EndpointError::Plain { address, flag });
+            }
+            (Some(_), _) => return Err(bad()),
+            (None, _) => text,
         };
         let authority: tonic::codegen::http::uri::Authority =
             authority.parse().map_err(|_| bad())?;
         if authority.host().is_empty() || authority.port_u16().is_none() {
             return Err(bad());
         }
-        Ok(Self(format!("http://{authority}")))
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        Ok(Self {
+            uri: format!("{scheme}://{authority}"),
+            tls,
+        })
+    }
+
+    /// The address as an URI.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Whether it is reached through TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// A channel that connects when it is first used, and again whenever it has to.
+    pub fn channel(&self) -> Result<tonic::transport::Channel, EndpointError> {
+        Ok(self.tonic()?.connect_lazy())
+    }
+
+    /// A tonic endpoint with the time-outs and pings that every client here uses.
+    pub(crate) fn tonic(&self) -> Result<tonic::transport::Endpoint, EndpointError> {
+        let bad = || EndpointError::Bad(self.uri.clone());
+        let mut endpoint = tonic::transport::Endpoint::from_shared(self.uri.clone())
+            .map_err(|_| bad())?
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        if let Some(tls) = &self.tls {
+            // The files were checked; what is left to fail is the host's name.
+            endpoint = endpoint.tls_config(tls.config()).map_err(|_| bad())?;
+        }
+        Ok(endpoint)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    /// An address that is reached in plain text.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text, None, "--tls-ca")
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.uri)
     }
 }

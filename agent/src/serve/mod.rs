@@ -4,21 +4,32 @@
 //! that shapes it: whoever publishes an event never waits. Readers that are too slow are dropped or
 //! lose events, and both are counted.
 
+mod access;
 mod agent;
+mod captures;
 mod convert;
 mod filter;
 mod hub;
+mod incoming;
 mod listen;
 mod push;
 mod queue;
+mod tls;
 
+pub use access::{AccessError, CAPTURES_UNIT, check_listen};
 pub use agent::{AgentService, EventStream, serve_agent};
-pub use convert::{ConvertError, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto};
+pub use captures::{
+    Boost, CaptureError, CaptureFilter, CaptureKeeper, CaptureListing, CaptureStream,
+};
+pub use convert::{
+    ConvertError, duration_to_proto, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto,
+};
 pub use filter::{Filter, FilterError};
 pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
+pub use tls::{ClientTls, PemFile, ServerTls, TlsError, reason};
 
 #[cfg(feature = "collector")]
 pub(crate) use agent::reflection;

@@ -8,6 +8,7 @@
 //! collector can see the gap.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::convert::to_proto;
 use super::hub::Hub;
 use super::listen::{Endpoint, EndpointError};
+use super::tls::reason;
 use crate::model::HopEvent;
 
 /// How to push to one collector.
@@ -57,9 +59,9 @@ impl PushConfig {
 /// Why a connection to a collector ended.
 #[derive(Debug, Error)]
 enum PushError {
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect: {}", in_flags_of_run(&reason(.0)))]
     Connect(#[source] tonic::transport::Error),
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{}", refusal(.0))]
     Refused(Box<tonic::Status>),
     #[error("it closed the stream")]
     Closed,
@@ -67,6 +69,23 @@ enum PushError {
     Silent(Duration),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+}
+
+/// What a collector said, or what became of the connection before it could.
+fn refusal(status: &tonic::Status) -> String {
+    match status.source() {
+        Some(_) => in_flags_of_run(&reason(status)),
+        None => format!("{}: {}", status.code(), status.message()),
+    }
+}
+
+/// Reasons name the flags of commands that ask an agent; an agent has others for its collectors.
+fn in_flags_of_run(reason: &str) -> String {
+    ["ca", "cert", "key"]
+        .iter()
+        .fold(reason.to_owned(), |reason, flag| {
+            reason.replace(&format!("--tls-{flag}"), &format!("--collector-tls-{flag}"))
+        })
 }
 
 /// The events that one collector has not acknowledged yet.

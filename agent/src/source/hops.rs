@@ -9,8 +9,10 @@
 //! A SYN with another initial sequence number is a new hop: ports are used again.
 //! Memory is bounded: connections that were idle longest are forgotten, and counted.
 
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 use std::collections::hash_map::Entry as Slot;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
@@ -28,6 +30,8 @@ const MAX_HELD_SEGMENTS: usize = 8;
 const MAX_HELD_BYTES: usize = 16 * 1024;
 /// Upstreams that are counted one by one.
 const MAX_UPSTREAMS: u32 = 4096;
+/// An engine remembers a hop that was reset for longer than this.
+const RESET_LINGER: Duration = Duration::from_secs(1);
 /// Linux takes ephemeral ports from here by default; services below it are the rule.
 const FIRST_EPHEMERAL: u16 = 32_768;
 
@@ -66,14 +70,32 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
+/// Upper half of the second word of an IPv4 address that is mapped into IPv6.
+const IPV4: u64 = 0xffff;
+
 /// Both ends of a connection in a fixed order, packed into few words: there are many, and they are
 /// hashed and compared for each packet. IPv4 addresses are mapped into IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     low: [u64; 2],
     high: [u64; 2],
     /// The low end's port, then the high end's.
     ports: u32,
+}
+
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ([low_top, low], [high_top, high]) = (self.low, self.high);
+        if low_top | high_top == 0 && low >> 32 == IPV4 && high >> 32 == IPV4 {
+            state.write_u64(low << 32 | high & u64::from(u32::MAX));
+        } else {
+            for word in [low_top, low, high_top, high] {
+                state.write_u64(word);
+            }
+        }
+        state.write_u32(self.ports);
+    }
 }
 
 impl Key {
@@ -93,7 +115,7 @@ impl Key {
 
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
-        IpAddr::V4(address) => [0, 0xffff << 32 | u64::from(address.to_bits())],
+        IpAddr::V4(address) => [0, IPV4 << 32 | u64::from(address.to_bits())],
         IpAddr::V6(address) => {
             let bits = address.to_bits();
             #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
@@ -142,15 +164,26 @@ struct Tracked {
     isn: Option<u32>,
     /// Whether the upstream sent anything.
     answered: bool,
-    /// FIN from the low end, FIN from the high end, reset.
-    ended: [bool; 3],
+    /// FIN from the low end, FIN from the high end.
+    ended: [bool; 2],
+    /// When it was reset.
+    reset: Option<Timestamp>,
     /// Its place among the tallies.
     tally: Option<u32>,
 }
 
 impl Tracked {
     const fn closed(&self) -> bool {
-        matches!(self.ended, [true, true, _] | [_, _, true])
+        matches!(self.ended, [true, true]) || self.reset.is_some()
+    }
+
+    /// Whether an engine knows no more of it, or cares no more for a bare acknowledgement. Soon after a
+    /// reset one shows whether that was taken.
+    fn forgotten(&self, at: Timestamp) -> bool {
+        match self.reset {
+            Some(reset) => at.since(reset) > RESET_LINGER,
+            None => self.closed(),
+        }
     }
 }
 
@@ -365,7 +398,8 @@ impl Hops {
             filtered,
             isn,
             answered: false,
-            ended: [false; 3],
+            ended: [false; 2],
+            reset: None,
             tally,
         };
         self.young.insert(key, Connection::Tracked(tracked));
@@ -551,15 +585,17 @@ fn deliver(
         counters.filtered += 1;
         return;
     }
-    if tracked.closed() && is_bare_ack(tcp) {
+    if is_bare_ack(tcp) && tracked.forgotten(at) {
         // Says nothing, and an engine that has forgotten the hop would begin it once more.
         return;
     }
     let direction = tracked.gateway.direction(from_low);
     tracked.answered |= direction == Direction::FromUpstream;
-    let [low, high, reset] = &mut tracked.ended;
+    let [low, high] = &mut tracked.ended;
     *(if from_low { low } else { high }) |= tcp.flags.contains(TcpFlags::FIN);
-    *reset |= tcp.flags.contains(TcpFlags::RST);
+    if tcp.flags.contains(TcpFlags::RST) {
+        tracked.reset.get_or_insert(at);
+    }
     if let Some(tally) = tracked
         .tally
         .and_then(|index| tallies.get_mut(index as usize))

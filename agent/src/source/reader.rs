@@ -113,6 +113,18 @@ enum Order {
 }
 
 impl Order {
+    /// The four numbers that a pcap record begins with.
+    fn words(self, bytes: &[u8; 16]) -> [u32; 4] {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+            if self == Self::Big {
+                *word = word.swap_bytes();
+            }
+        }
+        words
+    }
+
     fn u16(self, bytes: &[u8], at: usize) -> u16 {
         match bytes.get(at..).and_then(<[u8]>::first_chunk) {
             Some(bytes) if self == Self::Big => u16::from_be_bytes(*bytes),
@@ -315,15 +327,21 @@ impl<'r> Reader<'r> {
     }
 
     /// Whether `wanted` bytes are there. If not, the file ends here: cleanly, or inside a record.
+    #[inline]
     fn have(&mut self, wanted: usize) -> Result<bool, SourceError> {
         if self.window.fill(wanted)? {
             return Ok(true);
         }
+        self.ends_here();
+        Ok(false)
+    }
+
+    #[cold]
+    fn ends_here(&mut self) {
         let broken = matches!(self.window.ended(), Some(End::Broken(_)));
         if broken || !self.window.data().is_empty() {
             self.cut_here(CutReason::Ends);
         }
-        Ok(false)
     }
 
     fn next_pcap(&mut self) -> Result<Option<Found>, SourceError> {
@@ -339,11 +357,12 @@ impl<'r> Reader<'r> {
         if !self.have(header_len)? {
             return Ok(None);
         }
-        let header = self.window.data();
-        let seconds = u64::from(order.u32(header, 0));
-        let fraction = u64::from(order.u32(header, 4));
-        let stated = order.u32(header, 8);
-        let wire_len = believed(order.u32(header, 12), stated);
+        let Some(header) = self.window.data().first_chunk::<16>() else {
+            return Ok(None);
+        };
+        let [seconds, fraction, stated, wire_len] = order.words(header);
+        let (seconds, fraction) = (u64::from(seconds), u64::from(fraction));
+        let wire_len = believed(wire_len, stated);
         let caplen = usize::try_from(stated).unwrap_or(usize::MAX);
         if caplen > MAX_RECORD {
             self.cut_here(CutReason::Length(stated));

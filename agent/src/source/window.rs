@@ -68,7 +68,16 @@ impl<'r> Window<'r> {
     }
 
     /// Makes at least `wanted` bytes available; false where the stream ends before.
+    #[inline]
     pub(super) fn fill(&mut self, wanted: usize) -> Result<bool, SourceError> {
+        if self.end - self.start >= wanted {
+            return Ok(true);
+        }
+        self.read(wanted)
+    }
+
+    #[cold]
+    fn read(&mut self, wanted: usize) -> Result<bool, SourceError> {
         while self.end - self.start < wanted {
             if self.ended.is_some() {
                 return Ok(false);

@@ -1,8 +1,20 @@
 //! One direction of a hop: its bytes, what the other side acknowledged of them, and how it closed.
 
+use std::time::Duration;
+
 use super::{Chunk, Reassembler};
 use crate::limits::Limits;
 use crate::model::{Segment, TcpFlags, Timestamp};
+
+/// Payload of a segment that a path of small MTU swallows. Every link of IPv6 carries 1280 bytes
+/// (RFC 8200 section 5) and tunnels keep to that for IPv4 too: less payload than this does not vanish
+/// for its size.
+const FULL_SIZE: u32 = 1200;
+
+/// Segments of one sender this close together may change their order, or were captured twice. A
+/// retransmission takes longer: 200 ms on Linux, a few round trips at least.
+const IN_FLIGHT: Duration = Duration::from_millis(1);
+const CAPTURED_TWICE: Duration = Duration::from_millis(10);
 
 /// How a direction closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +25,69 @@ pub enum Close {
     Rst,
 }
 
+/// A reset, beside what its direction showed before and after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// When it was seen.
+    pub at: Timestamp,
+    /// Its time to live.
+    pub ttl: u8,
+    /// Time to live of the segments before it, where all had the same.
+    pub usual_ttl: Option<u8>,
+    /// Whether the handshake is all that was seen before it.
+    pub after_handshake: bool,
+    /// By how many bytes its sequence number is off what the sender had come to; none where it fits, or
+    /// where segments are missing.
+    pub off: Option<i64>,
+    /// How long after it the sender went on as if it had not sent it.
+    pub went_on: Option<Duration>,
+}
+
+/// The oldest bytes that are not acknowledged, sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Their place in the stream.
+    at: u64,
+    /// Payload of the smallest segment that carried them again.
+    pub len: u32,
+    /// How often.
+    pub times: u32,
+}
+
+impl Reset {
+    /// The time to live of the segments before it, where its own is another.
+    pub fn other_ttl(&self) -> Option<u8> {
+        self.usual_ttl.filter(|usual| *usual != self.ttl)
+    }
+}
+
+impl Stuck {
+    /// Whether the segment is large enough to vanish for its size.
+    pub const fn full_size(&self) -> bool {
+        self.len >= FULL_SIZE
+    }
+}
+
+/// Bytes that did not come although later ones did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// How many.
+    pub bytes: u64,
+    /// Whether they fill a segment, and nothing of that size ever came.
+    pub full_size: bool,
+}
+
+/// What a side advertised since its peer began a request, unscaled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// The last.
+    pub last: u16,
+    /// The largest; zero before any was seen.
+    pub widest: u16,
+    /// The smallest.
+    pub narrowest: u16,
+}
+
 /// One direction of a hop.
 #[derive(Debug, Default)]
 pub struct Flow {
@@ -21,12 +96,24 @@ pub struct Flow {
     acked: u64,
     /// When the FIN or RST was seen, and which.
     closed: Option<(Close, Timestamp)>,
-    /// Time to live of the last segment, which tells one sender from another.
+    /// Boxed, as most directions never see one.
+    reset: Option<Box<Reset>>,
+    /// Time to live of the last segment that was no reset, which tells one sender from another.
     ttl: u8,
-    /// Whether the last advertised window was zero.
-    window_closed: bool,
+    /// Whether that was ever another one.
+    ttl_varies: bool,
+    /// Whether anything but the handshake and resets was seen.
+    under_way: bool,
+    windows: Windows,
     /// Segments that carried nothing new.
     repeated: u32,
+    stuck: Option<Stuck>,
+    /// When bytes were sent last, again or not.
+    sent: Timestamp,
+    /// Whether the other side acknowledged once more what it had, although there is more.
+    passes_some: bool,
+    /// Where the first full-size segment ended.
+    full_size: Option<u64>,
 }
 
 impl Flow {
@@ -38,25 +125,45 @@ impl Flow {
         limits: &Limits,
         sink: impl FnMut(Chunk<'_>),
     ) {
-        self.ttl = segment.ttl;
         let syn = segment.flags.contains(TcpFlags::SYN);
         let first = segment.seq.wrapping_add(u32::from(syn));
         if segment.flags.contains(TcpFlags::RST) {
             // Its sequence number is often not in order and its payload, if any, is a diagnostic
             // (RFC 9293 section 3.5.3).
-            self.closed = Some((Close::Rst, at));
+            if self.reset.is_none() {
+                self.reset = Some(Box::new(self.reset_by(at, segment)));
+                self.closed = Some((Close::Rst, at));
+            }
             return;
         }
-        self.window_closed = segment.window == 0;
+        if self.is_past_reset(at) {
+            // Nobody reads it any more; that it was sent is what counts.
+            let end = first.wrapping_add(segment.wire_len);
+            let new = self.bytes.distance(end).is_some_and(|ahead| ahead > 0);
+            let fin = segment.flags.contains(TcpFlags::FIN) && !self.bytes.is_ending();
+            if new || fin {
+                self.goes_on(at);
+            }
+            return;
+        }
+        self.sent_by(segment.ttl);
+        if !syn {
+            self.under_way = true;
+            self.advertised(segment.window);
+        }
         if !self.bytes.started() {
             self.bytes.start(first);
         }
-        if !self
-            .bytes
-            .push(first, segment.payload, segment.wire_len, limits, sink)
-            && segment.wire_len > 0
-        {
-            self.repeated += 1;
+        if segment.wire_len > 0 {
+            self.note_size(first, segment.wire_len);
+            if !self
+                .bytes
+                .push(first, segment.payload, segment.wire_len, limits, sink)
+            {
+                self.repeated += 1;
+                self.note_repeat(at, first, segment.wire_len);
+            }
+            self.sent = at;
         }
         if segment.flags.contains(TcpFlags::FIN) {
             self.bytes.fin(first.wrapping_add(segment.wire_len));
@@ -64,6 +171,121 @@ impl Flow {
                 self.closed = Some((Close::Fin, at));
             }
         }
+    }
+
+    /// Holds a reset against what was seen before it.
+    fn reset_by(&self, at: Timestamp, segment: &Segment<'_>) -> Reset {
+        // A socket sends the number that it has come to; a host without one takes the number that the
+        // segment it answers acknowledged. With a FIN the sender is one further.
+        let behind = self.bytes.offset() - self.acked.min(self.bytes.offset());
+        let fits = |ahead: i64| ahead <= 1 && ahead.saturating_neg() <= behind.cast_signed();
+        let complete = self.lost() == 0 && self.bytes.hole().is_none();
+        Reset {
+            at,
+            ttl: segment.ttl,
+            usual_ttl: (self.ttl > 0 && !self.ttl_varies).then_some(self.ttl),
+            after_handshake: !self.under_way,
+            off: self
+                .bytes
+                .distance(segment.seq)
+                .filter(|&ahead| complete && !fits(ahead)),
+            went_on: None,
+        }
+    }
+
+    /// Whether a reset is too long ago for a segment to have been under way beside it.
+    pub fn is_past_reset(&self, at: Timestamp) -> bool {
+        self.reset()
+            .is_some_and(|reset| at.since(reset.at) > IN_FLIGHT)
+    }
+
+    /// Notes that the sender of a reset does not know of it.
+    pub fn goes_on(&mut self, at: Timestamp) {
+        if let Some(reset) = &mut self.reset {
+            let after = at.since(reset.at);
+            reset.went_on = reset.went_on.or(Some(after));
+        }
+    }
+
+    /// Whether a segment of the other side shows that its kernel did not take the reset of this one: it
+    /// acknowledges what came later.
+    pub fn survived_reset(&self, at: Timestamp, other: &Segment<'_>) -> bool {
+        self.is_past_reset(at)
+            && other.flags.contains(TcpFlags::ACK)
+            && !other.flags.contains(TcpFlags::RST)
+            && self.reset().is_some_and(|reset| reset.went_on.is_some())
+            && self
+                .bytes
+                .distance(other.ack)
+                .is_some_and(|ahead| ahead > 0)
+    }
+
+    /// Goes on as if there had been no reset.
+    pub fn forget_reset(&mut self) {
+        self.reset = None;
+        self.closed = None;
+    }
+
+    /// Whether a segment tells nothing but, at most, what it acknowledges. The window of a handshake is
+    /// not comparable with later ones.
+    pub fn only_acknowledges(&self, segment: &Segment<'_>) -> bool {
+        let same_window = !self.under_way || segment.window == self.windows.last;
+        let TcpFlags(flags) = segment.flags;
+        let telling = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+        flags & telling == 0 && segment.wire_len == 0 && same_window
+    }
+
+    /// The first reset of this direction.
+    pub fn reset(&self) -> Option<&Reset> {
+        self.reset.as_deref()
+    }
+
+    const fn sent_by(&mut self, ttl: u8) {
+        self.ttl_varies |= self.ttl != ttl && self.ttl != 0;
+        self.ttl = ttl;
+    }
+
+    fn advertised(&mut self, window: u16) {
+        let Windows {
+            last,
+            widest,
+            narrowest,
+        } = &mut self.windows;
+        *narrowest = if *widest == 0 {
+            window
+        } else {
+            window.min(*narrowest)
+        };
+        *widest = window.max(*widest);
+        *last = window;
+    }
+
+    /// Remembers windows from now on: the other side begins a request.
+    pub const fn watch_windows(&mut self) {
+        let Windows { last, .. } = self.windows;
+        self.windows = Windows {
+            last,
+            widest: last,
+            narrowest: last,
+        };
+    }
+
+    fn note_size(&mut self, seq: u32, len: u32) {
+        if len >= FULL_SIZE && self.full_size.is_none() {
+            self.full_size = self.bytes.offset_of(seq.wrapping_add(len));
+        }
+    }
+
+    fn note_repeat(&mut self, at: Timestamp, seq: u32, len: u32) {
+        if at.since(self.sent) < CAPTURED_TWICE || self.bytes.offset_of(seq) != Some(self.acked) {
+            return;
+        }
+        let before = self.stuck.filter(|stuck| stuck.at == self.acked);
+        self.stuck = Some(Stuck {
+            at: self.acked,
+            len: before.map_or(len, |stuck| stuck.len.min(len)),
+            times: before.map_or(1, |stuck| stuck.times + 1),
+        });
     }
 
     /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
@@ -75,19 +297,31 @@ impl Flow {
             self.bytes.pass(segment.seq, segment.wire_len)
         };
         if passed {
-            self.ttl = segment.ttl;
-            self.window_closed = segment.window == 0;
+            if segment.ttl != self.ttl {
+                self.sent_by(segment.ttl);
+            }
+            if segment.window != self.windows.last {
+                self.advertised(segment.window);
+            }
+            if segment.wire_len >= FULL_SIZE && self.full_size.is_none() {
+                self.full_size = Some(self.bytes.offset());
+            }
+            self.under_way = true;
         }
         passed
     }
 
-    /// Takes an acknowledgement of bytes that were all seen. Returns false, with nothing done, for any
-    /// other.
+    /// Takes an acknowledgement of bytes that were all seen, unless it repeats an earlier one although
+    /// there is more. Returns false, with nothing done, for any other.
     pub fn pass_acknowledged(&mut self, ack: u32) -> bool {
         match self.bytes.offset_of(ack) {
-            Some(offset) if offset <= self.bytes.offset() => {
-                self.acked = self.acked.max(offset);
-                true
+            Some(offset) if offset == self.bytes.offset() || self.acked < offset => {
+                let known = offset <= self.bytes.offset();
+                if known && self.acked < offset {
+                    self.acked = offset;
+                    self.passes_some = false;
+                }
+                known
             }
             _ => false,
         }
@@ -97,6 +331,7 @@ impl Flow {
     pub fn resume(&mut self) {
         self.bytes.resume();
         self.acked = self.bytes.offset();
+        self.stuck = None;
     }
 
     /// Whether a FIN or RST was seen, bytes before it missing or not.
@@ -117,8 +352,19 @@ impl Flow {
         }
         self.bytes.acknowledged(ack, sink);
         if let Some(offset) = self.bytes.offset_of(ack) {
-            self.acked = self.acked.max(offset.min(self.bytes.offset()));
+            let offset = offset.min(self.bytes.offset());
+            if self.acked < offset {
+                self.acked = offset;
+                self.passes_some = false;
+            }
         }
+    }
+
+    /// Takes an acknowledgement that carries nothing else and leaves the window as it was: a receiver
+    /// repeats one when something arrives behind a hole (RFC 5681 section 2).
+    pub fn acknowledged_again(&mut self, ack: u32) {
+        let again = self.bytes.offset_of(ack) == Some(self.acked);
+        self.passes_some |= again && self.acked < self.bytes.offset();
     }
 
     /// Bytes handed over so far.
@@ -142,14 +388,44 @@ impl Flow {
             .filter(|(close, _)| *close == Close::Rst || self.bytes.finished())
     }
 
-    /// Time to live of the last segment.
+    /// Time to live of the last segment that was no reset.
     pub const fn ttl(&self) -> u8 {
         self.ttl
     }
 
     /// Whether the sender's last advertised window was zero: it does not take more.
     pub const fn window_closed(&self) -> bool {
-        self.window_closed
+        self.under_way && self.windows.last == 0
+    }
+
+    /// The windows that the sender advertised since the other side began a request.
+    pub const fn windows(&self) -> Windows {
+        self.windows
+    }
+
+    /// The bytes that were sent again and never acknowledged, and that keep all later ones waiting.
+    pub fn stuck(&self) -> Option<Stuck> {
+        self.stuck.filter(|stuck| stuck.at == self.acked)
+    }
+
+    /// Whether the other side repeated its acknowledgement: something arrives, and the oldest bytes do
+    /// not.
+    pub const fn passes_some(&self) -> bool {
+        self.passes_some
+    }
+
+    /// Whether a full-size segment was acknowledged.
+    pub fn passed_full_size(&self) -> bool {
+        self.full_size.is_some_and(|end| end <= self.acked)
+    }
+
+    /// The bytes that did not come although later ones did.
+    pub fn hole(&self) -> Option<Hole> {
+        let bytes = self.bytes.hole()?;
+        Some(Hole {
+            bytes,
+            full_size: bytes >= u64::from(FULL_SIZE) && self.full_size.is_none(),
+        })
     }
 
     /// Segments that carried nothing new: retransmissions.

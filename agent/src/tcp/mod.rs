@@ -5,5 +5,5 @@
 mod flow;
 mod reassembly;
 
-pub use flow::{Close, Flow};
+pub use flow::{Close, Flow, Hole, Reset, Stuck, Windows};
 pub use reassembly::{Chunk, Reassembler};

@@ -86,9 +86,25 @@ impl Reassembler {
         self.truncated
     }
 
+    /// Whether a FIN was seen, bytes before it missing or not.
+    pub const fn is_ending(&self) -> bool {
+        self.fin.is_some()
+    }
+
     /// Whether the stream was handed over up to its FIN.
     pub fn finished(&self) -> bool {
         self.fin.is_some_and(|fin| self.offset >= fin)
+    }
+
+    /// Bytes that are missing before the first piece that waits.
+    pub fn hole(&self) -> Option<u64> {
+        let (at, _) = self.pieces.first_key_value()?;
+        Some(at - self.offset)
+    }
+
+    /// How far a sequence number is ahead of the next byte, modulo 2^32.
+    pub fn distance(&self, seq: u32) -> Option<i64> {
+        Some(i64::from(seq.wrapping_sub(self.next?).cast_signed()))
     }
 
     /// The stream offset of a sequence number, or `None` before the start or far outside the window.

@@ -26,10 +26,98 @@ fn silent(bytes: &[u8], ms: u64) -> Scenario {
 
 const SIZED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+const NOT_GZIP: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 24\r\n\r\n<html>";
+const GZIP: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 24\r\n\r\n\x1f\x8b\x08\0\0";
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Le";
 
 pub(crate) fn goldens() -> Vec<Golden> {
-    [healthy(), broken(), cut()].concat()
+    [healthy(), broken(), cut(), too_large(), limits()].concat()
+}
+
+/// A head with more fields, and a longer one, than most gateways take, without its last line.
+fn large_head() -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: ".to_vec();
+    head.extend([b'x'; 4200]);
+    head.extend(b"\r\n");
+    head.extend(b"A: a\r\n".repeat(300));
+    head
+}
+
+fn too_large() -> Vec<Golden> {
+    let head = large_head();
+    let sent = |hop: &mut Scenario| {
+        hop.open().request();
+        for segment in head.chunks(1400) {
+            hop.reply(segment);
+        }
+    };
+    vec![
+        (
+            "http1/header_too_large",
+            "The gateway stops reading a head of 302 fields and resets.",
+            scenario(|hop| {
+                sent(hop);
+                hop.gateway_rst();
+            }),
+        ),
+        (
+            "http1/head_truncated_beyond_limits",
+            "The upstream breaks such a head off itself.",
+            scenario(|hop| {
+                sent(hop);
+                hop.close();
+            }),
+        ),
+        (
+            "http1/header_large_and_taken",
+            "A gateway that takes such a head goes on with the next request.",
+            scenario(|hop| {
+                sent(hop);
+                hop.reply(b"\r\nhello").request().reply(OK).close();
+            }),
+        ),
+    ]
+}
+
+/// Three responses that flow until the gateway closes, each after this time.
+fn flowing(lengths: [u64; 3]) -> Scenario {
+    scenario(|hop| {
+        for length in lengths {
+            hop.open().request();
+            hop.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n");
+            for _ in 0..length / 100 {
+                hop.ms(100).reply(b"some of it");
+            }
+            hop.gateway_fin().ms(100).next_hop();
+        }
+    })
+}
+
+fn limits() -> Vec<Golden> {
+    vec![
+        (
+            "http1/flow_ended_after_the_same_time",
+            "A limit of the gateway for the whole exchange, or one of its client: packets cannot tell.",
+            flowing([1000, 1000, 1000]),
+        ),
+        (
+            "http1/flow_ended_at_any_time",
+            "Clients that leave in the middle of their responses.",
+            flowing([1000, 700, 1200]),
+        ),
+        (
+            "http1/own_error_behind_a_failure",
+            "The upstream closes one connection without an answer, and answers the gateway's next try with its own 503.",
+            scenario(|hop| {
+                hop.open().request().ms(30).close();
+                hop.next_hop().open().request();
+                hop.reply(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno")
+                    .close();
+            }),
+        ),
+    ]
 }
 
 fn healthy() -> Vec<Golden> {
@@ -180,6 +268,34 @@ fn cut() -> Vec<Golden> {
             "http1/stalled_in_body",
             "The upstream stops inside the body, and the gateway gives up.",
             silent(SIZED, 2000),
+        ),
+        (
+            "http1/content_coding_bad",
+            "A body that is said to be gzip is none, and the gateway closes inside it at once.",
+            silent(NOT_GZIP, 20),
+        ),
+        (
+            "http1/content_coding_tolerated",
+            "The same, passed on to its end: gateways do not decode by default.",
+            scenario(|hop| {
+                hop.open().request().reply(NOT_GZIP).ms(20);
+                hop.reply(b"<body>hello</body>").request().reply(OK).close();
+            }),
+        ),
+        (
+            "http1/content_coding_stalled",
+            "The same, but the upstream stops, and the gateway's patience ends.",
+            silent(NOT_GZIP, 2000),
+        ),
+        (
+            "http1/gzip_left",
+            "A gzip body that is one: the gateway has its own reason to close.",
+            silent(GZIP, 20),
+        ),
+        (
+            "http1/gzip_cut",
+            "A gzip body that is cut short is a cut.",
+            answered(GZIP),
         ),
         (
             "http1/gateway_leaves_inside_the_body",

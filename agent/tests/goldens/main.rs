@@ -8,6 +8,7 @@
 
 mod connect;
 mod http1;
+mod peers;
 mod render;
 mod scenario;
 mod stream;
@@ -37,6 +38,7 @@ fn all() -> Vec<Golden> {
         tcp::goldens(),
         http1::goldens(),
         stream::goldens(),
+        peers::goldens(),
     ]
     .concat()
 }
@@ -112,7 +114,7 @@ fn every_file_has_its_scenario() {
         assert!(names.insert(name.to_owned()), "{name} is there twice");
     }
     let mut found = BTreeSet::new();
-    for group in ["connect", "tcp", "http1", "stream"] {
+    for group in ["connect", "tcp", "http1", "stream", "peers"] {
         for entry in fs::read_dir(folder().join(group)).unwrap() {
             let path = entry.unwrap().path().with_extension("");
             let name = path.strip_prefix(folder()).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Times, ports and sequence numbers are fixed, so that the same description gives the same bytes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -56,6 +57,8 @@ pub(crate) struct Scenario {
     gateway_acked: u32,
     upstream_acked: u32,
     packet_ids: u16,
+    /// The connections that are not turned to: sequence numbers and what was acknowledged, by port.
+    others: BTreeMap<u16, [u32; 4]>,
 }
 
 /// A scenario written as a chain of steps.
@@ -75,6 +78,7 @@ pub(crate) fn scenario(run: impl FnOnce(&mut Scenario)) -> Scenario {
         gateway_acked: 0,
         upstream_acked: 0,
         packet_ids: 0,
+        others: BTreeMap::new(),
     };
     run(&mut scenario);
     scenario
@@ -91,6 +95,37 @@ impl Scenario {
     pub(crate) fn next_hop(&mut self) -> &mut Self {
         self.port += 1;
         self.same_port(1000, 5000)
+    }
+
+    /// Something on another connection to the same upstream; then this one goes on.
+    pub(crate) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = self.port;
+        self.turn_to(here + 1);
+        run(self);
+        self.turn_to(here)
+    }
+
+    /// Turns to this connection, a new one or one that was turned to before.
+    pub(crate) fn on(&mut self, number: u16) -> &mut Self {
+        self.turn_to(41_000 + number)
+    }
+
+    fn turn_to(&mut self, port: u16) -> &mut Self {
+        let here = [
+            self.gateway_seq,
+            self.upstream_seq,
+            self.gateway_acked,
+            self.upstream_acked,
+        ];
+        self.others.insert(self.port, here);
+        self.port = port;
+        [
+            self.gateway_seq,
+            self.upstream_seq,
+            self.gateway_acked,
+            self.upstream_acked,
+        ] = self.others.remove(&self.port).unwrap_or([1000, 5000, 0, 0]);
+        self
     }
 
     /// Another connection from the same port, with these initial sequence numbers.
@@ -244,6 +279,34 @@ impl Scenario {
     pub(crate) fn joined(&mut self) -> &mut Self {
         (self.gateway_acked, self.upstream_acked) = (self.upstream_seq, self.gateway_seq);
         self
+    }
+
+    /// The upstream sends its SYN-ACK once more.
+    pub(crate) fn syn_ack_again(&mut self) -> &mut Self {
+        let seq = self.upstream_seq.wrapping_sub(1);
+        self.segment(From::Upstream, SYN | ACK, seq, &[])
+    }
+
+    /// The SYN-ACK comes when the gateway's socket is gone, or its owner only wanted to see it:
+    /// `flags` are those of the reset that answers it.
+    pub(crate) fn syn_ack_reset(&mut self, flags: u8) -> &mut Self {
+        self.upstream_acked = self.gateway_seq.wrapping_add(1);
+        let seq = self.upstream_seq;
+        self.segment(From::Upstream, SYN | ACK, seq, &[]);
+        self.gateway_acked = seq.wrapping_add(1);
+        let seq = self.upstream_acked;
+        self.segment(From::Gateway, flags, seq, &[])
+    }
+
+    /// The gateway sends the request once more.
+    pub(crate) fn request_again(&mut self) -> &mut Self {
+        let seq = self.gateway_seq.wrapping_sub(length(GET));
+        self.segment(From::Gateway, ACK, seq, GET)
+    }
+
+    /// A connection with a complete exchange, open.
+    pub(crate) fn pooled(&mut self, number: u16) -> &mut Self {
+        self.on(number).open().request().reply(OK)
     }
 
     /// The gateway sends; nothing acknowledges it yet.

@@ -143,7 +143,6 @@ fn healthy_exchanges_stay_in_the_kernel_until_the_end() {
     // "GET /2" to "GET /9" are a byte shorter than "GET /10" to "GET /19".
     assert_eq!(held.request_bytes, 8 * 28 + 10 * 29);
     assert_eq!(held.first_byte.iter().sum::<u32>(), 18);
-    assert!(held.ended_ago < Duration::from_secs(1));
     // What was held comes ahead of what made the kernel send it up, and word of the rest ahead of both.
     let word = pair
         .watch

@@ -16,7 +16,7 @@ use hopscope::model::catalogue;
 use hopscope::serve::{Hub, HubConfig, Push, PushConfig};
 use rustix::process::{Pid, Signal, kill_process};
 
-fn hopscope(args: &[&str]) -> Command {
+pub(crate) fn hopscope(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hopscope"));
     command
         .args(args)
@@ -25,16 +25,16 @@ fn hopscope(args: &[&str]) -> Command {
     command
 }
 
-fn outcome(args: &[&str]) -> Output {
+pub(crate) fn outcome(args: &[&str]) -> Output {
     hopscope(args).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// The one line that a failed command says, with its exit code.
-fn failure(args: &[&str]) -> (i32, String) {
+pub(crate) fn failure(args: &[&str]) -> (i32, String) {
     let output = outcome(args);
     assert_eq!(text(&output.stdout), "", "{args:?}");
     let message = text(&output.stderr).strip_suffix('\n').unwrap();
@@ -46,7 +46,7 @@ fn failure(args: &[&str]) -> (i32, String) {
 }
 
 /// A command that keeps running, with its output line by line.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     stdout: mpsc::Receiver<String>,
     stderr: mpsc::Receiver<String>,
@@ -65,7 +65,7 @@ fn lines(stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
 }
 
 impl Service {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::spawn(hopscope(args).stdout(Stdio::piped()))
     }
 
@@ -81,14 +81,24 @@ impl Service {
         }
     }
 
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         self.stdout
             .recv_timeout(DEADLINE)
             .expect("a line of output")
     }
 
+    /// The next line on standard error with `word` in it.
+    pub(crate) fn error_line(&self, word: &str) -> String {
+        loop {
+            let line = self.stderr.recv_timeout(DEADLINE).expect("such a line");
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
     /// The address in the line that says that the service is ready.
-    fn ready(&self, word: &str) -> SocketAddr {
+    pub(crate) fn ready(&self, word: &str) -> SocketAddr {
         loop {
             let line = self.stderr.recv_timeout(DEADLINE).expect("a ready line");
             if let Some((_, address)) = line.split_once("listen=")
@@ -99,13 +109,13 @@ impl Service {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap();
     }
 
     /// Waits for its end and gives its exit code and what it said on standard error since.
-    fn ended(&mut self) -> (i32, Vec<String>) {
+    pub(crate) fn ended(&mut self) -> (i32, Vec<String>) {
         // Its output ends when it does; a hang fails here.
         rest(&self.stdout);
         let said = rest(&self.stderr);
@@ -322,7 +332,7 @@ fn bad_flags_are_named() {
         ),
         (
             &["events", "--agent", "https://a:1"],
-            "bad address `https://a:1`: only plain http",
+            "bad address `https://a:1`: https needs the CA of the server's certificate; give --tls-ca",
         ),
         (
             &["run", "--collector", "x"],

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use hopscope::model::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo,
-    HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamInfo, catalogue,
+    HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo, catalogue,
 };
 use hopscope::serve::{ConvertError, from_proto, to_proto};
 use hopscope_proto::v1 as proto;
@@ -17,6 +17,13 @@ use proptest::sample::select;
 /// Protobuf cannot tell an empty string from an absent one, and neither can an event.
 fn text() -> impl Strategy<Value = String> {
     "\\PC{1,12}"
+}
+
+fn upstream_address() -> impl Strategy<Value = UpstreamAddress> {
+    prop_oneof![
+        any::<IpAddr>().prop_map(UpstreamAddress::Ip),
+        text().prop_map(|path| UpstreamAddress::Unix(path.into())),
+    ]
 }
 
 fn evidence() -> impl Strategy<Value = Evidence> {
@@ -107,7 +114,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
         any::<[u32; 2]>(),
     );
     let ends = (
-        (any::<IpAddr>(), any::<u16>(), of(text())),
+        (upstream_address(), any::<u16>(), of(text())),
         of((any::<IpAddr>(), any::<u16>())),
         of(gateway()),
     );
@@ -132,7 +139,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
             fault_side: verdict.6,
             phase: verdict.7,
             upstream: UpstreamInfo {
-                address: ends.0.0.into(),
+                address: ends.0.0,
                 port: ends.0.1,
                 name: ends.0.2,
             },

@@ -1,7 +1,7 @@
 //! Which events a filter lets through, and which filters are refused.
 
 use crate::support;
-use hopscope::model::{Cause, HopEvent, Timestamp, UpstreamPattern};
+use hopscope::model::{Cause, HopEvent, Target, Timestamp, UpstreamPattern};
 use hopscope::serve::{Filter, FilterError};
 
 fn passes(causes: &[&str], upstreams: &[&str], event: &HopEvent) -> bool {
@@ -34,6 +34,22 @@ fn causes_by_id_and_by_family() {
                 .to_string()
                 .starts_with(&format!("unknown cause `{bad}`: give an id"))
         );
+    }
+}
+
+#[test]
+fn upstreams_behind_unix_sockets() {
+    let inet = support::event(1);
+    let unix = HopEvent {
+        upstream: Target::Unix("/run/app.sock".into()).into(),
+        ..support::event(1)
+    };
+    assert!(passes(&[], &["unix:/run/app.sock"], &unix));
+    assert!(passes(&[], &["10.0.0.9", "unix:/run/app.sock"], &unix));
+    assert!(!passes(&[], &["unix:/run/other.sock"], &unix));
+    assert!(!passes(&[], &["unix:/run/app.sock"], &inet));
+    for any in ["0.0.0.0/0", "::/0", ":8001"] {
+        assert!(!passes(&[], &[any], &unix), "{any}");
     }
 }
 

@@ -6,10 +6,13 @@
     reason = "helpers of tests fail the test; clippy exempts test functions only"
 )]
 
+mod access;
 mod agent;
+mod captures;
 mod commands;
 mod convert;
 mod filter;
+mod pki;
 mod push;
 mod render;
 mod support;

@@ -70,6 +70,7 @@ fn text_is_aligned_with_its_evidence_below() {
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",
             "    to tell       the upstream's own log",
+            "    capture       c-9",
             "    incomplete    4 segments lost, payload captured short, joined mid-stream",
         ]
     );
@@ -109,7 +110,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     }
     event.gateway.as_mut().unwrap().comm = hostile.into();
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 7, "{text:?}");
+    assert_eq!(text.lines().count(), 8, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"

@@ -171,20 +171,26 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn start(config: HubConfig) -> Self {
-        let listener = Listener::bind(ANY_PORT).await.unwrap();
+        Self::serve(Listener::bind(ANY_PORT).await.unwrap(), config)
+    }
+
+    /// A hub that is served on `listener`; the channel is one without TLS.
+    pub(crate) fn serve(listener: Listener, config: HubConfig) -> Self {
+        Self::serve_hub(listener, Hub::new(config))
+    }
+
+    pub(crate) fn serve_hub(listener: Listener, hub: Arc<Hub>) -> Self {
         let address = listener.address();
-        let hub = Hub::new(config);
         let (stop, stopped) = oneshot::channel();
         let serving = serve_agent(listener, Arc::clone(&hub), async {
             let _ = stopped.await;
         });
         let server = tokio::spawn(async { serving.await.unwrap() });
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-        let channel = soon("connect", endpoint.connect()).await.unwrap();
         Self {
             hub,
             address,
-            channel,
+            channel: endpoint.connect_lazy(),
             stop,
             server,
         }

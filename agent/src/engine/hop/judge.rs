@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
-    Acked, ConnectFacts, Ended, ExchangeFacts, afterwards, closed_before_request, connect, exchange,
+    Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
 use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::peers::Peer;
 use crate::engine::traffic::Finished;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
@@ -24,6 +25,10 @@ const CLOSED_SETTLE: Duration = Duration::from_millis(100);
 /// Facts about an end come this much later at most: they travel the same ring.
 const END_SETTLE: Duration = Duration::from_millis(50);
 
+/// Whoever is said to have reset a connection is heard of within two round trips if that is not so. A
+/// round trip that was measured on a SYN-ACK that came late is not taken at its word.
+const LONGEST_SETTLE: Duration = Duration::from_millis(500);
+
 /// A reset later than this has nothing to do with the exchange before it.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
@@ -33,42 +38,6 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Hop {
-    pub(super) fn judge_connect(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
-        if self.phase != Phase::Connecting {
-            return;
-        }
-        let end = self.connect.at.or(self.last_syn).unwrap_or(at);
-        let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
-        let alive = cx
-            .alive
-            .get(&self.place())
-            .is_some_and(|alive| alive.after(Duration::from_secs(10)) >= self.opened);
-        let facts = ConnectFacts {
-            elapsed,
-            syn_retransmits: self.syn_retransmits,
-            reset_ttl: self.connect.reset_ttl,
-            icmp: self.connect.icmp,
-            errno: self.connect.errno,
-            returned: self.connect.returned,
-            upstream_alive: alive,
-            over: self.connect.over,
-            patience: cx.patience,
-        };
-        match connect(&facts) {
-            Some(verdict) => {
-                out.judged.push(Judged {
-                    at: end,
-                    verdict,
-                    exchange: None,
-                    status: None,
-                });
-            }
-            None if facts.errno.is_some() => cx.stats.connect_unmapped += 1,
-            None => cx.stats.connect_abandoned += 1,
-        }
-        self.over(at);
-    }
-
     /// Judges complete responses, and watches a broken one.
     pub(super) fn after_bytes(
         &mut self,
@@ -85,6 +54,7 @@ impl Hop {
             cx.stats.exchanges += 1;
             let finished = Finished::of(&completed.exchange, completed.status);
             out.finished.push(finished);
+            out.completed |= completed.stage != Stage::Lost;
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -187,11 +157,18 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
+        let newly = self.first_close.is_none();
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
+        let mut completed = false;
         if close == Close::Fin {
             let mut done = Vec::new();
             self.exchanges.upstream_fin(at, &mut done);
+            completed = !done.is_empty();
             self.after_bytes(at, done, cx, out);
+        }
+        if newly {
+            let how = self.how_closed(at, close, completed);
+            self.leave(at, Some(how), cx);
         }
         if !first {
             return;
@@ -211,7 +188,8 @@ impl Hop {
         if !wait {
             self.end(at, ended, cx, out);
         }
-        if close == Close::Rst {
+        // A gateway that has sent its FIN closed first, even where that FIN is not in order.
+        if close == Close::Rst && !self.to.is_closing() {
             self.judge_unused(close, at, cx, out);
         }
     }
@@ -224,6 +202,7 @@ impl Hop {
         out: &mut Outcome,
     ) {
         let (closer, close) = *self.first_close.get_or_insert((Actor::Gateway, Close::Fin));
+        self.leave(at, None, cx);
         if closer == Actor::Gateway {
             self.end(at, Ended::Gateway, cx, out);
             return;
@@ -237,21 +216,40 @@ impl Hop {
         self.judge_unused(close, at, cx, out);
     }
 
-    /// Takes note of what ended the exchanges. Live, some facts about an end come after it: why the
-    /// upstream's kernel reset, and whether the gateway let go of its client in the same moment.
+    /// Takes note of what ended the exchanges. Some facts about an end come after it: whether whoever is
+    /// said to have reset goes on, and live, why the upstream's kernel reset and whether the gateway let
+    /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         if ended == Ended::UpstreamFin {
             self.judge_open(at, ended, cx, out);
-        } else if !self.kernel {
-            if !std::mem::replace(&mut self.ended, true) {
+        } else if !self.kernel && ended == Ended::Gateway {
+            if self.ending.is_none() && !std::mem::replace(&mut self.ended, true) {
                 self.judge_open(at, ended, cx, out);
             }
         } else if self.ending.is_none()
             && !self.ended
             && self.exchanges.open.iter().any(|open| !open.judged)
         {
+            let mut settle = END_SETTLE;
+            if ended == Ended::UpstreamRst {
+                let round_trip = Duration::from_micros(self.rtt_us.unwrap_or(0).into());
+                settle = settle.max((2 * round_trip).min(LONGEST_SETTLE));
+            }
             self.ending = Some((ended, at));
-            self.waits.push((at.after(END_SETTLE), Wait::End));
+            self.waits.push((at.after(settle), Wait::End));
+        }
+    }
+
+    /// The gateway's kernel did not take a reset of the upstream, so it did not end anything.
+    pub(super) fn survive(&mut self) {
+        self.from.forget_reset();
+        self.first_close = None;
+        self.ending = None;
+        self.ended = false;
+        self.waits
+            .retain(|(_, wait)| !matches!(wait, Wait::End | Wait::Forget));
+        if self.phase == Phase::Over {
+            self.phase = Phase::Established;
         }
     }
 
@@ -286,14 +284,16 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        let unused = self.to.offset() == 0 && self.from.offset() == 0 && !self.mid_stream;
+        let sent = self.to.offset() > 0 || self.to.kept_bytes() > 0;
+        let unused = !sent && self.from.offset() == 0 && !self.mid_stream;
         let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
             return;
         };
         self.unused_judged = true;
         let closed = self.from.closed().map_or(at, |(_, closed)| closed);
         let since = closed.since(established);
-        match closed_before_request(close == Close::Rst, since, self.from.ttl()) {
+        let reset = self.from.reset().filter(|_| close == Close::Rst);
+        match closed_before_request(close == Close::Rst, since, self.from.ttl(), reset) {
             Some(verdict) => {
                 out.judged.push(Judged {
                     at: closed,
@@ -323,7 +323,7 @@ impl Hop {
         while let Some(open) = self.exchanges.open.get(index) {
             if !open.judged {
                 // Only the oldest exchange's response has begun.
-                let facts = if later {
+                let mut facts = if later {
                     ExchangeFacts {
                         stage: Stage::Idle,
                         findings: &[],
@@ -335,7 +335,12 @@ impl Hop {
                 } else {
                     self.facts(at, ended, open, &findings, cx)
                 };
-                let verdict = exchange(&facts);
+                if let Some(process) = &self.process
+                    && cut_off(&facts)
+                {
+                    facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
+                }
+                let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);
@@ -351,12 +356,13 @@ impl Hop {
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());
-                    out.judged.push(Judged {
+                    let judged = Judged {
                         at,
                         verdict,
                         exchange,
                         status,
-                    });
+                    };
+                    self.tell(judged, cx, out);
                 }
             }
             if ended == Ended::Settled {
@@ -365,6 +371,13 @@ impl Hop {
             later = true;
             index += 1;
         }
+    }
+
+    /// Whether another connection to the upstream was established since then.
+    fn is_alive(&self, since: Timestamp, cx: &Context<'_>) -> bool {
+        let peer = cx.peers.get(&self.place());
+        peer.and_then(Peer::established)
+            .is_some_and(|established| established >= since)
     }
 
     fn facts<'a>(
@@ -381,6 +394,7 @@ impl Hop {
             ended,
             fresh: !self.reused(open),
             idle: open.idle,
+            quiet: self.quiet,
             request_complete: open.complete,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {
@@ -399,14 +413,21 @@ impl Hop {
             findings,
             partial_head: response.partial_head(),
             comm: self.process.as_ref().map(|process| &*process.comm),
+            lasted: at.since(open.began),
+            ended_alike: 0,
             silence: at.since(open.last_response.unwrap_or(open.last_request)),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),
             gateway_window_closed: self.to.window_closed(),
             upstream_window_closed: self.from.window_closed(),
-            retransmits: self.to.repeated(),
+            upstream_windows: self.from.windows(),
+            stuck: self.to.stuck(),
+            passes_some: self.to.passes_some(),
+            passed_full_size: self.to.passed_full_size(),
+            hole: self.from.hole(),
+            upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
-            ttl: self.from.ttl(),
+            reset: self.from.reset(),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),

@@ -1,7 +1,7 @@
 //! Broken, cut and late responses.
 
-use super::sim::{GET, OK, Sim};
-use crate::model::{Cause, HopEvent, Proof};
+use super::sim::{GET, OK, Sim, TURN};
+use crate::model::{Cause, HopEvent, Input, Proof};
 
 /// The event of a fresh hop whose upstream answers these bytes and then closes.
 #[track_caller]
@@ -234,6 +234,38 @@ fn a_gateway_that_leaves_while_data_flows_has_its_own_reason() {
     sim.open().request();
     sim.reply(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
     sim.ms(30_000).gateway_fin().expect_none();
+}
+
+#[test]
+fn a_bad_content_coding_needs_a_gateway_that_minds() {
+    let body = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5000\r\n\r\n<html>";
+    for reset in [false, true] {
+        let mut sim = Sim::live("nginx");
+        sim.open().request().reply(body).ms(20);
+        if reset {
+            sim.gateway_rst();
+        } else {
+            sim.gateway_fin();
+        }
+        let event = sim.expect(Cause::Http1ContentCodingBad, Proof::Inferred);
+        assert!(event.rejected_by.is_empty() && event.tolerated_by.is_empty());
+    }
+    // Its client left, or its window was closed.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(body).ms(20).gateway_fin();
+    sim.input(Input::ClientLeft { turn: TURN });
+    sim.expect_none();
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.window = 0;
+    sim.reply(body).ms(20).gateway_rst().expect_none();
+    // It waits for the rest, and the finding alone is none of its business.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(body).ms(1000);
+    sim.expect_none();
+    let mut sim = Sim::live("nginx");
+    sim.open().request().reply(body).ms(20).upstream_fin();
+    sim.expect(Cause::Http1BodyTruncated, Proof::Proven);
 }
 
 #[test]
@@ -540,6 +572,6 @@ fn a_response_that_could_not_be_followed_is_over_with_the_next_request() {
     sim = Sim::live("haproxy");
     sim.open().request().reply_short(&lost_framing(), 1000);
     sim.request().reply(OK).request().ms(2000).gateway_fin();
-    let event = sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+    let event = sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
     assert_eq!(event.exchange.unwrap().ordinal, 3);
 }

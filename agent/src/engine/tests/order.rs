@@ -34,8 +34,6 @@ fn life() -> impl Strategy<Value = (Vec<Burst>, End)> {
         b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_vec(),
         GET.repeat(2),
     ]);
-    // No bytes that nobody asked for: whether they stand before or after the next request is seen only
-    // from the acknowledgements around them, which are not the same in every order.
     let response = prop::sample::select(vec![
         OK.to_vec(),
         b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno".to_vec(),
@@ -45,6 +43,10 @@ fn life() -> impl Strategy<Value = (Vec<Burst>, End)> {
         b"HTTP/1.1 200 OK\r\nX-A : a\r\nContent-Length: 5\r\n\r\nhello".to_vec(),
         b"HTTP/1.0 200 OK\r\n\r\nuntil close".to_vec(),
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        // Bytes that nobody asked for: a farewell, what is no response, and one response too many.
+        [OK, b"HTTP/1.1 408 Bye\r\nContent-Length: 0\r\n\r\n"].concat(),
+        [OK, b"junk"].concat(),
+        OK.repeat(2),
         b"HTTP/1.1 200 OK\r\nContent-Le".to_vec(),
         Vec::new(),
     ]);

@@ -250,6 +250,29 @@ proptest! {
 }
 
 #[test]
+fn a_request_behind_a_hole_was_sent_all_the_same() {
+    // The first segment of the request was missed, so nothing of it is in order.
+    let mut sim = Sim::packets();
+    sim.open();
+    let seq = sim.next_seq(Direction::ToUpstream).wrapping_add(20);
+    sim.segment(Direction::ToUpstream, TcpFlags::ACK, seq, b"rest", 4);
+    sim.ms(30).upstream_rst();
+    sim.expect_none();
+}
+
+#[test]
+fn a_reset_after_a_fin_out_of_order_is_not_the_upstreams_close() {
+    let mut sim = Sim::packets();
+    sim.open();
+    // A FIN at the place of the SYN.
+    let seq = sim.next_seq(Direction::ToUpstream).wrapping_sub(1);
+    let flags = TcpFlags::ACK.union(TcpFlags::FIN);
+    sim.segment(Direction::ToUpstream, flags, seq, b"", 0);
+    sim.ms(30).upstream_rst();
+    sim.expect_none();
+}
+
+#[test]
 fn time_of_another_hop_does_not_stretch_this_one() {
     let mut sim = Sim::live("nginx");
     // An error that is read late carries a later time than the records behind it.

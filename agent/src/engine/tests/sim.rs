@@ -1,6 +1,7 @@
 //! A simulated hop: segments with correct sequence numbers, and the kernel's signals if wanted.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +46,13 @@ pub(super) struct Sim {
     /// Name of the gateway process, if a kernel tells it.
     comm: Option<&'static str>,
     pub(super) window: u16,
+    /// Time to live of the upstream's segments.
+    pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
     events: Vec<HopEvent>,
+    /// The hops that are not turned to: local port and sequence numbers.
+    others: HashMap<u64, (u16, [u32; 4])>,
 }
 
 impl Sim {
@@ -76,6 +81,8 @@ impl Sim {
             window: 500,
             netns: 0,
             events: Vec::new(),
+            ttl: 64,
+            others: HashMap::new(),
         }
     }
 
@@ -83,6 +90,41 @@ impl Sim {
     pub(super) fn next_hop(&mut self) {
         self.hop = HopId(self.hop.0 + 1);
         self.local.set_port(self.local.port() + 1);
+    }
+
+    /// Does something on another hop, and comes back to this one.
+    pub(super) fn aside(&mut self, run: impl FnOnce(&mut Self)) -> &mut Self {
+        let here = (self.hop.0, self.local.port());
+        self.turn_to(here.0 + 1, here.1 + 1);
+        run(self);
+        self.turn_to(here.0, here.1)
+    }
+
+    /// Turns to this hop, a new one or one that was turned to before.
+    pub(super) fn on(&mut self, number: u64) -> &mut Self {
+        let port = 41_000 + u16::try_from(number).unwrap();
+        self.turn_to(number, port)
+    }
+
+    fn turn_to(&mut self, number: u64, port: u16) -> &mut Self {
+        let here = [
+            self.gateway_seq,
+            self.upstream_seq,
+            self.upstream_acked,
+            self.gateway_acked,
+        ];
+        self.others.insert(self.hop.0, (self.local.port(), here));
+        let fresh = (port, [u32::MAX - 20, 5000, u32::MAX - 20, 5000]);
+        let (port, there) = self.others.remove(&number).unwrap_or(fresh);
+        self.hop = HopId(number);
+        self.local.set_port(port);
+        [
+            self.gateway_seq,
+            self.upstream_seq,
+            self.upstream_acked,
+            self.gateway_acked,
+        ] = there;
+        self
     }
 
     /// Turns to the hop with the same ends in network namespace `netns`.
@@ -185,7 +227,10 @@ impl Sim {
             window: self.window,
             payload,
             wire_len,
-            ttl: 64,
+            ttl: match direction {
+                Direction::ToUpstream => 64,
+                Direction::FromUpstream => self.ttl,
+            },
             ip_id: None,
         };
         self.input(Input::Segment {
@@ -213,7 +258,11 @@ impl Sim {
     }
 
     pub(super) fn open(&mut self) -> &mut Self {
-        self.syn();
+        self.syn().established()
+    }
+
+    /// The rest of a handshake whose SYN was sent.
+    pub(super) fn established(&mut self) -> &mut Self {
         self.gateway_seq = self.gateway_seq.wrapping_add(1);
         self.upstream_acked = self.gateway_seq;
         let seq = self.upstream_seq;
@@ -232,6 +281,28 @@ impl Sim {
         self
     }
 
+    /// The upstream sends its SYN-ACK once more.
+    pub(super) fn syn_ack_again(&mut self) -> &mut Self {
+        let (flags, seq) = (TcpFlags::SYN.union(ACK), self.upstream_seq.wrapping_sub(1));
+        self.segment(Direction::FromUpstream, flags, seq, &[], 0);
+        self
+    }
+
+    /// The SYN-ACK comes, and the gateway answers it with a reset.
+    pub(super) fn syn_ack_reset(&mut self, flags: TcpFlags) -> &mut Self {
+        self.upstream_acked = self.gateway_seq.wrapping_add(1);
+        let (syn_ack, seq) = (TcpFlags::SYN.union(ACK), self.upstream_seq);
+        self.segment(Direction::FromUpstream, syn_ack, seq, &[], 0);
+        let seq = self.upstream_acked;
+        self.segment(Direction::ToUpstream, flags, seq, &[], 0);
+        self
+    }
+
+    /// The gateway gives up a connect.
+    pub(super) fn give_up(&mut self) -> &mut Self {
+        self.state(TcpState::SynSent, TcpState::Close, None, 0)
+    }
+
     /// Tells of a connection that was already open.
     pub(super) fn seeded(&mut self) -> &mut Self {
         let (process, local, upstream) = (self.process(), self.local, self.upstream);
@@ -247,6 +318,14 @@ impl Sim {
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, ACK, seq, bytes, bytes.len() as u32);
         self.gateway_seq = seq.wrapping_add(bytes.len() as u32);
+        self
+    }
+
+    /// The gateway sends the request once more.
+    pub(super) fn request_again(&mut self) -> &mut Self {
+        let len = GET.len() as u32;
+        let seq = self.gateway_seq.wrapping_sub(len);
+        self.segment(Direction::ToUpstream, ACK, seq, GET, len);
         self
     }
 
@@ -297,17 +376,27 @@ impl Sim {
         self.upstream_seq = self.upstream_seq.wrapping_add(exchanges * response);
         self.upstream_acked = self.gateway_seq;
         self.gateway_acked = self.upstream_seq;
-        self.sleep(idle);
         let mut first_byte = [0; FIRST_BYTE_CLASSES];
         first_byte[7] = exchanges;
-        self.signal(Signal::Held(Box::new(HeldExchanges {
+        let held = HeldExchanges {
             exchanges,
             classes: [exchanges - 1, 0, 1],
             request_bytes: u64::from(exchanges * request),
             response_bytes: u64::from(exchanges * response),
             first_byte,
-            ended_ago: idle,
-        })))
+        };
+        // The word comes with the next request, and bears the time of the end.
+        let ended = self.now;
+        self.sleep(idle);
+        self.engine.handle(
+            ended,
+            Input::Signal {
+                hop: self.hop,
+                signal: Signal::Held(Box::new(held)),
+            },
+        );
+        self.drain();
+        self
     }
 
     pub(super) fn upstream_fin(&mut self) -> &mut Self {
@@ -364,6 +453,11 @@ impl Sim {
             Direction::ToUpstream => self.gateway_seq,
             Direction::FromUpstream => self.upstream_seq,
         }
+    }
+
+    /// The upstream's next sequence number moves on, and nothing acknowledges that.
+    pub(super) const fn skip_upstream(&mut self, bytes: u32) {
+        self.upstream_seq = self.upstream_seq.wrapping_add(bytes);
     }
 
     /// A side sent so many bytes, however they were seen; the other acknowledges them.

@@ -234,7 +234,8 @@ fn the_gateways_own_reset_is_not_the_upstreams() {
 fn slow_first_byte() {
     both(|sim| {
         let event = sim.open().request().ms(2000).gateway_fin();
-        let event = event.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+        let event = event.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
+        assert_eq!(event.rivals, [Cause::UpstreamNotReading]);
         assert_eq!(event.recommended_status, Some(504));
     });
 }
@@ -291,7 +292,7 @@ fn a_client_that_left_is_not_a_slow_upstream() {
         sim.input(Input::ClientLeft { turn });
     }
     sim.ms(60).input(Input::ClientLeft { turn: TURN });
-    sim.expect(Cause::UpstreamSlowFirstByte, Proof::Inferred);
+    sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::http1::HeadSize;
+use crate::http1::{Coding, HeadSize};
 
 /// What happened, one word each, with the bytes taken before it.
 fn run(parser: &mut ResponseParser, mut bytes: &[u8], out: &mut Vec<String>) {
@@ -198,5 +198,126 @@ proptest! {
         let (_, mut parser) = whole(&bytes);
         parser.skip(gap);
         run(&mut parser, &bytes, &mut Vec::new());
+    }
+}
+
+/// The coding that the body is found not to have, with the offset and the first bytes.
+fn coding(parser: &ResponseParser) -> Option<(Coding, u64, Vec<u8>)> {
+    parser
+        .findings()
+        .into_iter()
+        .find_map(|found| match found.kind {
+            FindingKind::ContentCoding(coding) => Some((coding, found.offset, found.excerpt)),
+            _ => None,
+        })
+}
+
+#[test]
+fn a_body_begins_as_its_content_coding_says() {
+    let sized = |head: &str, body: &[u8]| {
+        let head = format!("HTTP/1.1 {head}\r\nContent-Length: 100\r\n\r\n");
+        (head.len() as u64, [head.as_bytes(), body].concat())
+    };
+    for (head, body, bad) in [
+        (
+            "200 OK\r\nContent-Encoding: gzip",
+            &b"<html>"[..],
+            Some(Coding::Gzip),
+        ),
+        (
+            "200 OK\r\nContent-Encoding: zstd",
+            b"<html>",
+            Some(Coding::Zstd),
+        ),
+        (
+            "200 OK\r\nContent-Encoding: gzip",
+            b"\x1f\x8b\x08\0\0",
+            None,
+        ),
+        ("200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b", None),
+        ("200 OK\r\nContent-Encoding: gzip", b"", None),
+        (
+            "200 OK\r\nContent-Encoding: zstd",
+            b"\x28\xb5\x2f\xfd",
+            None,
+        ),
+        ("200 OK\r\nContent-Encoding: br", b"<html>", None),
+        ("200 OK\r\nContent-Type: gzip", b"<html>", None),
+        ("206 Part\r\nContent-Encoding: gzip", b"<html>", None),
+        ("304 Same\r\nContent-Encoding: gzip", b"", None),
+    ] {
+        let (at, bytes) = sized(head, body);
+        let (_, parser) = whole(&bytes);
+        let found = bad.map(|coding| (coding, at, body[..4].to_vec()));
+        assert_eq!(coding(&parser), found, "{head} {body:x?}");
+        assert!(!parser.is_broken(), "{head}");
+        // Behind the first bytes, bodies are passed over again.
+        assert_eq!(parser.awaits_body(5), body.len() >= 4, "{head}");
+    }
+}
+
+#[test]
+fn a_content_coding_is_known_in_chunks_and_until_close() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n";
+    let chunked = |body: &str| format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}");
+    let found = |text: &str| coding(&whole(text.as_bytes()).1).map(|(_, at, first)| (at, first));
+    let at = chunked("").len() as u64 + 3;
+    assert_eq!(
+        found(&chunked("1\r\n<\r\n2\r\nht\r\n8\r\nml")),
+        Some((at, b"<htm".to_vec()))
+    );
+    assert_eq!(found(&chunked("")), None);
+    let plain = format!("{head}\r\n<h");
+    assert_eq!(
+        found(&plain),
+        Some((plain.len() as u64 - 2, b"<h".to_vec()))
+    );
+    // Another transfer coding lies around it.
+    let gzipped = format!("{head}Transfer-Encoding: gzip, chunked\r\n\r\n5\r\n<html");
+    assert_eq!(found(&gzipped), None);
+}
+
+#[test]
+fn a_gap_in_the_first_bytes_hides_the_content_coding() {
+    let head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 100\r\n\r\n";
+    let mut parser = ResponseParser::new(65_536);
+    run(&mut parser, head, &mut Vec::new());
+    assert!(!parser.pass(2), "the first bytes matter");
+    parser.skip(2);
+    run(&mut parser, b"html", &mut Vec::new());
+    assert_eq!(coding(&parser), None);
+    assert!(parser.pass(2));
+}
+
+proptest! {
+    #[test]
+    fn a_content_coding_is_judged_alike_in_any_split(
+        zstd: bool,
+        body in prop::collection::vec(prop::sample::select(vec![0x1f_u8, 0x8b, 8, 0x28, 0xb5, 0x50, b'<']), 0..6),
+        framing in 0..3_usize,
+        cuts in prop::collection::vec(1_usize..40, 0..8),
+    ) {
+        let name = if zstd { "zstd" } else { "gzip" };
+        let (field, body) = match framing {
+            0 => ("Content-Length: 9\r\n", body),
+            1 => ("", body),
+            _ => {
+                let pieces = body.iter().map(|byte| [b"1\r\n", &[*byte][..], b"\r\n"].concat());
+                ("Transfer-Encoding: chunked\r\n", pieces.collect::<Vec<_>>().concat())
+            }
+        };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {name}\r\n{field}\r\n");
+        let bytes = [head.as_bytes(), &body].concat();
+        let (_, expected) = whole(&bytes);
+        let mut parser = ResponseParser::new(65_536);
+        let mut rest = &bytes[..];
+        for cut in cuts {
+            let (piece, behind) = rest.split_at(cut.min(rest.len()));
+            run(&mut parser, piece, &mut Vec::new());
+            rest = behind;
+        }
+        run(&mut parser, rest, &mut Vec::new());
+        prop_assert_eq!(parser.findings(), expected.findings());
+        prop_assert_eq!(parser.awaits_body(1), expected.awaits_body(1));
     }
 }

@@ -1,0 +1,339 @@
+//! Heads that lie whole in one piece and break no rule: read where they are, in one pass.
+//!
+//! Nearly every head is one. What is not certain to be one is left to the careful readers, which keep,
+//! check and name; of a head that is read here they would say the same. Splitting a stream turns this
+//! reader off, so the tests that compare splits compare the two.
+
+use super::Body;
+use super::coding::Coding;
+use super::request::Facts;
+
+/// A response head longer than this, or with more fields, may be above what some gateway takes
+/// ([`super::GATEWAYS`]): that is for the careful reader to tell.
+const MAX_RESPONSE_BYTES: usize = 4000;
+const MAX_RESPONSE_FIELDS: usize = 60;
+
+/// What a response head says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResponseHead {
+    /// Its length.
+    pub(super) len: usize,
+    pub(super) status: u16,
+    pub(super) body: Body,
+    /// Whether the media type is a stream of events.
+    pub(super) event_stream: bool,
+    /// The content coding that was applied last, where its beginning is known.
+    pub(super) coding: Option<Coding>,
+}
+
+/// Reads the head of a final response at the start of `bytes`.
+pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
+    let bytes = bytes.get(..MAX_RESPONSE_BYTES).unwrap_or(bytes);
+    let (line, rest) = bytes.split_first_chunk::<12>()?;
+    let http10 = match line {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', ..] => false,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b' ', ..] => true,
+        _ => return None,
+    };
+    let status = match line {
+        [.., a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] => [a, b, c]
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + u16::from(**digit - b'0')),
+        _ => return None,
+    };
+    if !matches!(rest.first(), Some(b' ' | b'\r')) {
+        return None;
+    }
+    let (_, mut rest) = line_of(rest)?;
+    let mut length = None;
+    let mut chunked = false;
+    let mut event_stream = false;
+    let mut coding = None;
+    for _ in 0..=MAX_RESPONSE_FIELDS {
+        if let [b'\r', b'\n', rest @ ..] = rest {
+            let body = match (length, chunked) {
+                (None, false) => Body::UntilClose,
+                (Some(length), false) => Body::Length(length),
+                (None, true) if !http10 => Body::chunked(),
+                _ => return None,
+            };
+            if status == 204 && !matches!(body, Body::UntilClose | Body::Length(0)) {
+                return None;
+            }
+            return Some(ResponseHead {
+                len: bytes.len() - rest.len(),
+                status,
+                body,
+                event_stream,
+                coding,
+            });
+        }
+        let (name, value, next) = field(rest)?;
+        rest = next;
+        match name.len() {
+            12 if name.eq_ignore_ascii_case(b"content-type") => {
+                let wanted = b"text/event-stream";
+                event_stream = value
+                    .get(..wanted.len())
+                    .is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                length = match length {
+                    None => Some(number(value)?),
+                    Some(_) => return None,
+                };
+            }
+            16 if name.eq_ignore_ascii_case(b"content-encoding") => {
+                coding = Coding::outermost(value);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return None;
+                }
+                chunked = true;
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Reads the head of a request at the start of `bytes`, of `max_fields` fields at most: its length and
+/// what it says.
+pub(super) fn request(bytes: &[u8], max_fields: usize) -> Option<(usize, Facts<'_>)> {
+    let method_len = bytes
+        .iter()
+        .position(|byte| !byte.is_ascii_alphabetic() && *byte != b'-')?;
+    let (method, rest) = bytes.split_at_checked(method_len)?;
+    if !(1..=32).contains(&method_len) {
+        return None;
+    }
+    let (line, mut rest) = line_of(rest.strip_prefix(b" ")?)?;
+    let (target, version) = line.split_last_chunk::<9>()?;
+    let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
+        && !target.is_empty()
+        && target.iter().all(u8::is_ascii_graphic);
+    if !plain {
+        return None;
+    }
+    let mut facts = Facts::new(method, target);
+    for _ in 0..=max_fields {
+        if let [b'\r', b'\n', rest @ ..] = rest {
+            return Some((bytes.len() - rest.len(), facts));
+        }
+        let (name, value, next) = field(rest)?;
+        rest = next;
+        facts.field(name, value);
+    }
+    None
+}
+
+/// A field line: its name, its value without the spaces around it, and what follows its end.
+fn field(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let colon = bytes.iter().position(|byte| !is_token(*byte))?;
+    let (name, rest) = bytes.split_at_checked(colon)?;
+    if name.is_empty() {
+        return None;
+    }
+    let (value, rest) = line_of(rest.strip_prefix(b":")?)?;
+    Some((name, value.trim_ascii(), rest))
+}
+
+/// The bytes up to CRLF, and those behind it; `None` where another control character comes before.
+fn line_of(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (line, rest) = bytes.split_at_checked(control_at(bytes)?)?;
+    Some((line, rest.strip_prefix(b"\r\n")?))
+}
+
+/// A number of few enough digits to fit.
+fn number(digits: &[u8]) -> Option<u64> {
+    if !(1..=18).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
+}
+
+/// Where the first control character is, a tab included: eight bytes at a time.
+fn control_at(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    const TOPS: u64 = ONES << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The top bit of each byte below 0x20, and of each 0x7f. What a borrow adds lies above the
+        // first.
+        let low = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7f);
+        let delete = delete.wrapping_sub(ONES) & !delete;
+        let found = (low | delete) & TOPS;
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(u8::is_ascii_control)?;
+    Some(words.len() * 8 + at)
+}
+
+/// RFC 9110 section 5.6.2.
+const fn is_token(byte: u8) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0_u8;
+        while byte.is_ascii() {
+            table[byte as usize] = byte.is_ascii_alphanumeric()
+                || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+            byte += 1;
+        }
+        table
+    };
+    TOKEN[byte as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http1::{
+        GATEWAYS, RequestEvent, RequestKind, RequestParser, ResponseEvent, ResponseParser,
+    };
+
+    #[test]
+    fn its_limits_are_below_those_of_every_gateway() {
+        for gateway in GATEWAYS {
+            assert!((MAX_RESPONSE_BYTES as u64) < gateway.head.bytes.min(gateway.head.line));
+            assert!((MAX_RESPONSE_FIELDS as u64) < gateway.head.fields);
+        }
+    }
+
+    #[test]
+    fn the_first_control_character_is_found_wherever_it_is() {
+        for control in (0..0x20).chain([0x7f]) {
+            for at in 0..20 {
+                let mut bytes = *b" ~\xff\x80a plain line\xa0...";
+                bytes[at] = control;
+                assert_eq!(control_at(&bytes), Some(at), "{control:#x}");
+                assert_eq!(control_at(&bytes[..at]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_heads_are_read_here() {
+        let head = b"HTTP/1.1 200 OK\r\nServer: a/1 (b)\r\nContent-Length: 12\r\n\r\nhello";
+        let read = response(head).expect("a clean head");
+        assert_eq!((read.len, read.status), (head.len() - 5, 200));
+        assert_eq!(read.body, Body::Length(12));
+        let head = b"POST /a?b HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx";
+        let (len, _) = request(head, 10).expect("a clean head");
+        assert_eq!(len, head.len() - 1);
+        assert!(request(head, 1).is_none(), "more fields than wanted");
+    }
+
+    /// Parts of heads, from which most combinations are broken in some way.
+    const PARTS: &[&str] = &[
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.0 204 No\r\n",
+        "HTTP/1.1 304\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "http/1.1 200 OK\r\n",
+        "GET /a?b HTTP/1.1\r\n",
+        "HEAD http://h/ HTTP/1.0\r\n",
+        "PRI * HTTP/2.0\r\n",
+        "M-SEARCH * HTTP/1.1\r\n",
+        "Content-Length: 5\r\n",
+        "content-length:  007 \r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: 5, 5\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "transfer-encoding: gzip, Chunked\r\n",
+        "Content-Type: text/event-stream; x=y\r\n",
+        "Content-Type:\r\n",
+        "Host: h\r\n",
+        "Expect: 100-continue\r\n",
+        "Upgrade: WebSocket\r\n",
+        "X-Request-ID: \t1 \r\n",
+        "traceparent: 00-\u{e9}\r\n",
+        " folded\r\n",
+        "Bad Name: x\r\n",
+        "Late : x\r\n",
+        ": empty\r\n",
+        "No colon\r\n",
+        "A: \u{1}\r\n",
+        "A: b\n",
+        "A: b\rc\r\n",
+        "\r\n",
+        "\n",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "hello",
+    ];
+
+    fn parts() -> impl Strategy<Value = Vec<u8>> {
+        let part = proptest::sample::select(PARTS);
+        proptest::collection::vec(part, 0..10).prop_map(|parts| parts.concat().into_bytes())
+    }
+
+    /// What a parser makes of bytes that come in pieces of `step`.
+    fn responses(bytes: &[u8], kind: RequestKind, step: usize) -> Vec<String> {
+        let mut parser = ResponseParser::new(65_536);
+        let mut out = Vec::new();
+        let state = |parser: &ResponseParser| {
+            let (stage, status, missing) = (parser.stage(), parser.status(), parser.missing());
+            let (stream, findings) = (parser.event_stream(), parser.findings());
+            format!("{stage:?} {status:?} {missing:?} {stream} {findings:?}")
+        };
+        for mut piece in bytes.chunks(step) {
+            loop {
+                let (taken, event) = parser.take(piece, kind);
+                piece = &piece[taken..];
+                match event {
+                    None if piece.is_empty() => break,
+                    None => {}
+                    Some(event) => out.push(format!("{event:?} {}", state(&parser))),
+                }
+                if event == Some(ResponseEvent::End) {
+                    parser.reset();
+                }
+            }
+        }
+        out.push(state(&parser));
+        out
+    }
+
+    fn requests(bytes: &[u8], step: usize) -> Vec<RequestEvent> {
+        let mut parser = RequestParser::default();
+        let mut out = Vec::new();
+        for mut piece in bytes.chunks(step) {
+            loop {
+                let (taken, event) = parser.take(piece);
+                piece = &piece[taken..];
+                match event {
+                    None if piece.is_empty() => break,
+                    None => {}
+                    Some(event) => out.push(event),
+                }
+            }
+        }
+        out
+    }
+
+    proptest! {
+        /// Heads byte by byte never come here.
+        #[test]
+        fn the_careful_readers_say_the_same(bytes in parts(), kind in 0_usize..5) {
+            let kind = [
+                RequestKind::Plain,
+                RequestKind::Head,
+                RequestKind::Expect,
+                RequestKind::Upgrade,
+                RequestKind::Connect,
+            ][kind];
+            let whole = bytes.len().max(1);
+            prop_assert_eq!(responses(&bytes, kind, whole), responses(&bytes, kind, 1));
+            prop_assert_eq!(requests(&bytes, whole), requests(&bytes, 1));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Processor time of work, which other processes on a busy machine hardly change.
+
+use std::time::Duration;
+
+/// Below this, the clock of the scheduler is too coarse to compare by.
+const NOISE: Duration = Duration::from_millis(40);
+
+/// Processor time that this thread has used.
+fn used() -> Duration {
+    // Makes the scheduler account for the time up to now.
+    std::thread::yield_now();
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanos = stat.split_whitespace().next().unwrap();
+    Duration::from_nanos(nanos.parse().unwrap())
+}
+
+fn cost(work: impl FnOnce()) -> Duration {
+    let before = used();
+    work();
+    used().saturating_sub(before)
+}
+
+/// Fails where four times the input takes more than eight times the time: twice what linear work
+/// takes, half of what quadratic work takes.
+#[track_caller]
+pub(crate) fn assert_linear(size: usize, work: impl Fn(usize)) {
+    let once = cost(|| work(size));
+    let four_times = cost(|| work(4 * size));
+    assert!(
+        four_times <= 8 * once.max(NOISE),
+        "{size}: {once:?}, {}: {four_times:?}",
+        4 * size
+    );
+}
+
+#[test]
+#[should_panic(expected = "2000: ")]
+fn quadratic_work_is_found() {
+    assert_linear(2000, |size| {
+        for _ in 0..size {
+            std::hint::black_box(vec![1_u8; size].into_iter().map(u64::from).sum::<u64>());
+        }
+    });
+}

@@ -1,0 +1,111 @@
+//! Certificates for the tests of TLS, made as they are needed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hopscope::serve::{ClientTls, PemFile, ServerTls};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+
+/// A certificate authority and the directory in which everything that it signs is written.
+pub(crate) struct Authority {
+    dir: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// Files of a certificate and its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ca.pem"), issuer.as_ref().pem()).unwrap();
+        Self { dir, issuer }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.dir().join("ca.pem")
+    }
+
+    /// A server's certificate for `name`.
+    pub(crate) fn server(&self, name: &str) -> Pair {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(&format!("server-{name}"), &params)
+    }
+
+    /// A client's certificate with the unit that gives `role`, if any.
+    pub(crate) fn client(&self, name: &str, unit: Option<&str>) -> Pair {
+        self.sign(name, &client_params(name, unit))
+    }
+
+    /// The same, but out of date.
+    pub(crate) fn expired(&self, name: &str, unit: Option<&str>) -> Pair {
+        let mut params = client_params(name, unit);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+        self.sign(name, &params)
+    }
+
+    fn sign(&self, name: &str, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let pair = Pair {
+            cert: self.dir().join(format!("{name}.pem")),
+            key: self.dir().join(format!("{name}.key")),
+        };
+        fs::write(&pair.cert, cert.pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+
+    /// A server on 127.0.0.1 that takes clients of this authority.
+    pub(crate) fn serve(&self) -> ServerTls {
+        let pair = self.server("127.0.0.1");
+        ServerTls::load(
+            &PemFile::new(pair.cert, "--tls-cert"),
+            &PemFile::new(pair.key, "--tls-key"),
+            &PemFile::new(self.ca(), "--tls-client-ca"),
+        )
+        .unwrap()
+    }
+
+    /// A client that trusts this authority and shows the certificate in `pair`, if any.
+    pub(crate) fn trusting(&self, pair: Option<&Pair>) -> ClientTls {
+        let files = pair.map(|pair| {
+            (
+                PemFile::new(&pair.cert, "--tls-cert"),
+                PemFile::new(&pair.key, "--tls-key"),
+            )
+        });
+        let files = files.as_ref().map(|(cert, key)| (cert, key));
+        ClientTls::load(&PemFile::new(self.ca(), "--tls-ca"), files).unwrap()
+    }
+}
+
+fn client_params(name: &str, unit: Option<&str>) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(unit) = unit {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, unit);
+    }
+    params
+}
