@@ -133,8 +133,6 @@ pub struct OpenRecord {
 pub struct StateRecord {
     /// Header, [`kind::STATE`].
     pub header: Header,
-    /// Both ends.
-    pub ends: Endpoints,
     /// `tcp_sock.bytes_acked`.
     pub bytes_acked: u64,
     /// State before.
@@ -397,7 +395,7 @@ layout! {
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, reserved: 20, comm: 24 }
     OpenRecord { size: 104, header: 0, ends: 24, caller: 64 }
-    StateRecord { size: 104, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92, turn: 96, reserved: 100 }
+    StateRecord { size: 64, header: 0, bytes_acked: 24, old_state: 32, new_state: 36, sk_err: 40, srtt_us: 44, flags: 48, tid: 52, turn: 56, reserved: 60 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
     ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
     UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }

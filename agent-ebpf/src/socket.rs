@@ -60,10 +60,10 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         return client_left(ctx, sk, old, new);
     };
     stage::flush(cookie);
-    let ends = sk.ends();
     let sk_err = sk.field::<i32>(&maps::SK_ERR);
     // Full or not, a tuple that is missing only loses who sent a reset, or why.
     if new == ESTABLISHED {
+        let ends = sk.ends();
         let key = reversed(&ends, scope(&ends.remote_addr, ends.netns));
         let known = Known {
             cookie,
@@ -72,6 +72,7 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         let _ = TUPLES.insert(key, known, 0);
     } else if old == SYN_SENT && new == CLOSE && sk_err != Some(ECONNREFUSED) {
         // Who was refused has had its answer.
+        let ends = sk.ends();
         let known = Known {
             cookie,
             // SAFETY: no arguments.
@@ -84,7 +85,6 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
     emit(StateRecord {
         header: header::<StateRecord>(kind::STATE, cookie),
-        ends,
         bytes_acked: bytes_acked.unwrap_or(0),
         old_state: old.cast_unsigned(),
         new_state: new.cast_unsigned(),

@@ -281,12 +281,12 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     }
     stage.state = PASSING;
     stage.begun = stage.begun.wrapping_add(1);
-    if stage.begun % TOUCH == 0 {
+    if stage.begun.is_multiple_of(TOUCH) {
         // The table of hops forgets who is not asked for.
         let _ = HOPS.get_ptr(segment.cookie);
     }
     let sample = SAMPLE.load();
-    let sampled = sample != 0 && stage.begun % sample == 0;
+    let sampled = sample != 0 && stage.begun.is_multiple_of(sample);
     let now = now();
     let show = sampled || is_boosted(segment, now);
     if show || now.wrapping_sub(stage.reported_ns) > REPORT_NS {
@@ -362,22 +362,22 @@ fn report(stage: &mut Stage) {
 fn release(stage: *mut Stage) {
     // SAFETY: an entry of a live map, which the lock makes this processor's own.
     let stage = unsafe { &mut *stage };
-    let state = core::mem::replace(&mut stage.state, PASSING);
-    if state == PASSING {
+    let before = core::mem::replace(&mut stage.state, PASSING);
+    if before == PASSING {
         return;
     }
     let (acks, early) = (stage.acks, stage.early_acks);
-    stage.answered = u32::from(state == ANSWERED);
+    stage.answered = u32::from(before == ANSWERED);
     stage.acks = 0;
     report(stage);
     output(&raw const stage.request);
-    let early = if state == ANSWERED { early } else { acks };
+    let early = if before == ANSWERED { early } else { acks };
     for (place, ack) in (0..).zip(&stage.ack) {
         if place < early {
             output(ack);
         }
     }
-    if state == ANSWERED {
+    if before == ANSWERED {
         output(&raw const stage.response);
         for (place, ack) in (0..).zip(&stage.ack) {
             if place >= early && place < acks {
@@ -437,17 +437,16 @@ fn is_boosted(segment: &Segment, now: u64) -> bool {
             u32::from_be((*skb).remote_port) as u16,
         )
     };
-    let addr = match v4 {
-        Some(v4) => mapped(v4.to_ne_bytes()),
-        None => {
-            let [a, b, c, d] = v6.map(u32::to_ne_bytes);
-            let mut addr = [0; 16];
-            addr[..4].copy_from_slice(&a);
-            addr[4..8].copy_from_slice(&b);
-            addr[8..12].copy_from_slice(&c);
-            addr[12..].copy_from_slice(&d);
-            addr
-        }
+    let addr = if let Some(v4) = v4 {
+        mapped(v4.to_ne_bytes())
+    } else {
+        let [a, b, c, d] = v6.map(u32::to_ne_bytes);
+        let mut addr = [0; 16];
+        addr[..4].copy_from_slice(&a);
+        addr[4..8].copy_from_slice(&b);
+        addr[8..12].copy_from_slice(&c);
+        addr[12..].copy_from_slice(&d);
+        addr
     };
     let key = UpstreamKey {
         port_be: port.to_be_bytes(),

@@ -35,6 +35,7 @@ pub(super) struct Run {
     pub(super) node: Option<String>,
     pub(super) snap_len: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
+    pub(super) sample: Option<u32>,
     pub(super) recent: Option<usize>,
     pub(super) kernel_log: bool,
     tls_cert: Option<PathBuf>,

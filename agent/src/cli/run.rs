@@ -54,6 +54,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES")]
     ring_size: Option<ByteSize>,
 
+    /// Of the healthy exchanges on a kept connection, one in so many is looked at in full; 0 for none
+    /// [default: 1000].
+    #[arg(long, value_name = "N")]
+    sample: Option<u32>,
+
     /// Name of this node on every event [default: the host's name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -94,6 +99,7 @@ impl Settings {
         let collector_tls = args.collector.or(file.collector());
         let mut live = LiveConfig::default();
         choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
+        live.sample = args.sample.or(file.sample).unwrap_or(live.sample);
         live.cgroups = given(args.cgroups, file.cgroups);
         for text in given(args.upstreams, file.upstreams) {
             live.upstreams.push(text.parse().map_err(CliError::usage)?);
