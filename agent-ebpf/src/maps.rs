@@ -68,7 +68,7 @@ pub(crate) static EMPTY_STAGE: Array<Stage> = Array::with_max_entries(1, 0);
 
 /// Upstreams of which nothing is held back for a while, and until when, in nanoseconds.
 #[map]
-pub(crate) static BOOSTS: HashMap<UpstreamKey, u64> = HashMap::with_max_entries(FILTER_CAP, 0);
+pub(crate) static BOOSTS: LpmTrie<UpstreamKey, u64> = LpmTrie::with_max_entries(FILTER_CAP, 0);
 
 /// Not zero where [`BOOSTS`] has entries.
 #[map]

@@ -15,6 +15,7 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_output;
+use aya_ebpf::maps::lpm_trie::Key;
 use hopscope_ebpf::{
     Counter, FIRST_BYTE_LEN, Held, HeldRecord, Hop, SEGMENT_TIERS, SegmentHeader, UpstreamKey,
     hop_flag, kind,
@@ -22,6 +23,7 @@ use hopscope_ebpf::{
 
 use crate::ctx::{AF_INET, mapped};
 use crate::emit::{emit, header};
+use crate::gateway::KEY_BITS;
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
 use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, bounded, now};
 
@@ -448,12 +450,12 @@ fn is_boosted(segment: &Segment, now: u64) -> bool {
         addr[12..].copy_from_slice(&d);
         addr
     };
-    let key = UpstreamKey {
-        port_be: port.to_be_bytes(),
-        addr,
+    let until = |port: u16| {
+        let port_be = port.to_be_bytes();
+        BOOSTS.get(Key::new(KEY_BITS, UpstreamKey { port_be, addr }))
     };
-    // SAFETY: the value is copied out at once.
-    unsafe { BOOSTS.get(key) }.is_some_and(|until| *until > now)
+    // Zero stands for any port.
+    until(port).is_some_and(|until| *until > now) || until(0).is_some_and(|until| *until > now)
 }
 
 /// Whether a payload begins a final response of HTTP/1.

@@ -16,12 +16,14 @@ mod traffic;
 #[cfg(test)]
 mod tests;
 
+use core::hash::BuildHasher as _;
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
@@ -35,13 +37,15 @@ use crate::model::{
     Timestamp, Turn,
 };
 use crate::stats::Stats;
+use crate::tcp::Ends;
 
+pub use self::emit::Healthy;
 pub use self::peers::UpstreamTally;
 pub use self::traffic::Traffic;
 
 /// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
 /// the same addresses for different hops.
-type Ends = (u64, (SocketAddr, SocketAddr));
+type Site = (u64, Ends);
 
 /// When a gateway last let go of a client that had left without an answer, by the turn that did.
 type Departures = HashMap<Turn, Timestamp, RandomState>;
@@ -51,6 +55,9 @@ const MAX_TURNS: usize = 16_384;
 
 /// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
 const MAX_STALE_TIMERS: usize = 1024;
+
+/// Boxes kept for the next hops.
+const MAX_SPARE: usize = 64;
 
 /// ICMP errors kept for a SYN that may still come, and for how long.
 const MAX_EARLY_ICMP: usize = 64;
@@ -64,6 +71,8 @@ pub struct Config {
     /// A gateway that gives up sooner than this is taken to have lost its client, not its patience.
     /// Chosen well below any timeout that is set on purpose, and above what a healthy request takes.
     pub patience: Duration,
+    /// Whether healthy exchanges are told of by [`Engine::poll_healthy`].
+    pub tell_healthy: bool,
 }
 
 impl Default for Config {
@@ -71,6 +80,7 @@ impl Default for Config {
         Self {
             node: Arc::from("localhost"),
             patience: Duration::from_millis(200),
+            tell_healthy: false,
         }
     }
 }
@@ -92,8 +102,10 @@ pub struct Engine {
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
-    /// Hops by their ends, to match ICMP errors.
-    ends: HashMap<Ends, HopId, RandomState>,
+    /// Hops by their ends, to match ICMP errors. Each of them is live and has these ends.
+    ends: HashTable<HopId>,
+    /// Seeded at random: peers choose their ends.
+    ends_hasher: RandomState,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
     /// gets another turn.
     eviction: VecDeque<(Timestamp, HopId)>,
@@ -105,8 +117,16 @@ pub struct Engine {
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
     events: VecDeque<HopEvent>,
+    /// Boxes of hops that are over, to be used again.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+    spare: Vec<Box<Tracked>>,
+    healthy: VecDeque<Healthy>,
+    unseen: VecDeque<(SocketAddr, u64)>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
+    /// Whether every segment goes the long way, to compare the two.
+    #[cfg(any(test, feature = "fuzzing"))]
+    long_way: bool,
 }
 
 /// What is kept of a hop: nothing but its place once it is over, so that late segments of it do not
@@ -125,7 +145,7 @@ struct Tracked {
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
     /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<Ends>,
+    ends: Option<Site>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -142,14 +162,20 @@ impl Engine {
             hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
-            ends: HashMap::default(),
+            ends: HashTable::new(),
+            ends_hasher: RandomState::default(),
             eviction: VecDeque::new(),
             timers: Timers::default(),
             departures: Departures::default(),
             deadlines: Deadlines::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
+            spare: Vec::new(),
+            healthy: VecDeque::new(),
+            unseen: VecDeque::new(),
             hopless: 0,
+            #[cfg(any(test, feature = "fuzzing"))]
+            long_way: false,
         }
     }
 
@@ -157,7 +183,7 @@ impl Engine {
     pub fn handle(&mut self, at: Timestamp, input: Input<'_>) {
         self.now = self.now.max(at);
         match input {
-            Input::Segment { hop, segment } => self.segment(at, hop, &segment),
+            Input::Segment { hop, segment } => self.handle_segment(at, hop, &segment),
             Input::Signal { hop, signal } => self.signal(at, hop, signal),
             Input::ConnectFailed {
                 process,
@@ -213,11 +239,24 @@ impl Engine {
     }
 
     /// The next event, if one was decided.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
         self.events.pop_front()
     }
 
+    /// The next healthy exchange, where [`Config::tell_healthy`] asks for them. Those that nobody
+    /// polled are forgotten, the oldest first.
+    pub fn poll_healthy(&mut self) -> Option<Healthy> {
+        self.healthy.pop_front()
+    }
+
+    /// An upstream, and how many healthy exchanges with it stayed in the kernel, under the same terms.
+    pub fn poll_unseen(&mut self) -> Option<(SocketAddr, u64)> {
+        self.unseen.pop_front()
+    }
+
     /// When [`Engine::handle_timeout`] wants to be called next.
+    #[inline]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
         self.timers.next().into_iter().chain(over).min()
@@ -241,6 +280,25 @@ impl Engine {
         [self.ends.len(), self.eviction.len(), self.timers.len()]
     }
 
+    /// Turns the short way of segments that say next to nothing off. The result must be the same.
+    #[cfg(any(test, feature = "fuzzing"))]
+    #[must_use]
+    pub(crate) const fn by_the_long_way(mut self) -> Self {
+        self.long_way = true;
+        self
+    }
+
+    #[cfg(any(test, feature = "fuzzing"))]
+    const fn has_short_way(&self) -> bool {
+        !self.long_way
+    }
+
+    #[cfg(not(any(test, feature = "fuzzing")))]
+    #[expect(clippy::unused_self, reason = "it has no choice but in tests")]
+    const fn has_short_way(&self) -> bool {
+        true
+    }
+
     /// Counters.
     pub const fn stats(&self) -> Stats {
         Stats {
@@ -249,12 +307,15 @@ impl Engine {
         }
     }
 
-    fn segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+    /// Takes one segment observed at `at`, as [`Engine::handle`] does.
+    pub fn handle_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+        self.now = self.now.max(at);
         self.stats.segments += 1;
+        let short_way = self.has_short_way();
         match self.hops.get_mut(&id) {
             Some(Slot::Over) => return,
             Some(Slot::Live(tracked)) => {
-                if tracked.hop.pass(at, segment) {
+                if short_way && tracked.hop.pass(at, segment) {
                     return;
                 }
                 if tracked.hop.local.is_none() {
@@ -296,20 +357,34 @@ impl Engine {
     }
 
     /// Enters the ends of a hop into the table, one entry a hop. Returns what was entered.
-    fn enter_ends(&mut self, id: HopId, ends: (SocketAddr, SocketAddr)) -> Option<Ends> {
+    fn enter_ends(
+        &mut self,
+        id: HopId,
+        (local, upstream): (SocketAddr, SocketAddr),
+    ) -> Option<Site> {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return None;
         };
         let (netns, _) = tracked.hop.place();
-        let place = (netns, ends);
-        let before = tracked.ends.replace(place);
-        if let Some(before) = before
-            && self.ends.get(&before) == Some(&id)
-        {
-            self.ends.remove(&before);
+        let site = (netns, Ends::new(local, upstream));
+        if let Some(before) = tracked.ends.replace(site) {
+            self.leave_ends(id, before);
         }
-        self.ends.insert(place, id);
-        Some(place)
+        let hops = &self.hops;
+        let site_of = |id: &HopId| match hops.get(id) {
+            Some(Slot::Live(tracked)) => tracked.ends,
+            Some(Slot::Over) | None => None,
+        };
+        let hash = self.ends_hasher.hash_one(site);
+        match self.ends.find_mut(hash, |id| site_of(id) == Some(site)) {
+            Some(other) => *other = id,
+            None => {
+                self.ends.insert_unique(hash, id, |id| {
+                    site_of(id).map_or(0, |site| self.ends_hasher.hash_one(site))
+                });
+            }
+        }
+        Some(site)
     }
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
@@ -345,9 +420,9 @@ impl Engine {
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        let ends = (icmp.local, icmp.upstream);
-        let known = self.ends.get(&(icmp.netns, ends));
-        let Some(&id) = known.or_else(|| self.ends.get(&(0, ends))) else {
+        let ends = Ends::new(icmp.local, icmp.upstream);
+        let known = self.hop_of((icmp.netns, ends));
+        let Some(id) = known.or_else(|| self.hop_of((0, ends))) else {
             // The error and the SYN that it quotes come through different sockets: the error may be
             // first.
             self.early_icmp.push_back((at, icmp));
@@ -414,7 +489,14 @@ impl Engine {
             ends: None,
             queued: at,
         };
-        self.hops.insert(id, Slot::Live(Box::new(tracked)));
+        let tracked = match self.spare.pop() {
+            Some(mut spare) => {
+                *spare = tracked;
+                spare
+            }
+            None => Box::new(tracked),
+        };
+        self.hops.insert(id, Slot::Live(tracked));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
             let hops = &self.hops;
@@ -479,6 +561,9 @@ impl Engine {
         if let Slot::Live(tracked) = std::mem::replace(slot, Slot::Over) {
             self.let_go(id, &tracked);
             self.over.push_back((self.now.after(hop::LINGER), id));
+            if self.spare.len() < MAX_SPARE && tracked.kept_bytes == 0 {
+                self.spare.push(tracked);
+            }
         }
     }
 
@@ -488,10 +573,26 @@ impl Engine {
         if tracked.hop.counted {
             self.peers.closed(&tracked.hop.place(), self.now, None);
         }
-        if let Some(ends) = tracked.ends
-            && self.ends.get(&ends) == Some(&id)
-        {
-            self.ends.remove(&ends);
+        if let Some(site) = tracked.ends {
+            self.leave_ends(id, site);
+        }
+    }
+
+    /// The live hop with these ends.
+    fn hop_of(&self, site: Site) -> Option<HopId> {
+        let hash = self.ends_hasher.hash_one(site);
+        let found = self.ends.find(hash, |id| match self.hops.get(id) {
+            Some(Slot::Live(tracked)) => tracked.ends == Some(site),
+            Some(Slot::Over) | None => false,
+        });
+        found.copied()
+    }
+
+    /// Takes the ends of a hop out of the table, unless they are another hop's by now.
+    fn leave_ends(&mut self, id: HopId, site: Site) {
+        let hash = self.ends_hasher.hash_one(site);
+        if let Ok(entry) = self.ends.find_entry(hash, |other| *other == id) {
+            entry.remove();
         }
     }
 
@@ -504,6 +605,7 @@ impl Engine {
         let mut cx = Context {
             limits: &self.limits,
             patience: self.config.patience,
+            tell_healthy: self.config.tell_healthy,
             stats: &mut self.stats,
             peers: &mut self.peers,
             departures: &self.departures,
@@ -529,6 +631,13 @@ impl Engine {
             };
             self.peers.exchanged(tracked.hop.place(), *at, &ended);
             self.peers.add_unseen(&tracked.hop.place(), unseen);
+            if self.config.tell_healthy {
+                if self.unseen.len() >= emit::MAX_HEALTHY {
+                    self.unseen.pop_front();
+                }
+                let count = u64::from(unseen.exchanges);
+                self.unseen.push_back((tracked.hop.upstream, count));
+            }
         }
         let unseen = out
             .unseen
@@ -547,6 +656,9 @@ impl Engine {
         }
         for judged in out.judged {
             self.judged(id, judged);
+        }
+        for (at, exchange, status) in out.healthy {
+            self.tell_healthy(id, at, exchange, status);
         }
         if over {
             self.close(id);

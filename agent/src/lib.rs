@@ -32,6 +32,8 @@ pub mod cli;
 pub mod collector;
 #[cfg(feature = "live")]
 pub mod live;
+#[cfg(feature = "std-edges")]
+pub mod record;
 #[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "std-edges")]

@@ -43,6 +43,8 @@ pub struct Event {
     pub gateway: Option<Process>,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
+    /// Id of the kept packets.
+    pub capture_id: Option<String>,
     /// Whether anything was lost.
     pub completeness: Completeness,
 }
@@ -87,6 +89,7 @@ pub struct Agent {
     process: Program,
     address: SocketAddr,
     log: PathBuf,
+    captures: PathBuf,
     _files: Directory,
 }
 
@@ -99,6 +102,16 @@ impl Agent {
     /// The same with more arguments.
     pub fn start_with(arguments: &[&str]) -> Result<Self> {
         let files = Directory::new()?;
+        let captures = files.path().join("captures");
+        Self::start_in(files, captures, arguments)
+    }
+
+    /// Starts an agent that keeps its captures in a directory of an earlier one.
+    pub fn start_again(captures: &Path) -> Result<Self> {
+        Self::start_in(Directory::new()?, captures.to_owned(), &[])
+    }
+
+    fn start_in(files: Directory, captures: PathBuf, arguments: &[&str]) -> Result<Self> {
         let log = files.path().join("log");
         let address = free_port()?;
         // The agent lives outside the lab's namespaces, so nothing else ends it when this process is
@@ -111,7 +124,8 @@ impl Agent {
             binary()
         };
         command
-            .args(["run", "--listen", &address.to_string()])
+            .args(["run", "--listen", &address.to_string(), "--capture-dir"])
+            .arg(&captures)
             .args(arguments);
         command
             .stdin(Stdio::null())
@@ -122,6 +136,7 @@ impl Agent {
             process,
             address,
             log,
+            captures,
             _files: files,
         };
         wait_for("the agent to serve", START, || {
@@ -136,6 +151,26 @@ impl Agent {
     /// Where it serves gRPC.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it keeps its captures.
+    pub fn captures(&self) -> &Path {
+        &self.captures
+    }
+
+    /// What `hopscope captures` says with these arguments and this agent.
+    pub fn ask_captures(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let output = binary()
+            .arg("captures")
+            .args(arguments)
+            .args(["--agent", &self.url()])
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("captures {} failed: {}", arguments.join(" "), said.trim());
+        }
+        Ok(output.stdout)
     }
 
     /// Its process id.

@@ -99,6 +99,11 @@ impl Watch {
         &self.agent
     }
 
+    /// The agent, to end it.
+    pub fn agent_mut(&mut self) -> &mut Agent {
+        &mut self.agent
+    }
+
     /// Plays every scenario through every gateway at once, then waits for the verdicts.
     pub fn play<'a>(&self, scenarios: &'a [Scenario]) -> Result<Vec<Played<'a>>> {
         let lab = &self.lab;

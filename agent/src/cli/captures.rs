@@ -8,6 +8,7 @@ mod sheet;
 mod target;
 
 use core::net::{IpAddr, SocketAddr};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -21,7 +22,7 @@ use super::access::ClientFlags;
 use super::client::{AGENT, Agent};
 use super::output::{Format, Out};
 use super::{CliError, clock, config, render, runtime};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, UpstreamPattern};
 use crate::serve::{Filter, duration_to_proto, timestamp_from_proto, timestamp_to_proto};
 
 /// Fits most ids of the catalogue.
@@ -159,10 +160,19 @@ struct Capture {
     id: String,
     time: Timestamp,
     /// Of the event that it is evidence of; none for a healthy exchange.
+    #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     event_id: Option<String>,
     #[serde(serialize_with = "as_address_and_port")]
     upstream: SocketAddr,
+    node: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u32>,
     packets: u32,
     bytes: u64,
 }
@@ -198,6 +208,10 @@ impl Capture {
             cause: Some(info.cause).filter(|cause| !cause.is_empty()),
             event_id: Some(info.event_id).filter(|id| !id.is_empty()),
             upstream: SocketAddr::new(address, port),
+            node: info.node,
+            method: info.method,
+            path: info.path,
+            status: info.status,
             packets: info.packets,
             bytes: info.bytes,
         })
@@ -205,15 +219,25 @@ impl Capture {
 
     fn text(&self) -> String {
         let cause = self.cause.as_deref().unwrap_or("-");
-        format!(
-            "{}  {:CAUSE_WIDTH$}  {:UPSTREAM_WIDTH$}  {:>5} packets  {:>8} bytes  {}",
+        let mut text = format!(
+            "{}  {}  {:CAUSE_WIDTH$}  {:UPSTREAM_WIDTH$}  {:>4} packets  {:>8} bytes",
+            render::printable(&self.id),
             render::time(self.time),
             render::printable(cause),
             self.upstream,
             self.packets,
             self.bytes,
-            render::printable(&self.id),
-        )
+        );
+        if let Some(method) = &self.method {
+            let path = self.path.as_deref().unwrap_or_default();
+            text += "  ";
+            text += &render::printable(&format!("{method} {path}"));
+        }
+        if let Some(status) = self.status {
+            // Writing to a string cannot fail.
+            let _ = write!(text, " -> {status}");
+        }
+        text
     }
 }
 
@@ -269,10 +293,11 @@ struct Boosted {
 
 fn boost(args: BoostArgs, mut file: config::Captures) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
-    let upstream: crate::model::UpstreamPattern = args.upstream.parse().map_err(CliError::usage)?;
+    // Checked here too: the error comes before any connection.
+    let _: UpstreamPattern = args.upstream.parse().map_err(CliError::usage)?;
     let agent = args.agent.agent(&mut file)?;
     let request = proto::BoostSamplingRequest {
-        upstream: args.upstream,
+        upstream: args.upstream.clone(),
         one_in: args.one_in,
         duration: Some(duration_to_proto(args.duration)),
     };
@@ -284,7 +309,7 @@ fn boost(args: BoostArgs, mut file: config::Captures) -> Result<(), CliError> {
     let boosted = runtime::client()?.block_on(boosted)?.into_inner();
     let until = boosted.until.unwrap_or_default();
     let boosted = Boosted {
-        upstream: upstream.to_string(),
+        upstream: args.upstream,
         one_in: boosted.one_in,
         until: timestamp_from_proto(until, "until").map_err(|error| {
             agent.failed(&format!("gave an answer that cannot be read: {error}"))

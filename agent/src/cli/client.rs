@@ -49,6 +49,9 @@ impl Agent {
         if status.source().is_some() {
             return self.unreachable(status);
         }
+        if status.code() == Code::Unimplemented {
+            return self.failed("does not offer this: is it a collector, or another version?");
+        }
         let message = format!("the agent at {} says: {}", self.endpoint, status.message());
         match status.code() {
             Code::InvalidArgument => CliError::usage(message),

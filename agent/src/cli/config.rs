@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::access::{ClientFlags, CollectorFlags, ServerFlags};
 use super::output::Format;
+use super::record::{Age, RecordFlags};
 use super::size::ByteSize;
 
 /// What a configuration file can hold.
@@ -26,6 +27,7 @@ pub(super) struct Config {
 /// Table `[run]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key")]
 pub(super) struct Run {
     pub(super) listen: Option<SocketAddr>,
     pub(super) gateways: Vec<String>,
@@ -35,13 +37,19 @@ pub(super) struct Run {
     pub(super) node: Option<String>,
     pub(super) snap_len: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
-    pub(super) sample: Option<u32>,
     pub(super) recent: Option<usize>,
     pub(super) kernel_log: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
     insecure: bool,
+    no_captures: bool,
+    capture_dir: Option<PathBuf>,
+    capture_bytes: Option<ByteSize>,
+    capture_age: Option<Age>,
+    sample: Option<u32>,
+    redact_headers: Vec<String>,
+    keep_query: bool,
     collector_tls_ca: Option<PathBuf>,
     collector_tls_cert: Option<PathBuf>,
     collector_tls_key: Option<PathBuf>,
@@ -55,6 +63,19 @@ impl Run {
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
             insecure: self.insecure,
+        }
+    }
+
+    /// The keys that say what is recorded.
+    pub(super) fn record(&mut self) -> RecordFlags {
+        RecordFlags {
+            no_captures: self.no_captures,
+            capture_dir: self.capture_dir.take(),
+            capture_bytes: self.capture_bytes,
+            capture_age: self.capture_age,
+            sample: self.sample,
+            redact_headers: std::mem::take(&mut self.redact_headers),
+            keep_query: self.keep_query,
         }
     }
 

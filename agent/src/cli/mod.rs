@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod explain;
 mod output;
+mod record;
 pub mod render;
 mod run;
 mod runtime;
@@ -52,7 +53,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch this host's gateways and serve what is found.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Name the cause of each failure in capture files, with no privileges.
     Analyze(analyze::Args),
     /// Show the events of an agent.
@@ -102,7 +103,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     )?;
     let done = ExitCode::SUCCESS;
     match cli.command {
-        Command::Run(args) => run::run(args, config.run).map(|()| done),
+        Command::Run(args) => run::run(*args, config.run).map(|()| done),
         Command::Analyze(args) => analyze::run(args).map(|()| done),
         Command::Events(args) => events::run(args, config.events).map(|()| done),
         Command::Captures(args) => captures::run(args, config.captures).map(|()| done),

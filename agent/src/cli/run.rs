@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::access::{CollectorFlags, ServerFlags};
+use super::record::RecordFlags;
 use super::size::ByteSize;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
@@ -17,7 +18,8 @@ use crate::engine::{self, Engine};
 use crate::limits::Limits;
 use crate::live::LiveConfig;
 use crate::serve::{
-    Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls, serve_agent,
+    Captures, Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls,
+    serve_agent,
 };
 
 /// Where the agent serves gRPC unless told otherwise.
@@ -54,11 +56,6 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES")]
     ring_size: Option<ByteSize>,
 
-    /// Of the healthy exchanges on a kept connection, one in so many is looked at in full; 0 for none
-    /// [default: 1000].
-    #[arg(long, value_name = "N")]
-    sample: Option<u32>,
-
     /// Name of this node on every event [default: the host's name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -76,6 +73,9 @@ pub(super) struct Args {
     kernel_log: bool,
 
     #[command(flatten)]
+    record: RecordFlags,
+
+    #[command(flatten)]
     server: ServerFlags,
 
     #[command(flatten)]
@@ -89,6 +89,7 @@ struct Settings {
     tls: Option<ServerTls>,
     live: LiveConfig,
     hub: HubConfig,
+    record: RecordFlags,
     collectors: Vec<Endpoint>,
 }
 
@@ -97,9 +98,10 @@ impl Settings {
         let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
         let tls = args.server.or(file.server()).protect(listen)?;
         let collector_tls = args.collector.or(file.collector());
+        let record = args.record.or(file.record()).checked()?;
         let mut live = LiveConfig::default();
         choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
-        live.sample = args.sample.or(file.sample).unwrap_or(live.sample);
+        live.sample = record.sample.unwrap_or(live.sample);
         live.cgroups = given(args.cgroups, file.cgroups);
         for text in given(args.upstreams, file.upstreams) {
             live.upstreams.push(text.parse().map_err(CliError::usage)?);
@@ -136,6 +138,7 @@ impl Settings {
                 started: clock::now(),
                 ..defaults
             },
+            record,
             collectors,
         })
     }
@@ -174,13 +177,18 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         listener = listener.with_tls(tls);
     }
     let address = listener.address();
+    let recording = settings.record.open(&settings.hub.node)?;
     let engine_config = engine::Config {
         node: Arc::clone(&settings.hub.node),
+        tell_healthy: recording.captures.is_some(),
         ..engine::Config::default()
     };
     let engine = Engine::new(engine_config, Limits::default());
     let hub = Hub::new(settings.hub);
-    let start = Watcher::start(settings.live, engine, Arc::clone(&hub));
+    if let Some((store, sampler)) = recording.captures {
+        hub.set_captures(Captures::new(store, sampler, clock::now));
+    }
+    let start = Watcher::start(settings.live, engine, recording.recorder, Arc::clone(&hub));
     let mut watcher = start.await.map_err(CliError::failed)?;
     let collectors = settings.collectors.into_iter();
     let pushes: Vec<_> = collectors

@@ -12,10 +12,12 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::{debug, warn};
 
 use crate::engine::{Engine, UpstreamTally};
 use crate::live::{LiveConfig, LiveError, LiveSource};
-use crate::model::{Input, Timestamp};
+use crate::model::{Input, Timestamp, UpstreamPattern};
+use crate::record::{Recorder, StoreError};
 use crate::serve::{Hub, StatusReport};
 use crate::stats::ProbeStatus;
 
@@ -37,6 +39,8 @@ pub(super) trait Source {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, Self::Error>;
+    /// Shows every exchange with `upstreams` for so long.
+    fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), Self::Error>;
     /// What is attached.
     fn probes(&self) -> Vec<ProbeStatus>;
     /// What it did and lost.
@@ -54,6 +58,10 @@ impl Source for LiveSource {
         Self::pump(self, timeout, sink)
     }
 
+    fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), LiveError> {
+        Self::boost(self, upstreams, time)
+    }
+
     fn probes(&self) -> Vec<ProbeStatus> {
         Self::probes(self)
     }
@@ -69,32 +77,65 @@ impl Source for LiveSource {
 pub(super) fn watch<S: Source>(
     source: &mut S,
     engine: &mut Engine,
+    recorder: &mut Recorder,
     hub: &Hub,
     stop: &AtomicBool,
 ) -> Result<(), S::Error> {
     let mut wait = Duration::ZERO;
     let mut reported = None;
     while !stop.load(Relaxed) {
-        let now = source.pump(wait, &mut |at, input| engine.handle(at, input))?;
+        let now = source.pump(wait, &mut |at, input| {
+            recorder.see(at, &input);
+            engine.handle(at, input);
+            // At once: the next packets of the hop may take the place of those that matter.
+            keep(engine, recorder, hub, at);
+        })?;
         engine.handle_timeout(now);
-        while let Some(event) = engine.poll_event() {
-            hub.publish(event);
+        keep(engine, recorder, hub, now);
+        recorder.tick(now);
+        for (upstreams, until) in recorder.new_boosts() {
+            if let Err(error) = source.boost(&upstreams, until.since(now)) {
+                warn!("{upstreams} is not boosted: {error}");
+            }
         }
         let stale = reported.is_none_or(|reported| now.since(reported) >= REST);
         if stale || hub.status_wanted() {
-            hub.set_status(report(source, engine));
+            hub.set_status(report(source, engine, recorder));
             reported = Some(now);
         }
         let deadline = engine.poll_timeout();
         wait = deadline.map_or(REST, |deadline| deadline.since(now).min(REST));
     }
-    hub.set_status(report(source, engine));
+    hub.set_status(report(source, engine, recorder));
     Ok(())
 }
 
+/// Keeps the packets of what was decided, and publishes the events.
+fn keep(engine: &mut Engine, recorder: &mut Recorder, hub: &Hub, now: Timestamp) {
+    while let Some(mut event) = engine.poll_event() {
+        complain(recorder.keep(&mut event, now));
+        hub.publish(event);
+    }
+    while let Some((upstream, count)) = engine.poll_unseen() {
+        recorder.skip_healthy(upstream, count);
+    }
+    while let Some(healthy) = engine.poll_healthy() {
+        complain(recorder.keep_healthy(&healthy, now));
+    }
+}
+
+/// Says that the recording stops. What is not recorded meanwhile is counted.
+fn complain(kept: Result<(), StoreError>) {
+    match kept {
+        Ok(()) | Err(StoreError::Resting) => {}
+        Err(error @ StoreError::Write { .. }) => warn!("{error}"),
+        Err(error) => debug!("{error}"),
+    }
+}
+
 /// The engine's names are short; its origin is put in front so that they cannot meet another's.
-fn report<S: Source>(source: &S, engine: &Engine) -> StatusReport {
-    let own = source.counters().into_iter();
+fn report<S: Source>(source: &S, engine: &Engine, recorder: &Recorder) -> StatusReport {
+    let own = source.counters().into_iter().chain(recorder.counters());
     let mut counters: Vec<_> = own
         .map(|(name, value)| (Cow::Borrowed(name), value))
         .collect();
@@ -132,6 +173,7 @@ impl Watcher {
     pub(super) async fn start(
         config: LiveConfig,
         mut engine: Engine,
+        mut recorder: Recorder,
         hub: Arc<Hub>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let (starting, started) = oneshot::channel();
@@ -150,7 +192,13 @@ impl Watcher {
             let waker = source.waker();
             hub.set_waker(move || waker.wake());
             if starting.send(Ok((source.waker(), source.probes()))).is_ok() {
-                let _ = ending.send(watch(&mut source, &mut engine, &hub, &stopped));
+                let _ = ending.send(watch(
+                    &mut source,
+                    &mut engine,
+                    &mut recorder,
+                    &hub,
+                    &stopped,
+                ));
             }
         };
         let thread = thread::Builder::new()
@@ -192,6 +240,7 @@ mod tests {
     use super::*;
     use crate::engine;
     use crate::limits::Limits;
+    use crate::record::{RedactConfig, Redactor};
     use crate::serve::HubConfig;
 
     /// Gives the times of a script, then an error.
@@ -218,6 +267,10 @@ mod tests {
             Ok(now)
         }
 
+        fn boost(&mut self, _: &UpstreamPattern, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
         fn probes(&self) -> Vec<ProbeStatus> {
             Vec::new()
         }
@@ -225,6 +278,10 @@ mod tests {
         fn counters(&self) -> Vec<(&'static str, u64)> {
             vec![("pumps", self.waits.len() as u64)]
         }
+    }
+
+    fn silent() -> Recorder {
+        Recorder::without_store(Redactor::new(RedactConfig::default()))
     }
 
     fn pumps(hub: &Hub) -> Option<u64> {
@@ -243,7 +300,7 @@ mod tests {
             waits: Vec::new(),
         };
         let stop = AtomicBool::new(false);
-        let error = watch(&mut source, &mut engine, &hub, &stop).unwrap_err();
+        let error = watch(&mut source, &mut engine, &mut silent(), &hub, &stop).unwrap_err();
         assert_eq!(error.to_string(), "the ring is gone");
         assert_eq!(source.waits, [Duration::ZERO, REST, REST, REST]);
         assert_eq!(pumps(&hub), Some(3));
@@ -258,7 +315,7 @@ mod tests {
             waits: Vec::new(),
         };
         let stop = AtomicBool::new(true);
-        watch(&mut source, &mut engine, &hub, &stop).unwrap();
+        watch(&mut source, &mut engine, &mut silent(), &hub, &stop).unwrap();
         assert_eq!(pumps(&hub), Some(0));
     }
 }

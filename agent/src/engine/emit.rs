@@ -1,18 +1,79 @@
 //! From verdict to event: everything that an event says beside its cause.
 
+use core::net::SocketAddr;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::exchange::Exchange;
 use super::hop::Judged;
 use super::{Engine, Slot};
 use crate::classify::Verdict;
+use crate::http1::RequestHead;
 use crate::model::{
     Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId, LocalInfo, Process,
     Proof, Target, Timestamp, UpstreamInfo,
 };
 
+/// Healthy exchanges that wait to be polled.
+pub(super) const MAX_HEALTHY: usize = 64;
+
+/// An exchange that went well.
+#[derive(Clone, Debug)]
+pub struct Healthy {
+    /// Its hop.
+    pub hop: HopId,
+    /// When it was complete.
+    pub time: Timestamp,
+    /// The upstream's end.
+    pub upstream: SocketAddr,
+    /// Status of the response.
+    pub status: Option<u16>,
+    process: Option<Arc<Process>>,
+    head: Option<RequestHead>,
+}
+
+impl Healthy {
+    /// The gateway process, where a kernel told it.
+    pub fn gateway(&self) -> Option<GatewayInfo> {
+        self.process.as_deref().map(gateway_info)
+    }
+
+    /// Request method.
+    pub fn method(&self) -> Option<String> {
+        known(self.head.as_ref()?.method())
+    }
+
+    /// Request path without its query.
+    pub fn path(&self) -> Option<String> {
+        known(self.head.as_ref()?.path())
+    }
+}
+
 impl Engine {
+    pub(super) fn tell_healthy(
+        &mut self,
+        id: HopId,
+        at: Timestamp,
+        exchange: Exchange,
+        status: Option<u16>,
+    ) {
+        let Some(Slot::Live(tracked)) = self.hops.get(&id) else {
+            return;
+        };
+        if self.healthy.len() >= MAX_HEALTHY {
+            self.healthy.pop_front();
+        }
+        self.healthy.push_back(Healthy {
+            hop: id,
+            time: at,
+            upstream: tracked.hop.upstream,
+            status,
+            process: tracked.hop.process.clone(),
+            head: exchange.head,
+        });
+    }
+
     pub(super) fn judged(&mut self, id: HopId, judged: Judged) {
         let Judged {
             at,
@@ -33,6 +94,7 @@ impl Engine {
             hop.upstream.into(),
             hop.process.as_ref(),
         );
+        event.hop = Some(id);
         event.local = hop.local.map(|local| LocalInfo {
             address: local.ip(),
             port: local.port(),
@@ -62,7 +124,6 @@ impl Engine {
         event.exchange = exchange.map(|exchange| {
             let head = exchange.head.unwrap_or_default();
             let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
-            let known = |text| owned(text).filter(|text| !text.is_empty());
             ExchangeInfo {
                 method: known(head.method()),
                 path: known(head.path()),
@@ -96,6 +157,7 @@ impl Engine {
             id,
             time: at,
             node: Arc::clone(&self.config.node),
+            hop: None,
             cause: verdict.cause,
             proof: verdict.proof,
             rivals: verdict.rivals,
@@ -106,13 +168,7 @@ impl Engine {
             phase: verdict.phase,
             upstream: UpstreamInfo::from(upstream),
             local: None,
-            gateway: process.map(|process| GatewayInfo {
-                pid: process.pid,
-                comm: Arc::clone(&process.comm),
-                netns: process.netns,
-                cgroup: Arc::clone(&process.cgroup),
-                container_id: process.container_id.clone(),
-            }),
+            gateway: process.map(|process| gateway_info(process)),
             exchange: None,
             connection: ConnectionInfo::default(),
             evidence: verdict.evidence,
@@ -137,6 +193,20 @@ impl Engine {
         }
         self.events.push_back(event);
     }
+}
+
+fn gateway_info(process: &Process) -> GatewayInfo {
+    GatewayInfo {
+        pid: process.pid,
+        comm: Arc::clone(&process.comm),
+        netns: process.netns,
+        cgroup: Arc::clone(&process.cgroup),
+        container_id: process.container_id.clone(),
+    }
+}
+
+fn known(text: Option<Cow<'_, str>>) -> Option<String> {
+    text.map(Cow::into_owned).filter(|text| !text.is_empty())
 }
 
 /// Milliseconds with the microseconds as fraction.

@@ -56,6 +56,50 @@ pub(super) struct Completed {
     pub(super) stage: Stage,
 }
 
+impl Completed {
+    /// Whether nothing is wrong with it, and nothing that may follow changes that: no rule of
+    /// [`crate::classify::exchange`] has a cause for it.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self {
+            exchange,
+            status,
+            findings,
+            ..
+        } = self;
+        findings.is_empty()
+            && exchange.complete
+            && !exchange.unasked
+            && status.is_none_or(|status| status < 500)
+            && exchange.head.as_ref().is_none_or(|head| !head.web_socket)
+    }
+}
+
+/// The responses that a segment completed: hardly ever more than one, which needs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    first: Option<Completed>,
+    more: VecDeque<Completed>,
+}
+
+impl Done {
+    fn push(&mut self, completed: Completed) {
+        if self.first.is_none() && self.more.is_empty() {
+            self.first = Some(completed);
+        } else {
+            self.more.push_back(completed);
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Takes the earliest out.
+    pub(super) fn pop(&mut self) -> Option<Completed> {
+        self.first.take().or_else(|| self.more.pop_front())
+    }
+}
+
 /// Follows requests and responses on one hop.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -86,7 +130,7 @@ pub(super) struct Exchanges {
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
     /// The last complete exchange, while a reset can still make a failure of it.
-    pub(super) last: Option<(Timestamp, Completed)>,
+    pub(super) last: Option<Box<(Timestamp, Completed)>>,
 }
 
 impl Exchanges {
@@ -122,7 +166,7 @@ impl Exchanges {
         upstream_closed: bool,
         limits: &Limits,
         stats: &mut Stats,
-        done: &mut Vec<Completed>,
+        done: &mut Done,
     ) {
         if self.response.stage() == Stage::Tunnel {
             // What a tunnel carries is no request, whatever it looks like.
@@ -178,7 +222,7 @@ impl Exchanges {
 
     /// A gateway sends its next request once it has the whole response. One that could not be followed
     /// to its end is over by then, or every later response would count for the wrong request.
-    fn unfollowed(&mut self, at: Timestamp, done: &mut Vec<Completed>) {
+    fn unfollowed(&mut self, at: Timestamp, done: &mut Done) {
         let stage = self.response.stage();
         if matches!(stage, Stage::Lost | Stage::Broken) {
             self.complete(at, stage, done);
@@ -233,7 +277,7 @@ impl Exchanges {
             RequestEvent::End => {
                 if let Some(exchange) = self.open.back_mut().filter(|_| self.sending) {
                     exchange.complete = true;
-                } else if let Some((_, last)) = &mut self.last {
+                } else if let Some((_, last)) = self.last.as_deref_mut() {
                     last.exchange.complete = true;
                 }
                 self.sending = false;
@@ -254,7 +298,7 @@ impl Exchanges {
         at: Timestamp,
         chunk: Chunk<'_>,
         stats: &mut Stats,
-        done: &mut Vec<Completed>,
+        done: &mut Done,
     ) {
         if self
             .protocol
@@ -314,6 +358,13 @@ impl Exchanges {
         self.begun > 1
     }
 
+    /// Lets go of an exchange that needs no event.
+    pub(super) fn forget(&mut self, exchange: Exchange) {
+        if let Some(head) = exchange.head {
+            self.request.recycle(head);
+        }
+    }
+
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
         !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
@@ -348,7 +399,7 @@ impl Exchanges {
 
     /// Hands what the upstream sent before the first request to the response parser, once there is a
     /// request that it seems to answer.
-    fn take_early(&mut self, at: Timestamp, stats: &mut Stats, done: &mut Vec<Completed>) {
+    fn take_early(&mut self, at: Timestamp, stats: &mut Stats, done: &mut Done) {
         if self.early.is_empty() || self.protocol != Some(Protocol::Http1) {
             return;
         }
@@ -369,7 +420,7 @@ impl Exchanges {
     }
 
     /// The upstream's FIN completes a body that only the close delimits.
-    pub(super) fn upstream_fin(&mut self, at: Timestamp, done: &mut Vec<Completed>) {
+    pub(super) fn upstream_fin(&mut self, at: Timestamp, done: &mut Done) {
         if self.response.stage() == Stage::BodyUntilClose {
             self.complete(at, Stage::BodyUntilClose, done);
         }
@@ -377,12 +428,7 @@ impl Exchanges {
 
     /// Goes on behind healthy exchanges that passed unseen. A gateway sends a request once it has the
     /// whole response before it, so that whatever is open here was over before they began.
-    pub(super) fn resume(
-        &mut self,
-        at: Timestamp,
-        held: &HeldExchanges,
-        done: &mut Vec<Completed>,
-    ) {
+    pub(super) fn resume(&mut self, at: Timestamp, held: &HeldExchanges, done: &mut Done) {
         if self.response.stage() == Stage::Tunnel {
             return;
         }
@@ -398,20 +444,18 @@ impl Exchanges {
         self.sending = false;
         self.early.clear();
         self.last = None;
+        self.overflowed = false;
         self.begun += held.exchanges;
         self.last_end = Some(at);
     }
 
-    fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Vec<Completed>) {
+    fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Done) {
         if let Some(exchange) = self.open.pop_front() {
             if self.open.is_empty() {
                 // The rest of a request that was answered early belongs to no open exchange.
                 self.sending = false;
             }
-            let (status, findings) = (self.response.status(), self.response.findings());
-            if done.capacity() == 0 {
-                done.reserve_exact(1);
-            }
+            let (status, findings) = (self.response.status(), self.response.take_findings());
             done.push(Completed {
                 exchange,
                 status,

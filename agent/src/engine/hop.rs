@@ -19,7 +19,7 @@ use self::across::Held;
 use self::connecting::ConnectEnd;
 use super::Departures;
 use super::deadlines::Deadlines;
-use super::exchange::{Exchange, Exchanges};
+use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use super::traffic::Finished;
 use crate::classify::{Ended, Verdict};
@@ -75,6 +75,8 @@ pub(super) struct Outcome {
     pub(super) judged: Vec<Judged>,
     /// An exchange was just completed.
     pub(super) completed: bool,
+    /// Those of them that were healthy, where they are wanted.
+    pub(super) healthy: Vec<(Timestamp, Exchange, Option<u16>)>,
     /// The exchanges that ended, those that stayed in the kernel left out.
     pub(super) finished: Vec<Finished>,
     /// The exchanges that stayed in the kernel, and when the last of them ended.
@@ -87,6 +89,8 @@ pub(super) struct Outcome {
 pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) patience: Duration,
+    /// Whether healthy exchanges are wanted.
+    pub(super) tell_healthy: bool,
     pub(super) stats: &'a mut Stats,
     pub(super) peers: &'a mut Peers,
     /// When a gateway let go of clients that had left.
@@ -284,7 +288,7 @@ impl Hop {
         let quiet = at.since(self.last_seen);
         let at = self.heard(at);
         self.local.get_or_insert(segment.local);
-        let mut done = Vec::new();
+        let mut done = Done::default();
         if segment.flags.contains(TcpFlags::SYN) {
             self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
@@ -363,7 +367,7 @@ impl Hop {
         if survived {
             self.survive();
         }
-        self.after_bytes(at, done, cx, &mut out);
+        self.after_bytes(at, &mut done, cx, &mut out);
         self.after_close(at, cx, &mut out);
         self.arm(&mut out);
         out
@@ -461,9 +465,9 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        let mut done = Vec::new();
+        let mut done = Done::default();
         self.exchanges.resume(at, &held, &mut done);
-        self.after_bytes(at, done, cx, out);
+        self.after_bytes(at, &mut done, cx, out);
         self.to.resume();
         self.from.resume();
         cx.stats.exchanges += u64::from(held.exchanges);

@@ -12,6 +12,7 @@ use crate::model::{
     Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
     Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
+use crate::stats::Stats;
 
 /// So small that each cap is met.
 pub(super) const LIMITS: Limits = Limits {
@@ -91,7 +92,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(engine: Engine) -> Self {
         let hop = |number: u16| {
             let side = |next| Side { next, acked: next };
             Ends {
@@ -104,7 +105,7 @@ impl World {
             }
         };
         Self {
-            engine: Engine::new(Config::default(), LIMITS),
+            engine,
             now: START,
             hops: [hop(0), hop(1), hop(2), hop(3), hop(4), hop(5)],
             told: HashSet::new(),
@@ -172,6 +173,7 @@ impl World {
                 .saturating_add(more),
             ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
+            packet: &[],
         };
         let id = HopId(hop as u64);
         self.input(hop, Input::Segment { hop: id, segment });
@@ -414,9 +416,9 @@ fn process(how: u8) -> Arc<Process> {
     })
 }
 
-fn run(data: &[u8]) -> Vec<HopEvent> {
+fn run(data: &[u8], engine: Engine) -> (Vec<HopEvent>, Stats) {
     let mut data = Bytes(data);
-    let mut world = World::new();
+    let mut world = World::new(engine);
     while !data.is_empty() {
         world.operation(&mut data);
     }
@@ -427,15 +429,19 @@ fn run(data: &[u8]) -> Vec<HopEvent> {
     world.engine.handle_timeout(Timestamp::MAX);
     world.check();
     assert_eq!(world.engine.poll_timeout(), None, "finish leaves deadlines");
-    world.events
+    (world.events, world.engine.stats())
 }
 
 /// Lives of several hops: no panic, caps kept, one event an exchange at most, nothing left at the
-/// end, and the same events when it is done again.
+/// end, and the same events and counters when it is done again, with every segment going the long way.
 ///
 /// # Panics
 ///
 /// Where one of these does not hold.
 pub fn engine(data: &[u8]) {
-    assert_eq!(run(data), run(data), "the same inputs, other events");
+    let engine = || Engine::new(Config::default(), LIMITS);
+    let first = run(data, engine());
+    assert_eq!(run(data, engine()), first, "the same inputs, other events");
+    let long = run(data, engine().by_the_long_way());
+    assert_eq!(first, long, "the short way says something else");
 }

@@ -130,7 +130,10 @@ pub fn reassembly(data: &[u8]) {
     };
     let mut subject = Reassembler::default();
     let mut capped = Reassembler::default();
+    // Takes the short way wherever it is offered.
+    let mut quick = Reassembler::default();
     subject.start(isn);
+    quick.start(isn);
     capped.start(isn);
     let (mut out, mut capped_out) = (Vec::new(), Vec::new());
     let mut model = Model::default();
@@ -165,20 +168,32 @@ pub fn reassembly(data: &[u8]) {
                 capped.push(seq, &bytes, length, &tight, |chunk| {
                     note(&mut capped_out, chunk);
                 });
+                let before = quick.offset();
+                if length > 0 && kept == length && quick.pass(seq, length) {
+                    let whole = before == at && subject.offset() == before + u64::from(length);
+                    assert!(fresh && whole, "operation {number} was passed");
+                } else {
+                    let new = quick.push(seq, &bytes, length, &roomy, |_| {});
+                    assert_eq!(new, fresh, "whether operation {number} was new");
+                }
             }
             5 | 6 => {
                 subject.acknowledged(seq, |chunk| note(&mut out, chunk));
+                quick.acknowledged(seq, |_| {});
                 capped.acknowledged(seq, |chunk| note(&mut capped_out, chunk));
                 model.acknowledged(at);
             }
             _ => {
                 subject.fin(seq);
+                quick.fin(seq);
                 capped.fin(seq);
                 model.fin = model.fin.or(Some(at));
             }
         }
         assert_eq!(out, model.out, "after operation {number}");
         assert_eq!(subject.offset(), model.offset());
+        let seen = |one: &Reassembler| (one.offset(), one.lost(), one.kept_bytes(), one.finished());
+        assert_eq!(seen(&quick), seen(&subject), "after operation {number}");
         assert_eq!(subject.lost(), model.holes);
         let finished = model.fin.is_some_and(|fin| model.offset() >= fin);
         assert_eq!(subject.finished(), finished);

@@ -1,4 +1,4 @@
-//! Heads that lie whole in one piece and break no rule: read where they are, in one pass.
+//! Response heads that lie whole in one piece and break no rule: read where they are, in one pass.
 //!
 //! Nearly every head is one. What is not certain to be one is left to the careful readers, which keep,
 //! check and name; of a head that is read here they would say the same. Splitting a stream turns this
@@ -6,7 +6,6 @@
 
 use super::Body;
 use super::coding::Coding;
-use super::request::Facts;
 
 /// A response head longer than this, or with more fields, may be above what some gateway takes
 /// ([`super::GATEWAYS`]): that is for the careful reader to tell.
@@ -44,13 +43,14 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
     if !matches!(rest.first(), Some(b' ' | b'\r')) {
         return None;
     }
-    let (_, mut rest) = line_of(rest)?;
+    let mut lines = Lines(rest);
+    lines.line()?;
     let mut length = None;
     let mut chunked = false;
     let mut event_stream = false;
     let mut coding = None;
     for _ in 0..=MAX_RESPONSE_FIELDS {
-        if let [b'\r', b'\n', rest @ ..] = rest {
+        if lines.end() {
             let body = match (length, chunked) {
                 (None, false) => Body::UntilClose,
                 (Some(length), false) => Body::Length(length),
@@ -61,15 +61,14 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
                 return None;
             }
             return Some(ResponseHead {
-                len: bytes.len() - rest.len(),
+                len: bytes.len() - lines.0.len(),
                 status,
                 body,
                 event_stream,
                 coding,
             });
         }
-        let (name, value, next) = field(rest)?;
-        rest = next;
+        let (name, value) = lines.field()?;
         match name.len() {
             12 if name.eq_ignore_ascii_case(b"content-type") => {
                 let wanted = b"text/event-stream";
@@ -98,51 +97,44 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
     None
 }
 
-/// Reads the head of a request at the start of `bytes`, of `max_fields` fields at most: its length and
-/// what it says.
-pub(super) fn request(bytes: &[u8], max_fields: usize) -> Option<(usize, Facts<'_>)> {
-    let method_len = bytes
-        .iter()
-        .position(|byte| !byte.is_ascii_alphabetic() && *byte != b'-')?;
-    let (method, rest) = bytes.split_at_checked(method_len)?;
-    if !(1..=32).contains(&method_len) {
-        return None;
+/// The lines of a head that were not read yet.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Lines<'a> {
+    /// The bytes up to CRLF; `None` where another control character comes before.
+    #[inline]
+    fn line(&mut self) -> Option<&'a [u8]> {
+        let (line, rest) = self.0.split_at_checked(control_at(self.0)?)?;
+        self.0 = rest.strip_prefix(b"\r\n")?;
+        Some(line)
     }
-    let (line, mut rest) = line_of(rest.strip_prefix(b" ")?)?;
-    let (target, version) = line.split_last_chunk::<9>()?;
-    let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
-        && !target.is_empty()
-        && target.iter().all(u8::is_ascii_graphic);
-    if !plain {
-        return None;
+
+    /// Moves past the empty line that ends a head, where it is next.
+    #[inline]
+    fn end(&mut self) -> bool {
+        let rest = self.0.strip_prefix(b"\r\n");
+        self.0 = rest.unwrap_or(self.0);
+        rest.is_some()
     }
-    let mut facts = Facts::new(method, target);
-    for _ in 0..=max_fields {
-        if let [b'\r', b'\n', rest @ ..] = rest {
-            return Some((bytes.len() - rest.len(), facts));
+
+    /// The name of a field and its value without the spaces around it.
+    #[inline]
+    fn field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let (name, rest) = self.0.split_at_checked(token_len(self.0))?;
+        if name.is_empty() {
+            return None;
         }
-        let (name, value, next) = field(rest)?;
-        rest = next;
-        facts.field(name, value);
+        self.0 = rest.strip_prefix(b":")?;
+        let mut value = self.line()?;
+        // Of white space only the space is no control character.
+        while let [b' ', rest @ ..] = value {
+            value = rest;
+        }
+        while let [rest @ .., b' '] = value {
+            value = rest;
+        }
+        Some((name, value))
     }
-    None
-}
-
-/// A field line: its name, its value without the spaces around it, and what follows its end.
-fn field(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let colon = bytes.iter().position(|byte| !is_token(*byte))?;
-    let (name, rest) = bytes.split_at_checked(colon)?;
-    if name.is_empty() {
-        return None;
-    }
-    let (value, rest) = line_of(rest.strip_prefix(b":")?)?;
-    Some((name, value.trim_ascii(), rest))
-}
-
-/// The bytes up to CRLF, and those behind it; `None` where another control character comes before.
-fn line_of(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (line, rest) = bytes.split_at_checked(control_at(bytes)?)?;
-    Some((line, rest.strip_prefix(b"\r\n")?))
 }
 
 /// A number of few enough digits to fit.
@@ -175,6 +167,35 @@ fn control_at(bytes: &[u8]) -> Option<usize> {
     }
     let at = rest.iter().position(u8::is_ascii_control)?;
     Some(words.len() * 8 + at)
+}
+
+/// The length of the token that `bytes` begin with: eight bytes at a time as long as they are letters,
+/// digits and dashes.
+#[inline]
+fn token_len(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 0xff;
+    const TOPS: u64 = ONES << 7;
+    // The top bit of each byte of seven bits that is `from` or more.
+    let reaches = |word: u64, from: u8| word + ONES * u64::from(0x80 - from);
+    let mut len = 0;
+    let (words, _) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let seven = word & !TOPS;
+        let lower = seven | (ONES * 0x20);
+        let letter = reaches(lower, b'a') & !reaches(lower, b'z' + 1);
+        let digit = reaches(seven, b'0') & !reaches(seven, b'9' + 1);
+        let dash = reaches(seven, b'-') & !reaches(seven, b'-' + 1);
+        let other = !(letter | digit | dash) & TOPS | word & TOPS;
+        if other != 0 {
+            len += other.trailing_zeros() as usize / 8;
+            break;
+        }
+        len += 8;
+    }
+    let rest = bytes.get(len..).unwrap_or_default();
+    let more = rest.iter().position(|byte| !is_token(*byte));
+    len + more.unwrap_or(rest.len())
 }
 
 /// RFC 9110 section 5.6.2.
@@ -227,10 +248,18 @@ mod tests {
         let read = response(head).expect("a clean head");
         assert_eq!((read.len, read.status), (head.len() - 5, 200));
         assert_eq!(read.body, Body::Length(12));
-        let head = b"POST /a?b HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx";
-        let (len, _) = request(head, 10).expect("a clean head");
-        assert_eq!(len, head.len() - 1);
-        assert!(request(head, 1).is_none(), "more fields than wanted");
+    }
+
+    #[test]
+    fn a_token_ends_at_the_first_byte_that_is_none() {
+        for end in 0..=u8::MAX {
+            for at in 0..20 {
+                let mut bytes = *b"X-Re_quest~Id-0aAzZ9";
+                bytes[at] = end;
+                let want = if is_token(end) { bytes.len() } else { at };
+                assert_eq!(token_len(&bytes), want, "{end:#x} at {at}");
+            }
+        }
     }
 
     /// Parts of heads, from which most combinations are broken in some way.

@@ -2,16 +2,12 @@
 //!
 //! A gateway wrote them, so nothing here judges them. What is no HTTP/1 request is left alone.
 
-use core::mem::MaybeUninit;
 use std::borrow::Cow;
 
-use super::{Body, BodyStep, RequestKind, clean};
+use super::{Body, BodyStep, RequestKind};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-/// Fields that a request head may have before only its first line is read.
-const MAX_FIELDS: usize = 200;
 
 /// Longest name or path that an event carries.
 const MAX_TEXT_BYTES: usize = 512;
@@ -89,7 +85,7 @@ enum Text {
 const TEXTS: usize = Text::Traceparent as usize + 1;
 
 /// What a head says, while it is read.
-pub(super) struct Facts<'a> {
+struct Facts<'a> {
     texts: [Option<&'a [u8]>; TEXTS],
     upgrade: bool,
     web_socket: bool,
@@ -98,39 +94,65 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn new(method: &'a [u8], target: &'a [u8]) -> Self {
-        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next();
-        Self {
-            texts: [Some(method), Some(path.unwrap_or(target)), None, None, None],
+    /// Reads the complete head that `bytes` begin with: its length and what it says. `None` where none
+    /// is complete and where the first line is no request line of HTTP/1.
+    fn read(bytes: &'a [u8]) -> Option<(usize, Self)> {
+        let mut rest = bytes;
+        let mut facts = Self::request_line(line(&mut rest)?)?;
+        loop {
+            match line(&mut rest)? {
+                [] => return Some((bytes.len() - rest.len(), facts)),
+                line => facts.field(line),
+            }
+        }
+    }
+
+    fn request_line(line: &'a [u8]) -> Option<Self> {
+        let (request, version) = line.split_last_chunk::<9>()?;
+        let method_len = memchr::memchr(b' ', request)?;
+        let (method, target) = request.split_at_checked(method_len)?;
+        let target = target.get(1..).filter(|target| !target.is_empty())?;
+        let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
+            && !target
+                .iter()
+                .any(|byte| byte.is_ascii_control() || *byte == b' ');
+        if !plain || method.is_empty() {
+            return None;
+        }
+        let path_len = memchr::memchr2(b'?', b'#', target).unwrap_or(target.len());
+        let path = target.get(..path_len);
+        Some(Self {
+            texts: [Some(method), path, None, None, None],
             upgrade: false,
             web_socket: false,
             expect: false,
             body: None,
-        }
+        })
     }
 
     /// Takes a field. Of those that are repeated the last counts.
-    pub(super) fn field(&mut self, name: &[u8], value: &'a [u8]) {
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => self.set(Text::Host, value),
-            6 if name.eq_ignore_ascii_case(b"expect") => self.expect = true,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade = true;
-                self.web_socket = value.eq_ignore_ascii_case(b"websocket");
-            }
-            11 if name.eq_ignore_ascii_case(b"traceparent") => self.set(Text::Traceparent, value),
-            12 if name.eq_ignore_ascii_case(b"x-request-id") => self.set(Text::RequestId, value),
-            // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length.
-            14 if name.eq_ignore_ascii_case(b"content-length") && self.body.is_none() => {
-                let length = str::from_utf8(value)
-                    .ok()
-                    .and_then(|value| value.trim().parse().ok());
-                self.body = length.filter(|&length| length > 0).map(Body::Length);
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                self.body = Some(Body::chunked());
-            }
-            _ => {}
+    fn field(&mut self, line: &'a [u8]) {
+        if let Some(value) = value_of(line, b"host:") {
+            self.set(Text::Host, value);
+        } else if let Some(value) = value_of(line, b"x-request-id:") {
+            self.set(Text::RequestId, value);
+        } else if let Some(value) = value_of(line, b"traceparent:") {
+            self.set(Text::Traceparent, value);
+        } else if value_of(line, b"expect:").is_some() {
+            self.expect = true;
+        } else if let Some(value) = value_of(line, b"upgrade:") {
+            self.upgrade = true;
+            self.web_socket = value.eq_ignore_ascii_case(b"websocket");
+        } else if value_of(line, b"transfer-encoding:").is_some() {
+            // RFC 9112 section 6.3: it overrides Content-Length.
+            self.body = Some(Body::chunked());
+        } else if self.body.is_none()
+            && let Some(value) = value_of(line, b"content-length:")
+        {
+            let length = str::from_utf8(value)
+                .ok()
+                .and_then(|value| value.parse().ok());
+            self.body = length.filter(|&length| length > 0).map(Body::Length);
         }
     }
 
@@ -140,8 +162,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What is kept of the head, and the body that follows.
-    fn keep(self) -> (RequestHead, Option<Body>) {
+    /// What is kept of the head, in a buffer that is used again, and the body that follows.
+    fn keep(self, spare: &mut Vec<u8>) -> (RequestHead, Option<Body>) {
         let kind = match self.texts.first() {
             Some(Some(b"HEAD")) => RequestKind::Head,
             Some(Some(b"CONNECT")) => RequestKind::Connect,
@@ -152,7 +174,9 @@ impl<'a> Facts<'a> {
         let cut = self
             .texts
             .map(|text| text.map(|text| text.get(..MAX_TEXT_BYTES).unwrap_or(text)));
-        let mut texts = Vec::with_capacity(cut.iter().flatten().map(|text| text.len()).sum());
+        let mut texts = std::mem::take(spare);
+        texts.clear();
+        texts.reserve_exact(cut.iter().flatten().map(|text| text.len()).sum());
         let places = cut.map(|text| {
             let from = u16::try_from(texts.len()).ok()?;
             texts.extend_from_slice(text?);
@@ -198,6 +222,8 @@ pub struct RequestParser {
     state: State,
     /// The head's last event is out, its end is not: a request without a body.
     ended: bool,
+    /// The buffer of a head that nobody needs any more.
+    spare: Vec<u8>,
 }
 
 impl RequestParser {
@@ -221,10 +247,11 @@ impl RequestParser {
             State::Head(head) => {
                 if head.is_empty()
                     && let Some(first) = bytes.get(..bytes.len().min(MAX_HEAD_BYTES))
-                    && let Some((end, facts)) = clean::request(first, MAX_FIELDS)
+                    && let Some((end, facts)) = Facts::read(first)
+                    && foreign(first).is_none()
                 {
                     // Whole in one segment, as most are.
-                    let (parsed, body) = facts.keep();
+                    let (parsed, body) = facts.keep(&mut self.spare);
                     match body {
                         Some(body) => self.state = State::Body(body),
                         None => self.ended = true,
@@ -245,10 +272,11 @@ impl RequestParser {
                     return (bytes.len(), None);
                 };
                 let taken = end - known;
-                let Some((parsed, body)) = head.get(..end).and_then(parse) else {
+                let Some((_, facts)) = head.get(..end).and_then(Facts::read) else {
                     self.state = State::Opaque;
                     return (bytes.len(), Some(RequestEvent::Opaque(Protocol::Other)));
                 };
+                let (parsed, body) = facts.keep(&mut self.spare);
                 match body {
                     Some(body) => self.state = State::Body(body),
                     None => self.ended = true,
@@ -312,6 +340,11 @@ impl RequestParser {
         }
     }
 
+    /// Takes a head that nobody needs any more: the next one may have its buffer.
+    pub fn recycle(&mut self, head: RequestHead) {
+        self.spare = head.texts;
+    }
+
     /// Bytes kept of an incomplete head.
     pub const fn kept_bytes(&self) -> usize {
         match &self.state {
@@ -360,20 +393,19 @@ fn head_end(head: &[u8], known: usize) -> Option<usize> {
     })
 }
 
-/// Reads a complete head: what it says, and the body that follows.
-fn parse(head: &[u8]) -> Option<(RequestHead, Option<Body>)> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut []);
-    let parsed = request.parse_with_uninit_headers(head, &mut fields);
-    // With too many fields the request line is still good; the rest is left unknown.
-    if !matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders)) {
-        return None;
-    }
-    let mut facts = Facts::new(request.method?.as_bytes(), request.path?.as_bytes());
-    for field in request.headers.iter() {
-        facts.field(field.name.as_bytes(), field.value);
-    }
-    Some(facts.keep())
+/// The next complete line, without its end.
+#[inline]
+fn line<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (line, rest) = bytes.split_at_checked(memchr::memchr(b'\n', bytes)?)?;
+    *bytes = rest.get(1..)?;
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// The value of the field with this name, which is in lower case and has its colon.
+#[inline]
+fn value_of<'a, const N: usize>(line: &'a [u8], name: &[u8; N]) -> Option<&'a [u8]> {
+    let (start, value) = line.split_first_chunk::<N>()?;
+    (start[N - 1] == b':' && start.eq_ignore_ascii_case(name)).then(|| value.trim_ascii())
 }
 
 #[cfg(test)]

@@ -235,6 +235,15 @@ impl ResponseParser {
         findings
     }
 
+    /// The same, for a response that is over: they are not kept.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        match self.state {
+            State::Foreign(_) | State::Head(_) | State::Oversize(_) => self.findings(),
+            _ if self.beginning.mismatch().is_some() => self.findings(),
+            _ => std::mem::take(&mut self.findings),
+        }
+    }
+
     /// Whether any rule is broken so far that matters to a gateway as such. A body that is not in its
     /// content coding does not: gateways pass it on.
     pub const fn is_broken(&self) -> bool {

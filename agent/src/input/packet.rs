@@ -98,6 +98,7 @@ impl<'a> TcpPacket<'a> {
             wire_len: self.wire_len,
             ttl: self.ttl,
             ip_id: self.ip_id,
+            packet: &[],
         }
     }
 }

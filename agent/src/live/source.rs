@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::{LiveError, translate};
-use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp};
+use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
 
 /// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
@@ -211,10 +210,10 @@ impl LiveSource {
         self.waker.clone()
     }
 
-    /// Has every exchange with `upstream` sent up for as long as `time` from now; zero ends it. Those on
+    /// Has every exchange with `upstreams` sent up for as long as `time` from now; zero ends it. Those on
     /// connections that are open begin with their next request.
-    pub fn boost(&mut self, upstream: SocketAddr, time: Duration) -> Result<(), LiveError> {
-        self.boosts.set(upstream, time, monotonic_ns())
+    pub fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), LiveError> {
+        self.boosts.set(upstreams, time, monotonic_ns())
     }
 
     /// What is attached and what is not, and what is lost by that.

@@ -11,7 +11,7 @@ use super::process::Processes;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
-    Actor, Direction, Errno, HeldExchanges, HopId, Input, Signal, Target, TcpState,
+    Actor, Direction, Errno, HeldExchanges, HopId, Input, Segment, Signal, Target, TcpState,
 };
 
 /// Why a packet of a hop is no segment.
@@ -47,7 +47,10 @@ pub(super) fn input<'a>(
             };
             return Ok(Some(Input::Segment {
                 hop: HopId(record.cookie),
-                segment: packet.segment(direction),
+                segment: Segment {
+                    packet: bytes,
+                    ..packet.segment(direction)
+                },
             }));
         }
         Body::Connect {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, FaultSide, Proof, Target, Timestamp, UpstreamAddress};
+use super::{Cause, FaultSide, HopId, Proof, Target, Timestamp, UpstreamAddress};
 
 /// One failed exchange or failed connect. Never two for one failure, never one for a healthy
 /// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
@@ -18,6 +18,9 @@ pub struct HopEvent {
     pub time: Timestamp,
     /// Name of the node that saw it.
     pub node: Arc<str>,
+    /// The hop it happened on, to find its packets; known only in the process that made the event.
+    #[serde(skip)]
+    pub hop: Option<HopId>,
     /// The one cause.
     pub cause: Cause,
     /// How firmly it stands.

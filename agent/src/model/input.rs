@@ -79,6 +79,9 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// Payload bytes on the wire.
     pub wire_len: u32,
+    /// The whole packet as captured, from the IP header on to the end of `payload`; empty where the
+    /// source has none.
+    pub packet: &'a [u8],
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
     /// IPv4 identification, where there is one.

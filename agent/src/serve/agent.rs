@@ -2,7 +2,6 @@
 //!
 //! Decides how the hub's answers and refusals look as gRPC statuses.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,27 +29,19 @@ pub(super) const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 const STATUS_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The service over one hub.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct AgentService {
     hub: Arc<Hub>,
     captures: CaptureCalls,
 }
 
 impl AgentService {
-    /// A service that answers from `hub`, and from the captures that its keeper has by now.
+    /// A service that answers from `hub`, and from the captures that it has by now.
     pub fn new(hub: Arc<Hub>) -> Self {
         Self {
-            captures: CaptureCalls::new(hub.capture_keeper()),
+            captures: CaptureCalls::new(hub.captures()),
             hub,
         }
-    }
-}
-
-impl fmt::Debug for AgentService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentService")
-            .field("hub", &self.hub)
-            .finish_non_exhaustive()
     }
 }
 
@@ -138,10 +129,7 @@ impl HopAgent for AgentService {
         request: Request<proto::ListCapturesRequest>,
     ) -> Result<Response<proto::ListCapturesResponse>, Status> {
         may_capture(&request)?;
-        self.captures
-            .list(request.into_inner())
-            .await
-            .map(Response::new)
+        self.captures.list(request.into_inner()).map(Response::new)
     }
 
     async fn pull_capture(
@@ -149,10 +137,7 @@ impl HopAgent for AgentService {
         request: Request<proto::PullCaptureRequest>,
     ) -> Result<Response<Self::PullCaptureStream>, Status> {
         may_capture(&request)?;
-        self.captures
-            .pull(request.into_inner())
-            .await
-            .map(Response::new)
+        self.captures.pull(request.into_inner()).map(Response::new)
     }
 
     async fn boost_sampling(
@@ -161,8 +146,7 @@ impl HopAgent for AgentService {
     ) -> Result<Response<proto::BoostSamplingResponse>, Status> {
         may_capture(&request)?;
         self.captures
-            .boost(request.into_inner())
-            .await
+            .boost(&request.into_inner())
             .map(Response::new)
     }
 }

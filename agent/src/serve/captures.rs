@@ -1,24 +1,22 @@
 //! The calls that hand out captures and change what is sampled.
 //!
 //! Decides who may call them, how much one answer holds, and how the refusals of whatever keeps the
-//! captures look as gRPC statuses. What is kept, and how, is decided by the [`CaptureKeeper`].
+//! captures look as gRPC statuses. What is kept, and how, is decided in [`crate::record`].
 
-use core::net::SocketAddr;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::capture_filter::Outcome;
-use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::agent::{QUERY_BYTES, checked_filter};
 use super::convert::timestamp_to_proto;
-use super::filter::Filter;
-use crate::model::{Cause, Timestamp, UpstreamPattern};
+use crate::model::{Cause, Timestamp, UpstreamPattern, UpstreamPatternError};
+use crate::record::{CaptureFilter, CaptureId, CaptureInfo, Sampler, Store, StoreError};
 
 /// Bytes of a chunk. Small enough for any client, large enough that framing costs nothing.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -32,146 +30,88 @@ const PULLS: usize = 8;
 /// The longest boost: one that is forgotten must not cost for ever.
 const LONGEST_BOOST: Duration = Duration::from_hours(1);
 
-/// One capture, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CaptureListing {
-    /// Its id.
-    pub id: String,
-    /// When it ended.
-    pub time: Timestamp,
-    /// Cause of the event that it is evidence of; none for a healthy exchange.
-    pub cause: Option<Cause>,
-    /// Id of that event.
-    pub event_id: Option<String>,
-    /// The upstream.
-    pub upstream: SocketAddr,
-    /// Packets in it.
-    pub packets: u32,
-    /// Length of its pcapng.
-    pub bytes: u64,
+/// What keeps the captures of an agent, and what chooses the healthy ones among them.
+#[derive(Clone, Debug)]
+pub struct Captures {
+    store: Arc<Store>,
+    sampler: Arc<Sampler>,
+    /// The clock by which the sampler lives.
+    now: fn() -> Timestamp,
 }
 
-/// Which captures are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CaptureFilter {
-    events: Filter,
-    /// Failed exchanges only, healthy ones only, or both.
-    failed: Option<bool>,
-}
-
-impl CaptureFilter {
-    /// Whether a capture of this time at this upstream is wanted; those of healthy exchanges have no
-    /// cause.
-    pub fn admits(&self, cause: Option<Cause>, time: Timestamp, upstream: SocketAddr) -> bool {
-        self.failed.is_none_or(|failed| failed == cause.is_some())
-            && self.events.admits(cause, time, upstream)
-    }
-
-    fn checked(filter: Option<proto::CaptureFilter>) -> Result<Self, Status> {
-        let filter = filter.unwrap_or_default();
-        let failed = match Outcome::try_from(filter.outcome) {
-            Ok(Outcome::Unspecified) => None,
-            Ok(Outcome::Failed) => Some(true),
-            Ok(Outcome::Healthy) => Some(false),
-            Err(_) => {
-                let value = filter.outcome;
-                return Err(Status::invalid_argument(format!(
-                    "bad filter: `outcome` has the unknown value {value}: is the caller a newer \
-                     version?"
-                )));
-            }
-        };
-        let events = checked_filter(Some(proto::EventFilter {
-            causes: filter.causes,
-            upstreams: filter.upstreams,
-            since: filter.since,
-        }))?;
-        Ok(Self { events, failed })
+impl Captures {
+    /// Captures of `store`, more of them by `sampler`.
+    pub fn new(store: Arc<Store>, sampler: Arc<Sampler>, now: fn() -> Timestamp) -> Self {
+        Self {
+            store,
+            sampler,
+            now,
+        }
     }
 }
 
-/// What is sampled for a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Boost {
-    /// One of so many exchanges is kept.
-    pub one_in: u32,
-    /// Until then.
-    pub until: Timestamp,
+fn checked(filter: Option<proto::CaptureFilter>) -> Result<CaptureFilter, Status> {
+    let filter = filter.unwrap_or_default();
+    let failed = match Outcome::try_from(filter.outcome) {
+        Ok(Outcome::Unspecified) => None,
+        Ok(Outcome::Failed) => Some(true),
+        Ok(Outcome::Healthy) => Some(false),
+        Err(_) => {
+            let value = filter.outcome;
+            return Err(Status::invalid_argument(format!(
+                "bad filter: `outcome` has the unknown value {value}: is the caller a newer version?"
+            )));
+        }
+    };
+    let events = checked_filter(Some(proto::EventFilter {
+        causes: filter.causes,
+        upstreams: filter.upstreams,
+        since: filter.since,
+    }))?;
+    events
+        .of_captures(failed)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// Why captures could not be had.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CaptureError {
-    /// Never there, or evicted since.
-    #[error(
-        "there is no capture {0}: it was evicted to make room, or never kept; list the captures to \
-         see which are there"
-    )]
-    Gone(String),
-    /// Too many boosts at once, or the like.
-    #[error("{0}")]
-    Refused(String),
-    /// The disk failed.
-    #[error("cannot read the captures: {0}")]
-    Read(String),
+fn not_read(error: &StoreError) -> Status {
+    let code = match error {
+        StoreError::Gone(_) | StoreError::FileGone { .. } => Code::NotFound,
+        StoreError::Damaged { .. } => Code::DataLoss,
+        _ => Code::Internal,
+    };
+    Status::new(code, error.to_string())
 }
 
-impl From<CaptureError> for Status {
-    fn from(error: CaptureError) -> Self {
-        let code = match error {
-            CaptureError::Gone(_) => Code::NotFound,
-            CaptureError::Refused(_) => Code::ResourceExhausted,
-            CaptureError::Read(_) => Code::Internal,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-/// What keeps the captures of an agent. Its methods may wait for the disk.
-pub trait CaptureKeeper: Send + Sync + 'static {
-    /// The captures that `filter` admits, oldest first.
-    fn list(&self, filter: &CaptureFilter) -> Result<Vec<CaptureListing>, CaptureError>;
-    /// A capture as pcapng: whole sections.
-    fn read(&self, id: &str) -> Result<Vec<u8>, CaptureError>;
-    /// Keeps one in `one_in` exchanges with `upstream` for a time, and says what is in force.
-    fn boost(
-        &self,
-        upstream: UpstreamPattern,
-        one_in: u32,
-        duration: Duration,
-    ) -> Result<Boost, CaptureError>;
-}
-
-/// The calls over one keeper, or none.
-#[derive(Clone)]
+/// The calls over what keeps captures, if anything does.
+#[derive(Clone, Debug)]
 pub(super) struct CaptureCalls {
-    keeper: Option<Arc<dyn CaptureKeeper>>,
+    captures: Option<Captures>,
     pulls: Arc<Semaphore>,
 }
 
 impl CaptureCalls {
-    pub(super) fn new(keeper: Option<Arc<dyn CaptureKeeper>>) -> Self {
+    pub(super) fn new(captures: Option<Captures>) -> Self {
         Self {
-            keeper,
+            captures,
             pulls: Arc::new(Semaphore::new(PULLS)),
         }
     }
 
-    fn keeper(&self) -> Result<Arc<dyn CaptureKeeper>, Status> {
-        self.keeper.clone().ok_or_else(|| {
+    fn captures(&self) -> Result<&Captures, Status> {
+        self.captures.as_ref().ok_or_else(|| {
             Status::failed_precondition(
-                "this agent keeps no captures: give `hopscope run` a --capture-dir",
+                "this agent keeps no captures: let `hopscope run` keep some, without --no-captures and \
+                 in a --capture-dir that it can write to",
             )
         })
     }
 
-    pub(super) async fn list(
+    pub(super) fn list(
         &self,
         request: proto::ListCapturesRequest,
     ) -> Result<proto::ListCapturesResponse, Status> {
-        let keeper = self.keeper()?;
-        let filter = CaptureFilter::checked(request.filter)?;
-        let held = blocking(move || keeper.list(&filter)).await?;
+        let captures = self.captures()?;
+        let held = captures.store.list(&checked(request.filter)?);
         let limit = match request.limit {
             0 => usize::MAX,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
@@ -180,7 +120,7 @@ impl CaptureCalls {
         let mut captures = Vec::new();
         let mut bytes = 0;
         for capture in held.into_iter().rev().take(limit) {
-            let capture = listing_to_proto(capture);
+            let capture = info_to_proto(capture);
             // Tag and length of a repeated message take at most six bytes at this size.
             bytes += hopscope_proto::Message::encoded_len(&capture) + 6;
             if bytes > QUERY_BYTES {
@@ -193,78 +133,73 @@ impl CaptureCalls {
         Ok(proto::ListCapturesResponse { captures, omitted })
     }
 
-    pub(super) async fn pull(
-        &self,
-        request: proto::PullCaptureRequest,
-    ) -> Result<CaptureStream, Status> {
-        let keeper = self.keeper()?;
+    pub(super) fn pull(&self, request: proto::PullCaptureRequest) -> Result<CaptureStream, Status> {
+        let captures = self.captures()?;
+        let filter = request.filter.unwrap_or_default();
         let by_filter = request.ids.is_empty();
-        let unfiltered = request
-            .filter
-            .as_ref()
-            .is_none_or(|filter| *filter == proto::CaptureFilter::default());
-        if !by_filter && !unfiltered {
+        if !by_filter && filter != proto::CaptureFilter::default() {
             return Err(Status::invalid_argument(
                 "ids and a filter exclude each other: give the one or the other",
             ));
         }
-        let filter = CaptureFilter::checked(request.filter)?;
-        let lister = Arc::clone(&keeper);
-        let held = blocking(move || lister.list(&filter)).await?;
-        let held = held.into_iter().map(|capture| capture.id);
-        let ids: Vec<_> = if by_filter {
-            held.collect()
-        } else {
-            let mut wanted: HashSet<_> = request.ids.into_iter().collect();
-            let held: Vec<_> = held.filter(|id| wanted.remove(id)).collect();
-            if let Some(gone) = wanted.into_iter().min() {
-                return Err(CaptureError::Gone(gone).into());
-            }
-            held
-        };
+        let held = captures.store.list(&checked(Some(filter))?);
+        let mut wanted: HashSet<_> = request.ids.into_iter().collect();
+        let ids = held.into_iter().map(|info| info.id);
+        let ids: Vec<_> = ids
+            .filter(|id| by_filter || wanted.remove(&id.to_string()))
+            .collect();
+        if let Some(gone) = wanted.into_iter().min() {
+            return Err(Status::not_found(format!(
+                "there is no capture {gone}: it was deleted to make room or for its age, or never \
+                 was; list the captures to see which are there"
+            )));
+        }
         let Ok(permit) = Arc::clone(&self.pulls).try_acquire_owned() else {
             return Err(Status::resource_exhausted(format!(
                 "{PULLS} pulls are running already: wait for one to end"
             )));
         };
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let store = Arc::clone(&captures.store);
         tokio::spawn(async move {
             let _permit = permit;
             tokio::select! {
                 // A client that has left shall not keep the disk busy.
                 () = chunks.closed() => {}
-                () = send(keeper, ids, by_filter, &chunks) => {}
+                () = send(store, ids, by_filter, &chunks) => {}
             }
         });
         Ok(ReceiverStream::new(stream))
     }
 
-    pub(super) async fn boost(
+    pub(super) fn boost(
         &self,
-        request: proto::BoostSamplingRequest,
+        request: &proto::BoostSamplingRequest,
     ) -> Result<proto::BoostSamplingResponse, Status> {
-        let keeper = self.keeper()?;
-        let invalid = |message: String| Status::invalid_argument(message);
-        let upstream: UpstreamPattern = request
+        let captures = self.captures()?;
+        let upstreams: UpstreamPattern = request
             .upstream
             .parse()
-            .map_err(|error: crate::model::UpstreamPatternError| invalid(error.to_string()))?;
-        let duration = request
-            .duration
-            .and_then(|duration| duration.try_into().ok());
+            .map_err(|error: UpstreamPatternError| Status::invalid_argument(error.to_string()))?;
+        let duration = request.duration.and_then(|span| span.try_into().ok());
         let duration: Duration = duration.unwrap_or_default();
         if duration.is_zero() || duration > LONGEST_BOOST {
-            return Err(invalid(format!(
+            return Err(Status::invalid_argument(format!(
                 "a boost cannot last {duration:?}: give more than nothing and at most {} minutes, \
                  and boost again when it is over",
                 LONGEST_BOOST.as_secs() / 60
             )));
         }
         let one_in = request.one_in.max(1);
-        let boost = blocking(move || keeper.boost(upstream, one_in, duration)).await?;
+        let now = (captures.now)();
+        let until = now.after(duration);
+        captures
+            .sampler
+            .boost(upstreams, one_in, until, now)
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         Ok(proto::BoostSamplingResponse {
-            one_in: boost.one_in,
-            until: Some(timestamp_to_proto(boost.until)),
+            one_in,
+            until: Some(timestamp_to_proto(until)),
         })
     }
 }
@@ -275,24 +210,31 @@ pub type CaptureStream = ReceiverStream<Result<proto::CaptureChunk, Status>>;
 /// Sends captures one after another. Of those that a filter chose, one that was evicted since is left
 /// out; one that was asked for by id is missed.
 async fn send(
-    keeper: Arc<dyn CaptureKeeper>,
-    ids: Vec<String>,
+    store: Arc<Store>,
+    ids: Vec<CaptureId>,
     by_filter: bool,
     chunks: &mpsc::Sender<Result<proto::CaptureChunk, Status>>,
 ) {
     for id in ids {
-        let reader = Arc::clone(&keeper);
-        let wanted = id.clone();
-        let bytes = match blocking(move || reader.read(&wanted)).await {
-            Ok(bytes) => bytes,
-            Err(error) if by_filter && error.code() == Code::NotFound => continue,
-            Err(error) => {
+        let store = Arc::clone(&store);
+        // It waits for the disk; nothing else shall.
+        let read = tokio::task::spawn_blocking(move || store.read(id)).await;
+        let bytes = match read {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(StoreError::Gone(_))) if by_filter => continue,
+            Ok(Err(error)) => {
                 // A client that has left needs no reason.
-                let _ = chunks.send(Err(error)).await;
+                let _ = chunks.send(Err(not_read(&error))).await;
+                return;
+            }
+            Err(_) => {
+                let panicked = "reading a capture panicked; the agent's log has the place: please \
+                                report it";
+                let _ = chunks.send(Err(Status::internal(panicked))).await;
                 return;
             }
         };
-        let mut capture_id = id;
+        let mut capture_id = id.to_string();
         for data in bytes.chunks(CHUNK_BYTES) {
             let chunk = proto::CaptureChunk {
                 data: data.to_vec(),
@@ -305,30 +247,22 @@ async fn send(
     }
 }
 
-/// Runs what may wait for the disk where nothing else waits for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(Status::internal(
-            "reading the captures panicked; the agent's log has the place: please report it",
-        )),
-    }
-}
-
-fn listing_to_proto(capture: CaptureListing) -> proto::CaptureInfo {
+fn info_to_proto(info: CaptureInfo) -> proto::CaptureInfo {
     proto::CaptureInfo {
-        id: capture.id,
-        time: Some(timestamp_to_proto(capture.time)),
-        cause: capture.cause.map_or("", Cause::id).to_owned(),
-        event_id: capture.event_id.unwrap_or_default(),
+        id: info.id.to_string(),
+        time: Some(timestamp_to_proto(info.time)),
+        cause: info.cause.map_or("", Cause::id).to_owned(),
+        event_id: info.event_id.unwrap_or_default(),
         upstream: Some(proto::hop_event::Upstream {
-            address: capture.upstream.ip().to_string(),
-            port: capture.upstream.port().into(),
+            address: info.upstream.ip().to_string(),
+            port: info.upstream.port().into(),
             name: String::new(),
         }),
-        packets: capture.packets,
-        bytes: capture.bytes,
+        packets: info.packets,
+        bytes: info.bytes,
+        node: info.node.to_string(),
+        method: info.exchange.method,
+        path: info.exchange.path,
+        status: info.exchange.status.map(u32::from),
     }
 }

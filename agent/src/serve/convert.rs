@@ -218,6 +218,7 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
         id: event.id,
         time: timestamp_from_proto(required(event.time, "time")?, "time")?,
         node: Arc::from(event.node),
+        hop: None,
         cause: cause(event.cause, "cause")?,
         proof: proof_from_proto(event.proof)?,
         rivals,

@@ -3,14 +3,13 @@
 //! Decides how causes and upstreams are written and matched; a filter is checked in full before the
 //! first event is looked at.
 
-use core::net::SocketAddr;
-
 use thiserror::Error;
 
 use crate::model::{
-    Cause, HopEvent, Target, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
+    Cause, HopEvent, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
     UpstreamPatternError, catalogue,
 };
+use crate::record::CaptureFilter;
 
 /// A checked filter. Empty lists let everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +33,9 @@ pub enum FilterError {
     /// Not a set of upstreams.
     #[error(transparent)]
     Upstream(#[from] UpstreamPatternError),
+    /// A unix path where captures are asked for.
+    #[error("upstream `{0}` has no captures: no packets go through a unix socket")]
+    NoPackets(String),
     /// Not a time that hopscope can hold.
     #[error("bad time in `since`: give one between 1970 and 2554")]
     Since,
@@ -90,12 +92,17 @@ impl Filter {
             && self.matches_upstream(&event.upstream)
     }
 
-    /// The same for anything of this time at this TCP upstream, where no cause is one that was not
-    /// asked for.
-    pub fn admits(&self, cause: Option<Cause>, time: Timestamp, upstream: SocketAddr) -> bool {
-        (self.causes.is_empty() || cause.is_some_and(|cause| self.causes.contains(&cause)))
-            && self.since.is_none_or(|since| time >= since)
-            && self.matches_upstream(&Target::Inet(upstream).into())
+    /// The same for captures, of failed or of healthy exchanges only where `failed` says so.
+    pub(super) fn of_captures(self, failed: Option<bool>) -> Result<CaptureFilter, FilterError> {
+        if let Some(socket) = self.sockets.first() {
+            return Err(FilterError::NoPackets(socket.to_string()));
+        }
+        Ok(CaptureFilter {
+            causes: self.causes,
+            upstreams: self.upstreams,
+            since: self.since,
+            failed,
+        })
     }
 
     fn matches_upstream(&self, upstream: &UpstreamInfo) -> bool {

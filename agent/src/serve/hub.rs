@@ -15,7 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::captures::CaptureKeeper;
+use super::captures::Captures;
 use super::filter::Filter;
 use super::push::PushQueue;
 use super::queue::{Offer, Queue, Subscription};
@@ -93,7 +93,7 @@ pub struct Hub {
     status_wanted: AtomicBool,
     status_generation: watch::Sender<u64>,
     waker: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
-    captures: OnceLock<Arc<dyn CaptureKeeper>>,
+    captures: OnceLock<Captures>,
     counters: Counters,
 }
 
@@ -233,12 +233,12 @@ impl Hub {
     }
 
     /// Registers what keeps the captures, once, before the hub is served.
-    pub fn set_capture_keeper(&self, keeper: Arc<dyn CaptureKeeper>) {
+    pub fn set_captures(&self, captures: Captures) {
         // A second one would be a mistake of the caller's; the first stays.
-        let _ = self.captures.set(keeper);
+        let _ = self.captures.set(captures);
     }
 
-    pub(super) fn capture_keeper(&self) -> Option<Arc<dyn CaptureKeeper>> {
+    pub(super) fn captures(&self) -> Option<Captures> {
         self.captures.get().cloned()
     }
 

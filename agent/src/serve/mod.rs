@@ -18,9 +18,7 @@ mod tls;
 
 pub use access::{AccessError, CAPTURES_UNIT, check_listen};
 pub use agent::{AgentService, EventStream, serve_agent};
-pub use captures::{
-    Boost, CaptureError, CaptureFilter, CaptureKeeper, CaptureListing, CaptureStream,
-};
+pub use captures::{CaptureStream, Captures};
 pub use convert::{
     ConvertError, duration_to_proto, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto,
 };

@@ -20,6 +20,9 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier,
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
 
 /// A peer that does not finish its handshake this long is given up.
 pub(super) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
@@ -105,6 +108,15 @@ pub enum TlsError {
         file: PemFile,
         /// What rustls said.
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// A certificate of the time before extensions, which TLS here does not take.
+    #[error(
+        "{file} is a certificate of X.509 version 1, as `openssl x509 -req` makes without extensions: \
+         sign it with some, such as extendedKeyUsage, by -extfile or -copy_extensions copy"
+    )]
+    Version {
+        /// Which.
+        file: PemFile,
     },
     /// A key of another certificate.
     #[error(
@@ -197,12 +209,21 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Whether the key is the one of the first certificate.
+/// Whether the first certificate can be used, and the key is its own.
 fn check_pair(
     (cert, chain): (&PemFile, Vec<CertificateDer<'static>>),
     (key, private): (&PemFile, &PrivateKeyDer<'static>),
     provider: &CryptoProvider,
 ) -> Result<(), TlsError> {
+    // Authorities may be as old as they like.
+    let is_old = |der: &CertificateDer<'_>| {
+        let parsed = X509Certificate::from_der(der);
+        parsed.is_ok_and(|(_, certificate)| certificate.version() != X509Version::V3)
+    };
+    if chain.first().is_some_and(is_old) {
+        let file = cert.clone();
+        return Err(TlsError::Version { file });
+    }
     let Err(error) = CertifiedKey::from_der(chain, private.clone_key(), provider) else {
         return Ok(());
     };

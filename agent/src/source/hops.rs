@@ -9,20 +9,18 @@
 //! A SYN with another initial sequence number is a new hop: ports are used again.
 //! Memory is bounded: connections that were idle longest are forgotten, and counted.
 
-use core::hash::{Hash, Hasher};
-use core::net::{IpAddr, SocketAddr};
-use std::collections::hash_map::Entry as Slot;
+use core::net::SocketAddr;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
 use super::hints::direction_of;
 use super::options::Options;
+use super::table::Table;
 use crate::input::packet::TcpPacket;
 use crate::model::{Direction, HopId, Segment, TcpFlags, Timestamp};
+use crate::tcp::Ends;
 
-/// Connections in one of the two generations of the table.
-const GENERATION: usize = 65_536;
 /// Connections that may wait for a payload that shows the roles.
 const MAX_WAITING: usize = 1024;
 /// Segments and payload bytes that one of them may hold meanwhile.
@@ -70,62 +68,7 @@ pub struct HopCounters {
     pub untallied: u64,
 }
 
-/// Upper half of the second word of an IPv4 address that is mapped into IPv6.
-const IPV4: u64 = 0xffff;
-
-/// Both ends of a connection in a fixed order, packed into few words: there are many, and they are
-/// hashed and compared for each packet. IPv4 addresses are mapped into IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    low: [u64; 2],
-    high: [u64; 2],
-    /// The low end's port, then the high end's.
-    ports: u32,
-}
-
-impl Hash for Key {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let ([low_top, low], [high_top, high]) = (self.low, self.high);
-        if low_top | high_top == 0 && low >> 32 == IPV4 && high >> 32 == IPV4 {
-            state.write_u64(low << 32 | high & u64::from(u32::MAX));
-        } else {
-            for word in [low_top, low, high_top, high] {
-                state.write_u64(word);
-            }
-        }
-        state.write_u32(self.ports);
-    }
-}
-
-impl Key {
-    /// The key, and whether `a` is its low end.
-    fn new(a: SocketAddr, b: SocketAddr) -> (Self, bool) {
-        let (a_words, b_words) = (words(a.ip()), words(b.ip()));
-        let a_is_low = (a_words, a.port()) <= (b_words, b.port());
-        let (low, high, low_port, high_port) = if a_is_low {
-            (a_words, b_words, a.port(), b.port())
-        } else {
-            (b_words, a_words, b.port(), a.port())
-        };
-        let ports = u32::from(low_port) << 16 | u32::from(high_port);
-        (Self { low, high, ports }, a_is_low)
-    }
-}
-
-fn words(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => [0, IPV4 << 32 | u64::from(address.to_bits())],
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
-            let halves = [(bits >> 64) as u64, bits as u64];
-            halves
-        }
-    }
-}
-
-/// Where the gateway's end lies in a [`Key`].
+/// Where the gateway's end lies in the key of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gateway {
     Low,
@@ -185,6 +128,11 @@ impl Tracked {
             None => self.closed(),
         }
     }
+
+    /// Whether a segment can neither begin another connection nor tell the roles.
+    const fn keeps(&self, tcp: &TcpPacket<'_>) -> bool {
+        self.sure && !tcp.flags.contains(TcpFlags::SYN)
+    }
 }
 
 /// A segment kept until the roles are known.
@@ -205,8 +153,7 @@ enum Connection {
 /// The table of connections.
 pub(super) struct Hops {
     options: Options,
-    young: HashMap<Key, Connection>,
-    old: HashMap<Key, Connection>,
+    connections: Table<Connection>,
     next: u64,
     waiting: usize,
     tallies: Vec<UpstreamTally>,
@@ -215,14 +162,13 @@ pub(super) struct Hops {
 }
 
 /// Takes the segments of hops.
-pub(super) type Sink<'s> = dyn FnMut(Timestamp, HopId, Segment<'_>) + 's;
+pub(super) type Sink<'s> = dyn FnMut(Timestamp, HopId, &Segment<'_>) + 's;
 
 impl Hops {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            young: HashMap::default(),
-            old: HashMap::default(),
+            connections: Table::new(),
             next: 0,
             waiting: 0,
             tallies: Vec::new(),
@@ -241,22 +187,29 @@ impl Hops {
 
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
     pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
-        let (key, from_low) = Key::new(tcp.src, tcp.dst);
+        let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
         // By far the most segments: one look into the table is enough for them.
-        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key)
-            && tracked.sure
-            && !tcp.flags.contains(TcpFlags::SYN)
+        if let Some(Connection::Tracked(tracked)) = self.connections.find(&key)
+            && tracked.keeps(tcp)
         {
             let (tallies, counters) = (&mut self.tallies, &mut self.counters);
             deliver(tracked, tallies, counters, at, tcp, from_low, sink);
-            return;
+        } else {
+            self.seldom(key, at, tcp, from_low, sink);
         }
-        let found = match self.young.entry(key) {
-            Slot::Occupied(slot) => Some(slot.into_mut()),
-            // Used again: back among the young.
-            Slot::Vacant(slot) => self.old.remove(&key).map(|found| slot.insert(found)),
-        };
-        match found {
+        self.age();
+    }
+
+    /// Takes a segment that begins a connection or may tell more about one.
+    fn seldom(
+        &mut self,
+        key: Ends,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        sink: &mut Sink<'_>,
+    ) {
+        match self.connections.find(&key) {
             Some(Connection::Tracked(tracked)) if !begins_anew(tracked, tcp, from_low) => {
                 if !tracked.sure
                     && let Some(direction) = direction_of(tcp.payload)
@@ -277,27 +230,17 @@ impl Hops {
                 None => self.wait(key, at, tcp, from_low, sink),
             },
         }
-        if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
-            deliver(
-                tracked,
-                &mut self.tallies,
-                &mut self.counters,
-                at,
-                tcp,
-                from_low,
-                sink,
-            );
-        }
-        if self.young.len() >= GENERATION {
-            self.age();
+        if let Some(Connection::Tracked(tracked)) = self.connections.find(&key) {
+            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
         }
     }
 
     /// The roles of the ends of a segment that an ICMP error quotes: whether its sender is the
     /// gateway of a hop that the options include.
     pub(super) fn is_from_gateway(&self, src: SocketAddr, dst: SocketAddr) -> bool {
-        let (key, from_low) = Key::new(src, dst);
-        match self.young.get(&key).or_else(|| self.old.get(&key)) {
+        let (key, from_low) = Ends::sorted(src, dst);
+        match self.connections.peek(&key) {
             Some(Connection::Tracked(tracked)) => {
                 !tracked.filtered && tracked.gateway.direction(from_low) == Direction::ToUpstream
             }
@@ -313,9 +256,8 @@ impl Hops {
     /// Lets the segments go that still wait, with the roles guessed.
     pub(super) fn finish(&mut self, sink: &mut Sink<'_>) {
         let mut waiting: Vec<_> = self
-            .young
+            .connections
             .iter()
-            .chain(&self.old)
             .filter_map(|(key, connection)| match connection {
                 Connection::Waiting(held) => Some((held.first()?.at, *key)),
                 Connection::Tracked(_) => None,
@@ -367,7 +309,7 @@ impl Hops {
     /// Begins a hop.
     fn track(
         &mut self,
-        key: Key,
+        key: Ends,
         at: Timestamp,
         tcp: &TcpPacket<'_>,
         from_low: bool,
@@ -402,7 +344,7 @@ impl Hops {
             reset: None,
             tally,
         };
-        self.young.insert(key, Connection::Tracked(tracked));
+        self.connections.insert(key, Connection::Tracked(tracked));
     }
 
     fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
@@ -433,14 +375,14 @@ impl Hops {
     /// Keeps a segment, unless it tells the roles or there is no more room to wait.
     fn wait(
         &mut self,
-        key: Key,
+        key: Ends,
         at: Timestamp,
         tcp: &TcpPacket<'_>,
         from_low: bool,
         sink: &mut Sink<'_>,
     ) {
         let role = self.role(tcp, from_low);
-        let held = match self.young.get(&key) {
+        let held = match self.connections.peek(&key) {
             Some(Connection::Waiting(held)) => held.as_slice(),
             _ => &[],
         };
@@ -450,18 +392,19 @@ impl Hops {
             || (held.is_empty() && self.waiting >= MAX_WAITING);
         if role.is_some() || full {
             self.release(key, role, sink);
-            if is_syn(tcp) || !matches!(self.young.get(&key), Some(Connection::Tracked(_))) {
+            if is_syn(tcp) || !matches!(self.connections.peek(&key), Some(Connection::Tracked(_))) {
                 let guess = || (lower_port(tcp.src, tcp.dst, from_low), false);
                 let (gateway, sure) = role.unwrap_or_else(guess);
                 self.track(key, at, tcp, from_low, gateway, sure);
             }
             return;
         }
-        let connection = self.young.entry(key).or_insert_with(|| {
+        if held.is_empty() {
             self.waiting += 1;
-            Connection::Waiting(Vec::new())
-        });
-        if let Connection::Waiting(held) = connection {
+            self.connections
+                .insert(key, Connection::Waiting(Vec::new()));
+        }
+        if let Some(Connection::Waiting(held)) = self.connections.find(&key) {
             held.push(Held {
                 at,
                 from_low,
@@ -479,12 +422,8 @@ impl Hops {
 
     /// Begins the hop of the segments that wait, in the role that was found or else is guessed, and
     /// lets them go.
-    fn release(&mut self, key: Key, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
-        let waiting = match self.young.remove(&key) {
-            None => self.old.remove(&key),
-            found => found,
-        };
-        let Some(Connection::Waiting(held)) = waiting else {
+    fn release(&mut self, key: Ends, role: Option<(Gateway, bool)>, sink: &mut Sink<'_>) {
+        let Some(Connection::Waiting(held)) = self.connections.remove(&key) else {
             return;
         };
         self.waiting = self.waiting.saturating_sub(1);
@@ -506,7 +445,7 @@ impl Hops {
                     role.unwrap_or_else(|| (lower_port(tcp.src, tcp.dst, held.from_low), false));
                 self.track(key, held.at, &tcp, held.from_low, gateway, sure);
             }
-            if let Some(Connection::Tracked(tracked)) = self.young.get_mut(&key) {
+            if let Some(Connection::Tracked(tracked)) = self.connections.find(&key) {
                 let (tallies, counters) = (&mut self.tallies, &mut self.counters);
                 deliver(
                     tracked,
@@ -523,8 +462,10 @@ impl Hops {
 
     /// Forgets the connections that were not seen since the last time, closed ones without counting.
     fn age(&mut self) {
-        let young = std::mem::take(&mut self.young);
-        for connection in std::mem::replace(&mut self.old, young).into_values() {
+        let Some(forgotten) = self.connections.age() else {
+            return;
+        };
+        for connection in forgotten {
             match connection {
                 Connection::Tracked(tracked) => {
                     self.counters.evicted += u64::from(!tracked.closed() && !tracked.filtered);
@@ -603,7 +544,7 @@ fn deliver(
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
-    sink(at, tracked.hop, tcp.segment(direction));
+    sink(at, tracked.hop, &tcp.segment(direction));
 }
 
 #[cfg(test)]

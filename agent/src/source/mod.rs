@@ -8,6 +8,7 @@ mod hints;
 mod hops;
 mod options;
 mod reader;
+mod table;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,7 +122,9 @@ impl<'e> Analysis<'e> {
     pub fn finish(mut self, on_event: &mut dyn FnMut(HopEvent)) -> Summary {
         let engine = &mut *self.engine;
         self.hops.finish(&mut |at, hop, segment| {
-            feed(engine, at, Input::Segment { hop, segment }, on_event);
+            feed(engine, at, on_event, |engine| {
+                engine.handle_segment(at, hop, segment);
+            });
         });
         self.engine.finish(self.summary.last.unwrap_or_default());
         drain(self.engine, on_event);
@@ -140,7 +143,9 @@ impl<'e> Analysis<'e> {
                 .map_or(packet.at, |first| first.min(packet.at)),
         );
         let latest = summary.last.unwrap_or_default();
-        summary.late += u64::from(latest.since(packet.at) > LATE);
+        if latest > packet.at {
+            summary.late += u64::from(latest.since(packet.at) > LATE);
+        }
         summary.last = Some(latest.max(packet.at));
         if self.link != Some(packet.link) {
             self.link = Some(packet.link);
@@ -151,14 +156,18 @@ impl<'e> Analysis<'e> {
                 summary.segments += 1;
                 let engine = &mut *self.engine;
                 self.hops.segment(packet.at, &tcp, &mut |at, hop, segment| {
-                    feed(engine, at, Input::Segment { hop, segment }, on_event);
+                    feed(engine, at, on_event, |engine| {
+                        engine.handle_segment(at, hop, segment);
+                    });
                 });
             }
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;
                 if self.hops.is_from_gateway(quote.src, quote.dst) {
                     let input = Input::Icmp(icmp_error(&quote));
-                    feed(self.engine, packet.at, input, on_event);
+                    feed(self.engine, packet.at, on_event, |engine| {
+                        engine.handle(packet.at, input);
+                    });
                 }
             }
             Ok(IpPacket::Other) => summary.other += 1,
@@ -192,7 +201,22 @@ fn icmp_error(quote: &IcmpQuote) -> IcmpError {
 }
 
 /// Gives the engine one input, after the deadlines that are due before it.
-fn feed(engine: &mut Engine, at: Timestamp, input: Input<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+#[inline]
+fn feed(
+    engine: &mut Engine,
+    at: Timestamp,
+    on_event: &mut dyn FnMut(HopEvent),
+    input: impl FnOnce(&mut Engine),
+) {
+    if engine.poll_timeout().is_some_and(|due| due <= at) {
+        expire(engine, at, on_event);
+    }
+    input(engine);
+    drain(engine, on_event);
+}
+
+/// Lets the deadlines up to `at` expire.
+fn expire(engine: &mut Engine, at: Timestamp, on_event: &mut dyn FnMut(HopEvent)) {
     while let Some(due) = engine.poll_timeout().filter(|due| *due <= at) {
         engine.handle_timeout(due);
         drain(engine, on_event);
@@ -202,10 +226,9 @@ fn feed(engine: &mut Engine, at: Timestamp, input: Input<'_>, on_event: &mut dyn
             break;
         }
     }
-    engine.handle(at, input);
-    drain(engine, on_event);
 }
 
+#[inline]
 fn drain(engine: &mut Engine, on_event: &mut dyn FnMut(HopEvent)) {
     while let Some(event) = engine.poll_event() {
         on_event(event);

@@ -2,8 +2,10 @@
 //!
 //! It decides which byte comes next and what is missing; it leaves alone what the bytes mean.
 
+mod ends;
 mod flow;
 mod reassembly;
 
+pub use ends::Ends;
 pub use flow::{Close, Flow, Hole, Reset, Stuck, Windows};
 pub use reassembly::{Chunk, Reassembler};

@@ -102,6 +102,7 @@ impl Feed {
             flags,
             window: 500,
             payload,
+            packet: &[],
             wire_len: u32::try_from(payload.len()).unwrap(),
             ttl: 64,
             ip_id: None,

@@ -14,10 +14,4 @@ pub(crate) const LISTED: &[(&str, u64, &str, &str)] = &[
         "server_fin_before_any_response",
         "hopscope is right: the FIN's sequence number shows 2902 bytes that were not captured",
     ),
-    (
-        "ndpi_match_string_subprotocol__error.pcapng",
-        0,
-        "http1_bad_status_line",
-        "hopscope is right: the request has a zero byte in its head, so it is not HTTP/1",
-    ),
 ];

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use hopscope::live::LiveConfig;
-use hopscope::model::{Direction, HeldExchanges, Signal, TcpFlags};
+use hopscope::model::{Direction, HeldExchanges, Signal, TcpFlags, UpstreamPattern};
 
 use crate::support::{Gateway, Seen, Watch};
 
@@ -257,16 +257,17 @@ fn one_in_so_many_is_sent_up() {
 #[test]
 fn a_boosted_upstream_is_seen_in_full_for_a_while() {
     let mut pair = Pair::start(|_| {});
-    let upstream = pair.upstream.local_addr().unwrap();
+    let address = pair.upstream.local_addr().unwrap();
+    let upstream: UpstreamPattern = format!("127.0.0.0/8:{}", address.port()).parse().unwrap();
     pair.exchanges(3);
     pair.watch
         .source
-        .boost(upstream, Duration::from_mins(1))
+        .boost(&upstream, Duration::from_mins(1))
         .unwrap();
     pair.exchanges(2);
     pair.until_asked(5);
     assert_eq!(pair.asked(), [1, 4, 5]);
-    pair.watch.source.boost(upstream, Duration::ZERO).unwrap();
+    pair.watch.source.boost(&upstream, Duration::ZERO).unwrap();
     pair.exchanges(2);
     pair.watch.settle();
     assert_eq!(pair.asked(), [1, 4, 5]);

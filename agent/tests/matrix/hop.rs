@@ -99,6 +99,7 @@ impl Hop {
             wire_len: len,
             ttl: 64,
             ip_id: None,
+            packet: &[],
         };
         self.input(Input::Segment {
             hop: HopId(1),

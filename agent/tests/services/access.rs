@@ -457,6 +457,25 @@ async fn the_collect_command_takes_tls_and_logs_whom_it_refuses() {
     for lost in [refused, unheard] {
         assert_eq!(lost.stop(std::time::Duration::ZERO).await, 1);
     }
+    // It has no events to ask for.
+    let operator = authority.client("operator", None);
+    let (cert, key) = (path(&operator.cert), path(&operator.key));
+    let (code, message) = failure(&[
+        "events",
+        "--agent",
+        &address,
+        "--tls-ca",
+        path(&ca),
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ]);
+    assert_eq!(code, 1);
+    assert!(
+        message.ends_with("does not offer this: is it a collector, or another version?"),
+        "{message}"
+    );
     collect.signal(Signal::TERM);
     assert_eq!(collect.ended().0, 0);
 }

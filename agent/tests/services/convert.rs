@@ -130,6 +130,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
             id: head.0,
             time: Timestamp::from_nanos(head.1),
             node: head.2.into(),
+            hop: None,
             cause: verdict.0,
             proof: verdict.1,
             rivals: verdict.2,

@@ -9,10 +9,12 @@
 mod access;
 mod agent;
 mod captures;
+mod captures_command;
 mod commands;
 mod convert;
 mod filter;
 mod pki;
 mod push;
 mod render;
+mod shelf;
 mod support;

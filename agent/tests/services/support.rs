@@ -24,6 +24,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         id: format!("event-{number}"),
         time: Timestamp::from_nanos(1_700_000_000_000_000_000 + u64::from(number) * 1_000_000_000),
         node: Arc::from("gw1"),
+        hop: None,
         cause: Cause::TcpConnectRefused,
         proof: Proof::Proven,
         rivals: Vec::new(),

@@ -112,8 +112,14 @@ fn same(failing: &[Line], healthy: &[Line]) -> bool {
     failing.len() == healthy.len()
         && failing.iter().zip(healthy).all(|(a, b)| {
             let unmarked = a.marks.is_empty() && b.marks.is_empty();
-            unmarked && value(&a.bytes) == value(&b.bytes)
+            let (a, b) = (value(&a.bytes), value(&b.bytes));
+            unmarked && (a == b || is_masked(a) && is_masked(b))
         })
+}
+
+/// Whether a value was a secret, of which a capture keeps nothing but its length.
+fn is_masked(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(|byte| *byte == b'*')
 }
 
 /// The lines of a response by level.
@@ -173,7 +179,8 @@ impl Parts {
                 bytes: shown.to_vec(),
             });
         }
-        let behind = unplaced.iter().map(|finding| around(bytes, finding));
+        let body = known.unwrap_or_default();
+        let behind = unplaced.iter().map(|finding| around(bytes, body, finding));
         Self {
             status,
             fields,
@@ -217,9 +224,9 @@ fn marks(unplaced: &mut Vec<Finding>, at: usize, next: usize) -> Vec<Mark> {
 }
 
 /// The bytes around a finding in the body, or those kept with it where these were not captured.
-fn around(bytes: &[u8], finding: &Finding) -> Line {
+fn around(bytes: &[u8], body: usize, finding: &Finding) -> Line {
     let at = usize::try_from(finding.offset).unwrap_or(usize::MAX);
-    let from = at.saturating_sub(CONTEXT);
+    let from = at.saturating_sub(CONTEXT).max(body.min(at));
     let to = at.saturating_add(CONTEXT).min(bytes.len());
     let (shown, place) = match bytes.get(from..to) {
         Some(shown) if at < bytes.len() => (shown, at - from),
@@ -350,6 +357,15 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_not_told_apart_by_their_lengths() {
+        let one = b"HTTP/1.1 204 No Content\r\nSet-Cookie: ****\r\n\r\n";
+        let other = b"HTTP/1.1 204 No Content\r\nSet-Cookie: *********\r\n\r\n";
+        assert_eq!(fields(one, other), (Vec::new(), 1));
+        let open = b"HTTP/1.1 204 No Content\r\nSet-Cookie: a\r\n\r\n";
+        assert_eq!(fields(one, open).0.len(), 1);
+    }
+
+    #[test]
     fn fields_on_one_side_and_other_values_are_differences() {
         let one = b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nA: 3\r\nContent-Length: 0\r\n\r\n";
         let other = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: 1\r\nC: 4\r\n\r\n";
@@ -382,6 +398,7 @@ mod tests {
         let [line] = framing.broken.as_slice() else {
             panic!("{framing:?}");
         };
+        assert_eq!(line.bytes, b"5\r\nhello\r\nzz\r\n");
         assert_eq!(line.bytes[line.marks[0].at], b'z');
         assert_eq!(one[line.marks[0].offset as usize], b'z');
     }

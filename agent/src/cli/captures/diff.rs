@@ -147,7 +147,7 @@ impl Wanted<'_> {
         let answered = read.into_iter().rev().find(Self::answered);
         answered.ok_or_else(|| {
             CliError::failed(format!(
-                "no response byte is in the {count} newest captures of failures of {upstream}, so \
+                "the newest captures of failures of {upstream} ({count}) hold no response byte, so \
                  there is nothing to compare: `hopscope events --upstream {upstream}` has their \
                  causes"
             ))

@@ -1,7 +1,8 @@
 //! The response in a capture, put together again from its packets.
 //!
-//! Decides where the response begins and how it was framed, with the reader and the parsers that
-//! judge live traffic; what is remarkable about it is decided in [`super::compare`].
+//! Decides which response it is (a capture may begin with earlier exchanges of the connection, so it is
+//! the one to the last request) and how it was framed, with the reader and the parsers that judge live
+//! traffic. What is remarkable about it is decided in [`super::compare`].
 
 use core::net::SocketAddr;
 
@@ -57,80 +58,88 @@ pub(super) struct Head {
     pub(super) framing: Stage,
 }
 
-/// The captured bytes of one direction.
-#[derive(Debug, Default)]
-struct Stream {
-    pieces: Vec<Piece>,
-}
-
-#[derive(Debug)]
-enum Piece {
-    Data(Vec<u8>),
-    Gap(u64),
-}
-
-impl Stream {
-    /// Puts segments in order, whatever their order in the capture.
-    fn new(segments: &[Segment]) -> Self {
-        let mut stream = Self::default();
-        let Some(first) = segments.first() else {
-            return stream;
-        };
-        let distance = |segment: &Segment| segment.seq.wrapping_sub(first.seq).cast_signed();
-        let start = segments.iter().min_by_key(|segment| distance(segment));
-        let end = segments
-            .iter()
-            .map(|segment| segment.seq.wrapping_add(segment.wire_len))
-            .max_by_key(|end| end.wrapping_sub(first.seq).cast_signed());
-        let mut reassembler = Reassembler::default();
-        reassembler.start(start.unwrap_or(first).seq);
-        // One capture is small: nothing in it has to be dropped.
-        let limits = Limits::default();
-        let mut keep = |chunk: Chunk<'_>| {
-            stream.pieces.push(match chunk {
-                Chunk::Data(bytes) => Piece::Data(bytes.to_vec()),
-                Chunk::Gap(bytes) => Piece::Gap(bytes),
-            });
-        };
-        for segment in segments {
-            let Segment {
-                seq,
-                payload,
-                wire_len,
-            } = segment;
-            reassembler.push(*seq, payload, *wire_len, &limits, &mut keep);
-        }
-        if let Some(end) = end {
-            reassembler.acknowledged(end, keep);
-        }
-        stream
-    }
-}
-
 /// Payload of a packet.
 #[derive(Debug)]
 struct Segment {
+    /// Place of the packet in the capture.
+    place: usize,
     seq: u32,
     payload: Vec<u8>,
     wire_len: u32,
 }
 
 impl Segment {
-    fn new(packet: &TcpPacket<'_>) -> Self {
+    fn new(place: usize, packet: &TcpPacket<'_>) -> Self {
         Self {
+            place,
             seq: packet.seq,
             payload: packet.payload.to_vec(),
             wire_len: packet.wire_len,
         }
     }
+
+    fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.wire_len)
+    }
 }
 
-/// Reads the exchange with `upstream` in a capture.
+/// The earliest of sequence numbers that are close together.
+fn earliest(mut numbers: impl Iterator<Item = u32>) -> Option<u32> {
+    let first = numbers.next()?;
+    let before = numbers.map(|number| number.wrapping_sub(first).cast_signed());
+    let distance = before.min().unwrap_or_default().min(0);
+    Some(first.wrapping_add_signed(distance))
+}
+
+/// The latest of sequence numbers that are close together.
+fn latest(mut numbers: impl Iterator<Item = u32>) -> Option<u32> {
+    let first = numbers.next()?;
+    let behind = numbers.map(|number| number.wrapping_sub(first).cast_signed());
+    let distance = behind.max().unwrap_or_default().max(0);
+    Some(first.wrapping_add_signed(distance))
+}
+
+/// Hands over the payload of one direction in the order of its bytes, each piece with the place of the
+/// packet that completed it. The bytes begin at `start`, or with the first that is there.
+fn in_order<'s>(
+    segments: impl Iterator<Item = &'s Segment> + Clone,
+    start: Option<u32>,
+    mut sink: impl FnMut(usize, Chunk<'_>),
+) {
+    let begins = segments.clone().map(|segment| segment.seq);
+    let Some(start) = start.or_else(|| earliest(begins)) else {
+        return;
+    };
+    let mut reassembler = Reassembler::default();
+    reassembler.start(start);
+    // One capture is small: nothing in it has to be dropped.
+    let limits = Limits::default();
+    let mut last = 0;
+    for segment in segments.clone() {
+        let Segment {
+            place,
+            seq,
+            payload,
+            wire_len,
+        } = segment;
+        last = *place;
+        reassembler.push(*seq, payload, *wire_len, &limits, |chunk| {
+            sink(*place, chunk);
+        });
+    }
+    if let Some(end) = latest(segments.map(Segment::end)) {
+        reassembler.acknowledged(end, |chunk| sink(last, chunk));
+    }
+}
+
+/// Reads the last exchange with `upstream` in a capture.
 pub(super) fn read(pcapng: &[u8], upstream: SocketAddr) -> Result<Exchange, SourceError> {
     let mut reader = Reader::open(pcapng)?;
     let (mut to_upstream, mut from_upstream) = (Vec::new(), Vec::new());
     let mut end = None;
+    let mut place = 0;
     while let Some(packet) = reader.next_packet()? {
+        place += 1;
         let parsed = parse_frame(packet.link, packet.data, packet.wire_len);
         let Ok(IpPacket::Tcp(packet)) = parsed else {
             continue;
@@ -143,7 +152,7 @@ pub(super) fn read(pcapng: &[u8], upstream: SocketAddr) -> Result<Exchange, Sour
             continue;
         };
         if packet.wire_len > 0 && !packet.flags.contains(TcpFlags::SYN) {
-            segments.push(Segment::new(&packet));
+            segments.push(Segment::new(place, &packet));
         }
         if packet.flags.contains(TcpFlags::RST) {
             end.get_or_insert(reset);
@@ -151,11 +160,10 @@ pub(super) fn read(pcapng: &[u8], upstream: SocketAddr) -> Result<Exchange, Sour
             end.get_or_insert(closed);
         }
     }
-    let request = request(&Stream::new(&to_upstream));
-    let mut exchange = response(&Stream::new(&from_upstream), kind(request.as_ref()));
-    exchange.request = request;
-    exchange.end = end;
-    Ok(exchange)
+    Ok(Exchange {
+        end,
+        ..last(&to_upstream, &from_upstream)
+    })
 }
 
 /// An IPv4 upstream of an IPv6 socket is the same upstream.
@@ -163,155 +171,194 @@ fn same(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
 }
 
-/// The head of the last request: the one that the response answers.
-fn request(stream: &Stream) -> Option<RequestHead> {
+/// The last request and what was sent after it began.
+fn last(to_upstream: &[Segment], from_upstream: &[Segment]) -> Exchange {
+    let (request, began) = last_request(to_upstream);
+    let kind = request.as_ref().map(|head| head.kind).unwrap_or_default();
+    let before = from_upstream.iter().filter(|segment| segment.place < began);
+    let behind = from_upstream
+        .iter()
+        .filter(|segment| segment.place >= began);
+    // Bytes that are sent again belong to the exchanges before.
+    let start = latest(before.map(Segment::end));
+    let mut response = Response::new(kind);
+    in_order(behind, start, |_, chunk| response.take(&chunk));
+    Exchange {
+        request,
+        ..response.end()
+    }
+}
+
+/// The last request, as far as its head is there, and the place of the packet with which it began.
+fn last_request(segments: &[Segment]) -> (Option<RequestHead>, usize) {
     let mut parser = RequestParser::default();
-    let mut last = None;
-    for piece in &stream.pieces {
-        match piece {
-            Piece::Data(bytes) => {
-                let mut rest = bytes.as_slice();
-                loop {
-                    let (taken, event) = parser.take(rest);
-                    rest = rest.get(taken..).unwrap_or_default();
-                    match event {
-                        Some(RequestEvent::Head(head)) => last = Some(head),
-                        None if rest.is_empty() || taken == 0 => break,
-                        Some(_) | None => {}
-                    }
-                }
+    let (mut request, mut began) = (None, 0);
+    in_order(segments.iter(), None, |place, chunk| {
+        let mut rest = match chunk {
+            Chunk::Data(bytes) => bytes,
+            Chunk::Gap(bytes) => {
+                parser.skip(bytes);
+                return;
             }
-            Piece::Gap(bytes) => {
-                parser.skip(*bytes);
+        };
+        loop {
+            let (taken, event) = parser.take(rest);
+            rest = rest.get(taken..).unwrap_or_default();
+            match event {
+                Some(RequestEvent::Begin) => (request, began) = (None, place),
+                Some(RequestEvent::Head(head)) => request = Some(head),
+                None if rest.is_empty() || taken == 0 => break,
+                Some(_) | None => {}
+            }
+        }
+    });
+    (request, began)
+}
+
+/// A response while it is put together.
+struct Response {
+    kind: RequestKind,
+    parser: ResponseParser,
+    /// Whether every byte so far was captured.
+    whole: bool,
+    exchange: Exchange,
+}
+
+impl Response {
+    fn new(kind: RequestKind) -> Self {
+        Self {
+            kind,
+            parser: ResponseParser::new(Limits::default().head_bytes),
+            whole: true,
+            exchange: Exchange::default(),
+        }
+    }
+
+    fn take(&mut self, chunk: &Chunk<'_>) {
+        match chunk {
+            Chunk::Data(bytes) => self.take_bytes(bytes),
+            Chunk::Gap(bytes) => self.skip(*bytes),
+        }
+    }
+
+    fn take_bytes(&mut self, bytes: &[u8]) {
+        let exchange = &mut self.exchange;
+        let mut position = exchange.response.len();
+        if self.whole {
+            exchange.response.extend_from_slice(bytes);
+        }
+        exchange.wire_bytes += bytes.len() as u64;
+        let mut rest = bytes;
+        loop {
+            let done = self.parser.stage() == Stage::Done;
+            let (taken, event) = self.parser.take(rest, self.kind);
+            rest = rest.get(taken..).unwrap_or_default();
+            position += taken;
+            if done {
+                exchange.surplus += taken as u64;
+            }
+            match event {
+                Some(ResponseEvent::Head) if self.whole => {
+                    exchange.head = Some(Head {
+                        to: position,
+                        framing: self.parser.stage(),
+                    });
+                }
+                None if rest.is_empty() || taken == 0 => break,
+                Some(_) | None => {}
             }
         }
     }
-    last
-}
 
-fn kind(request: Option<&RequestHead>) -> RequestKind {
-    request.map(|head| head.kind).unwrap_or_default()
-}
-
-fn response(stream: &Stream, kind: RequestKind) -> Exchange {
-    let mut exchange = Exchange::default();
-    let mut parser = ResponseParser::new(Limits::default().head_bytes);
-    let mut whole = true;
-    let mut position = 0;
-    for piece in &stream.pieces {
-        match piece {
-            Piece::Data(bytes) => {
-                if whole {
-                    exchange.response.extend_from_slice(bytes);
-                }
-                let mut rest = bytes.as_slice();
-                loop {
-                    let done = parser.stage() == Stage::Done;
-                    let (taken, event) = parser.take(rest, kind);
-                    rest = rest.get(taken..).unwrap_or_default();
-                    position += taken;
-                    if done {
-                        exchange.surplus += taken as u64;
-                    }
-                    match event {
-                        Some(ResponseEvent::Head) if whole => {
-                            exchange.head = Some(Head {
-                                to: position,
-                                framing: parser.stage(),
-                            });
-                        }
-                        None if rest.is_empty() || taken == 0 => break,
-                        Some(_) | None => {}
-                    }
-                }
-                exchange.wire_bytes += bytes.len() as u64;
-            }
-            Piece::Gap(bytes) => {
-                whole = false;
-                let mut left = *bytes;
-                loop {
-                    let (taken, event) = parser.skip(left);
-                    left = left.saturating_sub(taken);
-                    if event.is_none() || left == 0 {
-                        break;
-                    }
-                }
-                exchange.wire_bytes += bytes;
+    fn skip(&mut self, bytes: u64) {
+        self.whole = false;
+        self.exchange.wire_bytes += bytes;
+        let mut left = bytes;
+        loop {
+            let (taken, event) = self.parser.skip(left);
+            left = left.saturating_sub(taken);
+            if event.is_none() || left == 0 {
+                break;
             }
         }
     }
-    exchange.findings = parser.findings();
-    exchange.stage = Some(parser.stage());
-    exchange.missing = parser.missing();
-    exchange
+
+    fn end(self) -> Exchange {
+        Exchange {
+            findings: self.parser.findings(),
+            stage: Some(self.parser.stage()),
+            missing: self.parser.missing(),
+            ..self.exchange
+        }
+    }
 }
 
 /// An exchange of which every byte was captured.
 #[cfg(test)]
 pub(super) fn of_bytes(request: &[u8], response: &[u8], end: Option<End>) -> Exchange {
-    let stream = |bytes: &[u8]| Stream {
-        pieces: vec![Piece::Data(bytes.to_vec())],
+    let segment = |place, bytes: &[u8]| Segment {
+        place,
+        seq: 0,
+        payload: bytes.to_vec(),
+        wire_len: bytes.len().try_into().unwrap_or_default(),
     };
-    let request = self::request(&stream(request));
-    let mut exchange = self::response(&stream(response), kind(request.as_ref()));
-    exchange.request = request;
-    exchange.end = end;
-    exchange
+    Exchange {
+        end,
+        ..last(&[segment(1, request)], &[segment(2, response)])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn segment(seq: u32, payload: &[u8], wire_len: u32) -> Segment {
+    const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+    const HEAD: &[u8] = b"HEAD /b HTTP/1.1\r\nHost: h\r\n\r\n";
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+    fn segment(place: usize, seq: u32, payload: &[u8], wire_len: usize) -> Segment {
         Segment {
+            place,
             seq,
             payload: payload.to_vec(),
-            wire_len,
+            wire_len: wire_len as u32,
         }
     }
 
-    fn exchange(segments: &[Segment]) -> Exchange {
-        response(&Stream::new(segments), RequestKind::Plain)
+    fn path(exchange: &Exchange) -> Option<String> {
+        let path = exchange.request.as_ref().and_then(RequestHead::path);
+        path.map(std::borrow::Cow::into_owned)
     }
 
     #[test]
     fn segments_in_any_order_and_twice_give_one_response() {
-        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-        let parts = |order: [usize; 4]| {
-            let all = [
-                segment(u32::MAX - 9, &bytes[..20], 20),
-                segment(10, &bytes[20..30], 10),
-                segment(20, &bytes[30..], bytes.len() as u32 - 30),
-                segment(10, &bytes[20..30], 10),
+        let part =
+            |place, seq: u32, from: usize, to: usize| segment(place, seq, &OK[from..to], to - from);
+        // The sequence numbers pass zero on the way.
+        let all = |places: [usize; 4]| {
+            let mut all = [
+                part(places[0], u32::MAX - 9, 0, 20),
+                part(places[1], 10, 20, 30),
+                part(places[2], 20, 30, OK.len()),
+                part(places[3], 10, 20, 30),
             ];
-            order.map(|at| {
-                let Segment {
-                    seq,
-                    payload,
-                    wire_len,
-                } = &all[at];
-                segment(*seq, payload, *wire_len)
-            })
+            all.sort_by_key(|segment| segment.place);
+            all
         };
-        for order in [[0, 1, 2, 3], [2, 3, 1, 0], [1, 0, 3, 2]] {
-            let read = exchange(&parts(order));
-            assert_eq!(read.response, bytes, "{order:?}");
+        for places in [[1, 2, 3, 4], [4, 3, 1, 2], [2, 1, 4, 3]] {
+            let read = last(&[], &all(places));
+            assert_eq!(read.response, OK, "{places:?}");
             assert_eq!((read.stage, read.surplus), (Some(Stage::Done), 0));
-            assert_eq!(
-                read.head,
-                Some(Head {
-                    to: 38,
-                    framing: Stage::SizedBody
-                })
-            );
+            let to = OK.len() - 5;
+            let framing = Stage::SizedBody;
+            assert_eq!(read.head, Some(Head { to, framing }));
         }
     }
 
     #[test]
     fn what_was_not_captured_ends_the_bytes_but_not_the_judgement() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n";
-        let read = exchange(&[segment(0, head, head.len() as u32 + 400)]);
+        let read = last(&[], &[segment(1, 0, head, head.len() + 400)]);
         assert_eq!(read.response, head);
         assert_eq!(read.wire_bytes, head.len() as u64 + 400);
         assert_eq!(
@@ -324,12 +371,39 @@ mod tests {
     fn an_interim_response_is_no_end() {
         let bytes =
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n+1";
-        let read = of_bytes(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", bytes, None);
+        let read = of_bytes(GET, bytes, None);
         assert_eq!(read.head.map(|head| head.to), Some(bytes.len() - 2));
         assert_eq!((read.stage, read.surplus), (Some(Stage::Done), 2));
-        assert_eq!(
-            read.request.as_ref().and_then(RequestHead::path).as_deref(),
-            Some("/a")
-        );
+        assert_eq!(path(&read).as_deref(), Some("/a"));
+    }
+
+    #[test]
+    fn of_several_exchanges_the_last_counts() {
+        let (get, ok) = (GET.len() as u32, OK.len() as u32);
+        let head = b"HTTP/1.1 204 No Content\r\n\r\n";
+        let to = [
+            segment(1, 0, GET, GET.len()),
+            segment(3, get, &HEAD[..9], 9),
+            segment(4, get + 9, &HEAD[9..], HEAD.len() - 9),
+        ];
+        let from = [
+            segment(2, 7, OK, OK.len()),
+            // The end of the first response once more, behind the second request.
+            segment(5, 7 + ok - 5, b"hello", 5),
+            segment(6, 7 + ok, head, head.len()),
+        ];
+        let read = last(&to, &from);
+        assert_eq!(path(&read).as_deref(), Some("/b"));
+        assert_eq!(read.response, head);
+        assert_eq!((read.stage, read.surplus), (Some(Stage::Done), 0));
+
+        // A request that was not answered has no response, whatever came before it.
+        let read = last(&to, &from[..1]);
+        assert_eq!(path(&read).as_deref(), Some("/b"));
+        assert_eq!((read.response.len(), read.wire_bytes), (0, 0));
+
+        // The capture may begin between a request and its response.
+        let read = last(&to[1..], &from);
+        assert_eq!(read.response, head);
     }
 }

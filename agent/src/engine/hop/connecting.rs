@@ -215,6 +215,10 @@ impl Hop {
             cx.stats.connect_abandoned += 1;
             return;
         }
+        // The upstream may have closed in between: that is the same failure.
+        if std::mem::replace(&mut self.unused_judged, true) {
+            return;
+        }
         out.judged.push(Judged {
             at,
             verdict: connect_late(elapsed, EvidenceSource::Packet),

@@ -8,7 +8,7 @@ use super::{Context, Hop, Judged, Outcome, Phase, Wait};
 use crate::classify::{
     Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };
-use crate::engine::exchange::{Completed, Exchange};
+use crate::engine::exchange::{Completed, Done, Exchange};
 use crate::engine::peers::Peer;
 use crate::engine::traffic::Finished;
 use crate::http1::{Finding, Protocol, Stage};
@@ -42,11 +42,11 @@ impl Hop {
     pub(super) fn after_bytes(
         &mut self,
         at: Timestamp,
-        done: Vec<Completed>,
+        done: &mut Done,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        for completed in done {
+        while let Some(completed) = done.pop() {
             cx.stats.unjudged_gap += u64::from(completed.stage == Stage::Lost);
             if completed.exchange.judged {
                 continue;
@@ -55,6 +55,11 @@ impl Hop {
             let finished = Finished::of(&completed.exchange, completed.status);
             out.finished.push(finished);
             out.completed |= completed.stage != Stage::Lost;
+            let plain = completed.is_plain();
+            if plain && !cfg!(debug_assertions) {
+                self.let_pass(at, completed, cx, out);
+                continue;
+            }
             let facts = ExchangeFacts {
                 status: completed.status,
                 findings: &completed.findings,
@@ -68,9 +73,10 @@ impl Hop {
                 )
             };
             let verdict = exchange(&facts);
+            debug_assert!(!plain || verdict.is_none(), "a plain exchange has a cause");
             let limit = completed.findings.iter().any(|found| found.kind.is_limit());
             if verdict.is_none() && (limit || !completed.exchange.complete) {
-                self.exchanges.last = Some((at, completed));
+                self.exchanges.last = Some(Box::new((at, completed)));
             } else if let Some(verdict) = verdict {
                 let status = completed.status;
                 out.judged.push(Judged {
@@ -79,8 +85,9 @@ impl Hop {
                     exchange: Some(completed.exchange),
                     status,
                 });
-            } else if !completed.findings.is_empty() {
-                cx.stats.tolerated += 1;
+            } else {
+                cx.stats.tolerated += u64::from(!completed.findings.is_empty());
+                self.let_pass(at, completed, cx, out);
             }
         }
         let unjudged = self
@@ -99,6 +106,21 @@ impl Hop {
             .is_some_and(|exchange| exchange.closed_before);
         if doomed && unjudged && !self.waiting(Wait::Closed) {
             self.waits.push((at.after(CLOSED_SETTLE), Wait::Closed));
+        }
+    }
+
+    /// An exchange that did not fail.
+    fn let_pass(
+        &mut self,
+        at: Timestamp,
+        completed: Completed,
+        cx: &Context<'_>,
+        out: &mut Outcome,
+    ) {
+        if cx.tell_healthy && completed.findings.is_empty() && completed.stage != Stage::Lost {
+            out.healthy.push((at, completed.exchange, completed.status));
+        } else {
+            self.exchanges.forget(completed.exchange);
         }
     }
 
@@ -129,7 +151,7 @@ impl Hop {
         } else {
             return;
         };
-        let Some((ended, last)) = self.exchanges.last.take() else {
+        let Some((ended, last)) = self.exchanges.last.take().map(|last| *last) else {
             return;
         };
         if at.since(ended) > AFTERWARDS {
@@ -161,10 +183,10 @@ impl Hop {
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
         let mut completed = false;
         if close == Close::Fin {
-            let mut done = Vec::new();
+            let mut done = Done::default();
             self.exchanges.upstream_fin(at, &mut done);
             completed = !done.is_empty();
-            self.after_bytes(at, done, cx, out);
+            self.after_bytes(at, &mut done, cx, out);
         }
         if newly {
             let how = self.how_closed(at, close, completed);

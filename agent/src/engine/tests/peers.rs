@@ -643,6 +643,7 @@ fn floods_leave_the_tables_bounded() {
             wire_len: 0,
             ttl: 64,
             ip_id: None,
+            packet: &[],
         };
         let hop = HopId(1_000_000 + u64::from(number));
         sim.input(Input::Segment { hop, segment });

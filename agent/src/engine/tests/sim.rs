@@ -232,6 +232,7 @@ impl Sim {
                 Direction::FromUpstream => self.ttl,
             },
             ip_id: None,
+            packet: &[],
         };
         self.input(Input::Segment {
             hop: self.hop,

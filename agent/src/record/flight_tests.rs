@@ -1,0 +1,166 @@
+use super::*;
+use crate::record::testing::{FROM, HOP, TO, at, packet, segment};
+
+const DATA: TcpFlags = TcpFlags::PSH.union(TcpFlags::ACK);
+
+fn see(flight: &mut Flight, hop: HopId, millis: u64, to: bool, flags: TcpFlags, payload: &[u8]) {
+    let direction = if to { TO } else { FROM };
+    let bytes = packet(direction, 1, flags, payload);
+    let segment = segment(&bytes, direction);
+    flight.see(at(millis), &Input::Segment { hop, segment });
+    assert_eq!(
+        flight.bytes,
+        flight.hops.values().map(|hop| hop.memory()).sum::<usize>()
+    );
+}
+
+fn exchange(flight: &mut Flight, millis: u64, name: &str) {
+    see(
+        flight,
+        HOP,
+        millis,
+        true,
+        DATA,
+        format!("GET /{name}").as_bytes(),
+    );
+    see(
+        flight,
+        HOP,
+        millis + 1,
+        false,
+        DATA,
+        format!("200 {name}").as_bytes(),
+    );
+}
+
+fn payloads(flight: &Flight) -> Vec<String> {
+    let packets = flight.packets(HOP);
+    packets
+        .iter()
+        .map(|packet| String::from_utf8_lossy(&packet.bytes[40..]).into_owned())
+        .collect()
+}
+
+#[test]
+fn the_handshake_and_two_exchanges_are_kept() {
+    let mut flight = Flight::new(RecordLimits::default());
+    see(&mut flight, HOP, 0, true, TcpFlags::SYN, b"");
+    see(
+        &mut flight,
+        HOP,
+        1,
+        false,
+        TcpFlags::SYN.union(TcpFlags::ACK),
+        b"",
+    );
+    for n in 0..5 {
+        exchange(&mut flight, 10 * (n + 1), &n.to_string());
+    }
+    see(&mut flight, HOP, 70, false, TcpFlags::FIN, b"");
+    let all = payloads(&flight);
+    assert_eq!(all, ["", "", "GET /3", "200 3", "GET /4", "200 4", ""]);
+    let packets = flight.packets(HOP);
+    assert_eq!(packets[0].at, at(0));
+    assert_eq!(packets[2].bytes, packet(TO, 1, DATA, b"GET /3"));
+    assert_eq!(packets[2].wire_len, 46);
+}
+
+#[test]
+fn a_pipelined_request_begins_no_exchange() {
+    let mut flight = Flight::new(RecordLimits::default());
+    for n in 0..3 {
+        see(&mut flight, HOP, n, true, DATA, b"GET /");
+    }
+    see(&mut flight, HOP, 5, false, DATA, b"200");
+    assert_eq!(payloads(&flight).len(), 4);
+}
+
+#[test]
+fn a_long_exchange_keeps_its_beginning_and_its_end() {
+    let limits = RecordLimits::default();
+    let mut flight = Flight::new(limits);
+    see(&mut flight, HOP, 0, true, DATA, b"GET /");
+    for n in 0..1000u64 {
+        see(&mut flight, HOP, n + 1, false, DATA, &[b'a'; 1448]);
+    }
+    see(&mut flight, HOP, 2000, false, TcpFlags::RST, b"");
+    let packets = flight.packets(HOP);
+    let bytes: usize = packets.iter().map(|packet| packet.bytes.len()).sum();
+    assert!(bytes <= limits.hop_bytes);
+    assert_eq!(packets[0].bytes.len(), 45);
+    assert_eq!(packets[1].bytes.len(), 1488);
+    let last = &packets[packets.len() - 2];
+    assert_eq!(
+        (last.bytes.len(), last.wire_len, last.at),
+        (40, 1488, at(1000))
+    );
+    assert_eq!(packets.last().unwrap().at, at(2000));
+    assert!(
+        flight
+            .counters()
+            .contains(&("flight_packets_shortened", 992))
+    );
+}
+
+#[test]
+fn large_payload_is_snapped() {
+    let mut flight = Flight::new(RecordLimits {
+        packet_bytes: 10,
+        ..RecordLimits::default()
+    });
+    see(&mut flight, HOP, 0, true, DATA, b"GET /longer than ten");
+    let packets = flight.packets(HOP);
+    assert_eq!((packets[0].bytes.len(), packets[0].wire_len), (50, 60));
+}
+
+#[test]
+fn the_total_is_kept_by_giving_up_the_most_silent() {
+    let limits = RecordLimits {
+        total_bytes: 256 * 1024,
+        ..RecordLimits::default()
+    };
+    let mut flight = Flight::new(limits);
+    for n in 0..1000 {
+        see(&mut flight, HopId(n), n, true, DATA, &[b'x'; 900]);
+        // One hop is never silent for long.
+        see(&mut flight, HOP, n, true, DATA, b"y");
+        assert!(flight.bytes <= limits.total_bytes);
+        assert!(flight.eviction.len() <= 64 + 2 * flight.hops.len() + 1);
+    }
+    let held = flight.hops.len() as u64;
+    assert!(held > 20);
+    assert_eq!(flight.evicted + held, 1000);
+    assert!(!flight.packets(HOP).is_empty());
+    assert!(!flight.packets(HopId(999)).is_empty());
+    assert!(flight.packets(HopId(0)).is_empty());
+}
+
+#[test]
+fn a_hop_of_any_packets_stays_within_its_bytes() {
+    let limits = RecordLimits {
+        hop_bytes: 500,
+        ..RecordLimits::default()
+    };
+    let mut flight = Flight::new(limits);
+    for n in 0..2000u64 {
+        let length = (n * 7919 % 600) as usize;
+        see(&mut flight, HOP, n, n % 3 == 0, DATA, &vec![b'x'; length]);
+        let kept = &flight.hops[&HOP];
+        assert!(kept.bytes.len() <= 500);
+        let lengths: usize = kept.kept.iter().map(|kept| kept.len as usize).sum();
+        assert_eq!(lengths, kept.bytes.len());
+    }
+}
+
+#[test]
+fn closed_hops_are_forgotten_a_moment_later() {
+    let mut flight = Flight::new(RecordLimits::default());
+    exchange(&mut flight, 0, "a");
+    see(&mut flight, HOP, 5, false, TcpFlags::FIN, b"");
+    flight.tick(at(900));
+    see(&mut flight, HOP, 950, true, TcpFlags::FIN, b"");
+    flight.tick(at(1500));
+    assert_eq!(flight.packets(HOP).len(), 4);
+    flight.tick(at(2000));
+    assert_eq!((flight.packets(HOP).len(), flight.bytes), (0, 0));
+}

@@ -1,0 +1,138 @@
+use std::process::Command;
+
+use super::*;
+use crate::record::testing::{START, at, capture, healthy};
+
+fn section() -> Vec<u8> {
+    write(&capture(START), CaptureId::at(START), 1)
+}
+
+#[test]
+fn the_index_comes_back() {
+    let section = section();
+    assert!(is_sealed(&section, 1));
+    assert!(!is_sealed(&section, 2), "another file's salt");
+    let info = read_info(&section).unwrap();
+    assert_eq!((info.id, info.time), (CaptureId::at(START), START));
+    assert_eq!(&*info.node, "gw1");
+    assert_eq!(info.cause, Some(Cause::Http1StatusLineInvalid));
+    assert_eq!(info.event_id.as_deref(), Some("17979cfe362a0000-7-1"));
+    assert_eq!(info.upstream.to_string(), "10.0.0.2:8080");
+    assert_eq!(info.exchange.method.as_deref(), Some("GET"));
+    assert_eq!((info.packets, info.bytes), (4, section.len() as u64));
+    let sample = write(&healthy(START), CaptureId::at(START), 1);
+    assert_eq!(read_info(&sample).unwrap().cause, None);
+}
+
+#[test]
+fn the_event_is_in_the_header() {
+    let section = section();
+    let options = &section[SECTION_FIXED..header_len(&section) - 4];
+    let json: serde_json::Value = serde_json::from_slice(custom_json(options).unwrap()).unwrap();
+    assert_eq!(json["event"]["cause"], "http1.status_line_invalid");
+    assert_eq!(json["event"]["gateway"]["pid"], 4242);
+    assert_eq!(json["capture"]["path"], "/shop");
+}
+
+#[test]
+fn an_event_too_large_for_an_option_is_left_out() {
+    let mut large = capture(START);
+    let event = large.event.as_mut().unwrap();
+    event.evidence[0].text = "x".repeat(70_000);
+    event.evidence[0].bytes = vec![b'y'; 3000];
+    let section = write(&large, CaptureId::at(START), 1);
+    assert!(is_sealed(&section, 1));
+    assert!(read_info(&section).is_some());
+    assert!(section.len() < 10_000);
+}
+
+#[test]
+fn own_reader_finds_the_packets() {
+    let mut short = capture(START);
+    short.packets[3].bytes.truncate(60);
+    let section = write(&short, CaptureId::at(START), 1);
+    let mut reader = crate::source::Reader::open(&section[..]).unwrap();
+    for sent in &short.packets {
+        let read = reader.next_packet().unwrap().unwrap();
+        assert_eq!(
+            (read.at, read.data, read.wire_len),
+            (sent.at, &sent.bytes[..], sent.wire_len)
+        );
+        assert_eq!(read.link, crate::input::frame::LinkType::RAW);
+    }
+    assert!(reader.next_packet().unwrap().is_none());
+    assert_eq!((reader.cut(), reader.skipped()), (None, 0));
+}
+
+/// What tshark prints about a file; `None` where there is no tshark.
+fn tshark(file: &std::path::Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("tshark")
+        .arg("-r")
+        .arg(file)
+        .args(arguments)
+        .output();
+    let output = output.ok()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        !errors.contains("corrupt") && !errors.contains("damaged"),
+        "{errors}"
+    );
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn wireshark_shows_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("two.pcapng");
+    let mut short = capture(at(1000));
+    short.packets[3].bytes.truncate(60);
+    let second = write(&short, CaptureId::at(at(1000)), 1);
+    std::fs::write(&path, [section(), second].concat()).unwrap();
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "frame.time_epoch",
+        "-e",
+        "frame.cap_len",
+        "-e",
+        "frame.len",
+    ];
+    let fields = [&fields[..], &["-e", "frame.comment"]].concat();
+    let Some(text) = tshark(&path, &fields) else {
+        return;
+    };
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 8, "{text}");
+    assert!(
+        lines[0].starts_with("1700000000.123456789\t40\t40"),
+        "{text}"
+    );
+    let verdict = "http1.status_line_invalid (proven), upstream 10.0.0.2:8080: the status is no \
+                   number at offset 9: HTTP/1.1 2x0 OK";
+    assert!(lines[3].ends_with(verdict), "{text}");
+    assert!(lines[7].starts_with("1700000000.126456789\t60\t"), "{text}");
+    assert_eq!(text.matches("proven").count(), 2);
+    let malformed = tshark(&path, &["-Y", "_ws.malformed"]).unwrap();
+    assert_eq!(malformed, "");
+    let Ok(output) = Command::new("capinfos").arg(&path).output() else {
+        return;
+    };
+    let about = String::from_utf8_lossy(&output.stdout);
+    assert!(about.contains("gateway nginx (pid 4242)"), "{about}");
+    assert!(about.contains("container c0ffee"), "{about}");
+}
+
+#[test]
+fn other_bytes_are_no_section() {
+    let section = section();
+    for length in 0..section.len() {
+        assert!(!is_sealed(&section[..length], 1));
+        let _ = read_info(&section[..length]);
+    }
+    assert_eq!(section_len(&section), Some(section.len()));
+    let mut endless = section;
+    endless[16..24].fill(0xff);
+    assert_eq!(section_len(&endless), None);
+}

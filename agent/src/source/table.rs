@@ -1,0 +1,197 @@
+//! What is remembered of connections by their ends, bounded: those that were not seen for longest are
+//! forgotten together.
+//!
+//! Entries lie one behind the other in the order in which they came, and the hash table holds their
+//! places only. So the connections of one moment share cache lines and pages, however many there are.
+
+use core::hash::BuildHasher as _;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::tcp::Ends;
+
+/// Entries in one of the two generations.
+pub(super) const GENERATION: usize = 65_536;
+
+/// A table by ends, of two generations: what is used again becomes young again.
+pub(super) struct Table<T> {
+    /// Seeded at random: peers choose their ends.
+    hasher: RandomState,
+    young: Generation<T>,
+    old: Generation<T>,
+}
+
+struct Generation<T> {
+    /// Places in `entries`.
+    places: HashTable<u32>,
+    /// One that was taken out leaves its place empty.
+    entries: Vec<(Ends, Option<T>)>,
+}
+
+impl<T> Generation<T> {
+    const fn new() -> Self {
+        Self {
+            places: HashTable::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, ends: &Ends) -> Option<usize> {
+        let place = self.places.find(hash, |place| self.is_at(*place, ends))?;
+        Some(*place as usize)
+    }
+
+    #[inline]
+    fn is_at(&self, place: u32, ends: &Ends) -> bool {
+        let entry = self.entries.get(place as usize);
+        entry.is_some_and(|(found, _)| found == ends)
+    }
+
+    fn take(&mut self, hash: u64, ends: &Ends) -> Option<T> {
+        let entries = &mut self.entries;
+        let is_at = |place: &u32| {
+            let entry = entries.get(*place as usize);
+            entry.is_some_and(|(found, _)| found == ends)
+        };
+        let (place, _) = self.places.find_entry(hash, is_at).ok()?.remove();
+        entries.get_mut(place as usize)?.1.take()
+    }
+}
+
+impl<T> Table<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            hasher: RandomState::default(),
+            young: Generation::new(),
+            old: Generation::new(),
+        }
+    }
+
+    /// The entry of these ends, which is young from now on.
+    #[inline]
+    pub(super) fn find(&mut self, ends: &Ends) -> Option<&mut T> {
+        let hash = self.hasher.hash_one(ends);
+        let place = match self.young.find(hash, ends) {
+            Some(place) => place,
+            None => self.recall(hash, ends)?,
+        };
+        self.young.entries.get_mut(place)?.1.as_mut()
+    }
+
+    /// Makes an old entry young. Returns its place.
+    fn recall(&mut self, hash: u64, ends: &Ends) -> Option<usize> {
+        let entry = self.old.take(hash, ends)?;
+        self.push(hash, *ends, entry);
+        self.young.entries.len().checked_sub(1)
+    }
+
+    /// The entry of these ends, as it is.
+    pub(super) fn peek(&self, ends: &Ends) -> Option<&T> {
+        let hash = self.hasher.hash_one(ends);
+        [&self.young, &self.old].into_iter().find_map(|generation| {
+            let place = generation.find(hash, ends)?;
+            generation.entries.get(place)?.1.as_ref()
+        })
+    }
+
+    /// Enters a young entry in place of what is there.
+    pub(super) fn insert(&mut self, ends: Ends, entry: T) {
+        let hash = self.hasher.hash_one(ends);
+        self.old.take(hash, &ends);
+        let place = self.young.find(hash, &ends);
+        match place.and_then(|place| self.young.entries.get_mut(place)) {
+            Some((_, known)) => *known = Some(entry),
+            None => self.push(hash, ends, entry),
+        }
+    }
+
+    /// Adds an entry whose ends are not there.
+    fn push(&mut self, hash: u64, ends: Ends, entry: T) {
+        let Generation { places, entries } = &mut self.young;
+        let Ok(place) = u32::try_from(entries.len()) else {
+            return;
+        };
+        entries.push((ends, Some(entry)));
+        places.insert_unique(hash, place, |place| {
+            let entry = entries.get(*place as usize);
+            entry.map_or(0, |(ends, _)| self.hasher.hash_one(ends))
+        });
+    }
+
+    /// Takes the entry of these ends out.
+    pub(super) fn remove(&mut self, ends: &Ends) -> Option<T> {
+        let hash = self.hasher.hash_one(ends);
+        let young = self.young.take(hash, ends);
+        young.or_else(|| self.old.take(hash, ends))
+    }
+
+    /// Every entry, in no order that means anything.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Ends, &T)> {
+        let all = self.young.entries.iter().chain(&self.old.entries);
+        all.filter_map(|(ends, entry)| Some((ends, entry.as_ref()?)))
+    }
+
+    /// Once the young generation is full: makes it the old one, and returns what was old until now.
+    pub(super) fn age(&mut self) -> Option<impl Iterator<Item = T>> {
+        if self.young.entries.len() < GENERATION {
+            return None;
+        }
+        std::mem::swap(&mut self.young, &mut self.old);
+        self.young.places.clear();
+        let forgotten = self.young.entries.drain(..);
+        Some(forgotten.filter_map(|(_, entry)| entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(number: usize) -> Ends {
+        let [a, b, c, d] = (number as u32).to_be_bytes();
+        Ends::new(
+            ([10, a, b, c], u16::from(d)).into(),
+            ([10, 0, 0, 1], 80).into(),
+        )
+    }
+
+    #[test]
+    fn what_is_used_stays_and_the_rest_is_forgotten_together() {
+        let mut table = Table::new();
+        for number in 0..GENERATION {
+            assert!(table.age().is_none());
+            table.insert(ends(number), number);
+        }
+        assert_eq!(table.age().unwrap().count(), 0);
+        assert_eq!(table.find(&ends(7)), Some(&mut 7));
+        assert_eq!(table.remove(&ends(8)), Some(8));
+        assert_eq!(table.peek(&ends(9)), Some(&9));
+        table.insert(ends(10), 11);
+        assert_eq!(table.iter().count(), GENERATION - 1);
+        for number in GENERATION.. {
+            table.insert(ends(number), number);
+            let Some(forgotten) = table.age() else {
+                continue;
+            };
+            assert_eq!(forgotten.count(), GENERATION - 3, "without 7, 8 and 10");
+            break;
+        }
+        assert_eq!(table.peek(&ends(7)), Some(&7));
+        assert_eq!(table.find(&ends(10)), Some(&mut 11));
+        assert_eq!(table.find(&ends(8)), None);
+        assert_eq!(table.find(&ends(9)), None);
+    }
+
+    #[test]
+    fn an_entry_is_replaced_and_taken_out() {
+        let mut table = Table::new();
+        table.insert(ends(1), 'a');
+        table.insert(ends(1), 'b');
+        assert_eq!(table.iter().count(), 1);
+        assert_eq!(table.remove(&ends(1)), Some('b'));
+        assert_eq!(table.remove(&ends(1)), None);
+        assert_eq!(table.find(&ends(1)), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! What the agent keeps of failed exchanges.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use hopscope_tests::agent::{Agent, Event, analyze};
+use hopscope_tests::cleanup::Directory;
+use hopscope_tests::gateway::Kind;
+use hopscope_tests::scenario::failures;
+use hopscope_tests::watch::{Played, Watch};
+use rustix::process::Signal;
+use serde_json::Value;
+
+#[test]
+fn every_failure_leaves_packets_that_tell_its_cause() {
+    let scenarios = failures();
+    let mut watch = Watch::start(&Kind::ALL, &scenarios).unwrap();
+    let played = watch.play(&scenarios).unwrap();
+    let files = Directory::new().unwrap();
+    let wrong: Vec<String> = played
+        .iter()
+        .flat_map(|one| {
+            let named = |what| format!("{} through {}: {what}", one.scenario.name, one.kind);
+            match faults(one, watch.agent(), files.path()) {
+                Ok(wrong) => wrong.into_iter().map(named).collect(),
+                Err(error) => vec![named(format!("{error:#}"))],
+            }
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // Whatever happens to the agent, what it kept is there.
+    let before = listed(watch.agent()).unwrap();
+    assert!(!before.is_empty());
+    watch.agent_mut().end(Signal::KILL).unwrap();
+    let again = Agent::start_again(watch.agent().captures()).unwrap();
+    let after = listed(&again).unwrap();
+    let lost: Vec<_> = before.iter().filter(|id| !after.contains(id)).collect();
+    assert!(lost.is_empty(), "{lost:?} are gone");
+}
+
+/// What is wrong with the capture of a scenario.
+fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let in_packets = one.verdict().is_some_and(|verdict| verdict.in_packets);
+    for event in one.events.iter().filter(|_| in_packets) {
+        let Some(id) = event.capture_id.as_deref() else {
+            wrong.push("no capture".to_owned());
+            continue;
+        };
+        let bytes = agent.ask_captures(&["pull", id, "-o", "-"])?;
+        let file = files.join(format!("{id}.pcapng"));
+        fs::write(&file, &bytes)?;
+        let causes: Vec<_> = analyze(&file)?
+            .into_iter()
+            .map(|event| event.cause)
+            .collect();
+        // An ICMP error comes through a socket of its own and is no packet of the hop.
+        let by_icmp = event.cause == "tcp.connect_host_unreachable";
+        if causes != [event.cause.as_str()] && !by_icmp {
+            wrong.push(format!("the capture tells {causes:?}, not {}", event.cause));
+        }
+        wrong.extend(shown(&file, event)?);
+    }
+    Ok(wrong)
+}
+
+/// What is wrong with how tshark shows a capture, where there is one.
+fn shown(file: &Path, event: &Event) -> Result<Option<String>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file);
+    command.args(["-T", "fields", "-e", "frame.comment", "-e", "_ws.malformed"]);
+    let Ok(output) = command.output() else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(output.stdout).context("tshark speaks no UTF-8")?;
+    let verdict = format!("{} ({})", event.cause, event.proof);
+    let comments = text.lines().filter(|line| line.contains(&verdict)).count();
+    let good = output.status.success() && comments == 1 && !text.contains("Malformed");
+    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict}")))
+}
+
+/// Ids of the captures that an agent lists.
+fn listed(agent: &Agent) -> Result<Vec<String>> {
+    let output = agent.ask_captures(&["list", "--format", "jsonl"])?;
+    let text = String::from_utf8(output)?;
+    text.lines()
+        .map(|line| {
+            let capture: Value = serde_json::from_str(line)?;
+            let id = capture["id"].as_str().context("a capture without an id")?;
+            Ok(id.to_owned())
+        })
+        .collect()
+}
