@@ -27,9 +27,10 @@ const LAST_ACK: i32 = 9;
 /// The same two as a socket keeps them.
 const ESTABLISHED_STATE: u8 = ESTABLISHED as u8;
 const CLOSE_WAIT_STATE: u8 = CLOSE_WAIT as u8;
-/// A client that was sent something this few ticks ago got its answer: 5 ms to 50 ms, by the kernel's
-/// tick.
-const ANSWERED_JIFFIES: u32 = 5;
+/// A client that was sent something this few ticks ago got its answer: 20 ms to 200 ms, by the kernel's
+/// tick. Long enough for a gateway that loses its processor between the answer and the close, and no
+/// longer than the silence that an engine takes for a stall.
+const ANSWERED_JIFFIES: u32 = 20;
 /// How long a hop that gave up is looked for. Upstreams repeat their SYN-ACK after 1, 3 and 7 seconds.
 const LATE_NS: u64 = 10_000_000_000;
 /// SYN and ACK of a TCP header, and all control bits that decide what a segment is.

@@ -70,6 +70,8 @@ struct Packets {
     /// When it was put into the order of eviction last.
     queued: Timestamp,
     closing: bool,
+    /// Which sides have sent a FIN: gateway, upstream.
+    fins: [bool; 2],
     /// What of the total is its own.
     accounted: usize,
 }
@@ -170,7 +172,7 @@ impl Flight {
         });
         packets.last_seen = packets.last_seen.max(at);
         self.shortened += u64::from(packets.take(at, segment, &self.limits));
-        let ended = segment.flags.contains(TcpFlags::FIN) || segment.flags.contains(TcpFlags::RST);
+        let ended = packets.ends(segment);
         let accounted = packets.memory();
         self.bytes = self.bytes - packets.accounted + accounted;
         packets.accounted = accounted;
@@ -179,8 +181,7 @@ impl Flight {
         }
     }
 
-    /// Notes that a hop is about to end. A FIN of one side only is looked at again: the other side may
-    /// go on for as long as it likes.
+    /// Notes that a hop has ended.
     fn close(&mut self, at: Timestamp, hop: HopId) {
         if let Some(packets) = self.hops.get_mut(&hop)
             && !packets.closing
@@ -242,6 +243,15 @@ impl Flight {
 }
 
 impl Packets {
+    /// Whether a segment ends the connection. A FIN of one side does not: the gateway may use what its
+    /// upstream closed long ago, and then the old FIN is what matters.
+    fn ends(&mut self, segment: &Segment<'_>) -> bool {
+        if segment.flags.contains(TcpFlags::FIN) {
+            self.fins[usize::from(segment.direction == Direction::FromUpstream)] = true;
+        }
+        segment.flags.contains(TcpFlags::RST) || self.fins == [true; 2]
+    }
+
     /// Adds a packet, and drops what it makes useless. Returns whether it was cut short for want of
     /// room.
     fn take(&mut self, at: Timestamp, segment: &Segment<'_>, limits: &RecordLimits) -> bool {
