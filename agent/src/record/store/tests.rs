@@ -393,7 +393,7 @@ fn half_a_write_is_taken_back() {
     assert!(held.len() > 2);
     let length = only_file(dir.path()).metadata().unwrap().len();
     assert_eq!(length, count(&store, "captures_bytes"));
-    assert!(length % 512 != 0, "the limit was not what cut it");
+    assert!(!length.is_multiple_of(512), "the limit was not what cut it");
     assert!(held.iter().all(|id| store.read(*id).is_ok()));
     assert!(matches!(
         store.append(&mut capture(now), now),
