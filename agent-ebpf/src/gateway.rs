@@ -10,7 +10,7 @@ use crate::maps::{CGROUPS, COMMS, FILTERS, UPSTREAMS};
 const CGROUP_LEVELS: i32 = 16;
 
 /// Bits of a port in an [`UpstreamKey`], and of the whole key.
-const KEY_BITS: u32 = 16 + 128;
+pub(crate) const KEY_BITS: u32 = 16 + 128;
 
 /// Whether the process called `comm` that connects to `addr` and `port` is a gateway.
 #[inline(always)]

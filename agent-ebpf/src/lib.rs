@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -46,6 +46,8 @@ pub mod kind {
     pub const CLIENT_LEFT: u16 = 10;
     /// A [`super::UnixConnectRecord`].
     pub const UNIX_CONNECT: u16 = 11;
+    /// A [`super::HeldRecord`].
+    pub const HELD: u16 = 12;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -131,8 +133,6 @@ pub struct OpenRecord {
 pub struct StateRecord {
     /// Header, [`kind::STATE`].
     pub header: Header,
-    /// Both ends.
-    pub ends: Endpoints,
     /// `tcp_sock.bytes_acked`.
     pub bytes_acked: u64,
     /// State before.
@@ -219,6 +219,37 @@ pub struct SegmentHeader {
     pub reserved: u32,
 }
 
+/// Healthy exchanges of a hop that were held back in the kernel and are over. The segments of the hop that
+/// follow belong to a later exchange.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeldRecord {
+    /// Header, [`kind::HELD`]; the time is that of the last byte of the last of them.
+    pub header: Header,
+    /// What they were.
+    pub held: Held,
+}
+
+/// Exchanges that were held back, summed up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Bytes of their requests.
+    pub request_bytes: u64,
+    /// Bytes of their responses.
+    pub response_bytes: u64,
+    /// How many there were.
+    pub exchanges: u32,
+    /// How many of them had a status of each class from 2xx to 4xx. Others are never held back.
+    pub classes: [u32; 3],
+    /// How many of them waited how long for their first response byte: less than 2^(n + 1) microseconds
+    /// at index n, or longer at the last.
+    pub first_byte: [u32; FIRST_BYTE_LEN],
+}
+
+/// Classes of the time to the first response byte: up to half a second, and longer.
+pub const FIRST_BYTE_LEN: usize = 20;
+
 /// Room for IP and TCP headers on top of the payload snap length: 40 + 60 bytes and some IPv6
 /// extension headers.
 pub const HEADER_ROOM: u32 = 128;
@@ -256,10 +287,15 @@ pub enum Counter {
     ConnectMapFull = 6,
     /// Sockets of other processes that were looked at and left alone when they connected.
     Filtered = 7,
+    /// Exchanges that were not held back because the table of held exchanges took no entry. Nothing is
+    /// lost by that.
+    NotHeld = 8,
+    /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
+    Opaque = 9,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 8;
+pub const COUNTERS_LEN: u32 = 10;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -272,6 +308,8 @@ impl Counter {
         (Self::LoadFailed, "kernel_load_failed"),
         (Self::ConnectMapFull, "kernel_connect_map_full"),
         (Self::Filtered, "kernel_filtered"),
+        (Self::NotHeld, "kernel_not_held"),
+        (Self::Opaque, "kernel_opaque_segments"),
     ];
 }
 
@@ -302,6 +340,14 @@ pub const NO_OFFSET: u32 = u32::MAX;
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
+    /// The head of a final response has passed since the last request.
+    pub const ANSWERED: u32 = 2;
+    /// The gateway has sent bytes.
+    pub const SPOKE: u32 = 4;
+    /// The first of them began no HTTP/1 request.
+    pub const OPAQUE: u32 = 8;
+    /// From this bit on, segments with payload that passed since the hop was found to be opaque.
+    pub const SEGMENTS_SHIFT: u32 = 16;
 }
 
 /// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it. It joins to the hop a reset
@@ -349,10 +395,12 @@ layout! {
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, reserved: 20, comm: 24 }
     OpenRecord { size: 104, header: 0, ends: 24, caller: 64 }
-    StateRecord { size: 104, header: 0, ends: 24, bytes_acked: 64, old_state: 72, new_state: 76, sk_err: 80, srtt_us: 84, flags: 88, tid: 92, turn: 96, reserved: 100 }
+    StateRecord { size: 64, header: 0, bytes_acked: 24, old_state: 32, new_state: 36, sk_err: 40, srtt_us: 44, flags: 48, tid: 52, turn: 56, reserved: 60 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
     ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
     UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
+    HeldRecord { size: 136, header: 0, held: 24 }
+    Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

@@ -27,6 +27,7 @@ mod gateway;
 mod maps;
 mod segment;
 mod socket;
+mod stage;
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};

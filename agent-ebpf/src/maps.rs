@@ -4,8 +4,10 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use hopscope_ebpf::{COMM_LEN, COUNTERS_LEN, Counter, Hop, NO_OFFSET, Tuple, UpstreamKey};
+
+use crate::stage::Stage;
 
 /// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
 /// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
@@ -14,8 +16,17 @@ const HOPS_CAP: u32 = 131_072;
 /// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
 const CONNECTS_CAP: u32 = 16_384;
 
+/// Hops with something held back, of about five KiB each.
+const STAGES_CAP: u32 = 4_096;
+
+/// `BPF_F_NO_PREALLOC` of `include/uapi/linux/bpf.h`.
+const NO_PREALLOC: u32 = 1;
+
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
+
+/// Every TCP port.
+const PORTS_LEN: u32 = 1 << 16;
 
 /// Names, cgroups and upstreams that can be configured.
 const FILTER_CAP: u32 = 4_096;
@@ -27,6 +38,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// The hops, by socket cookie.
 #[map]
 pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS_CAP, 0);
+
+/// One at the index of every port that a hop was ever opened to. What passes the socket of another port
+/// is told by that from what passes a hop, without a search for its cookie.
+#[map]
+pub(crate) static PORTS: Array<u8> = Array::with_max_entries(PORTS_LEN, 0);
 
 /// Hops as their upstreams' sockets see them.
 #[map]
@@ -40,6 +56,23 @@ pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
 /// Sockets that are no hops and that the other side reset while they were open.
 #[map]
 pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
+
+/// What is held back of hops, by socket cookie. Entries are made when a hop is used again and go with its
+/// socket, so that hops for one exchange never have one. Where there is no room, nothing is held back.
+#[map]
+pub(crate) static STAGES: HashMap<u64, Stage> = HashMap::with_max_entries(STAGES_CAP, NO_PREALLOC);
+
+/// An empty [`Stage`]: too large for a program's stack.
+#[map]
+pub(crate) static EMPTY_STAGE: Array<Stage> = Array::with_max_entries(1, 0);
+
+/// Upstreams of which nothing is held back for a while, and until when, in nanoseconds.
+#[map]
+pub(crate) static BOOSTS: LpmTrie<UpstreamKey, u64> = LpmTrie::with_max_entries(FILTER_CAP, 0);
+
+/// Not zero where [`BOOSTS`] has entries.
+#[map]
+pub(crate) static BOOSTING: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Names of gateway processes, padded with zeros.
 #[map]
@@ -98,6 +131,10 @@ macro_rules! globals {
 globals! {
     /// Payload bytes kept of a segment.
     SNAP_LEN: u32 = 2048;
+    /// Of how many exchanges on a hop one is sent up; zero for none.
+    SAMPLE: u32 = 0;
+    /// Milliseconds after which a first response byte is late.
+    SLOW_MS: u32 = 1000;
     /// Bits of `hopscope_ebpf::filter`.
     FILTERS: u32 = 0;
     /// Not zero where `tcp_send_reset` has a third argument, the reason.
@@ -174,6 +211,24 @@ globals! {
     CONNECT_LEN: u32 = NO_OFFSET;
     /// Offset of the result in a `sys_exit_connect` record, `i64`.
     CONNECT_RET: u32 = NO_OFFSET;
+}
+
+/// Notes that hops lead to `port`.
+#[inline(always)]
+pub(crate) fn enter_port(port: u16) {
+    if let Some(known) = PORTS.get_ptr_mut(u32::from(port)) {
+        // SAFETY: the entry of a live array, which only ever changes to this value.
+        unsafe { *known = 1 };
+    }
+}
+
+/// Whether a hop may lead to `port`.
+#[inline(always)]
+pub(crate) fn is_hop_port(port: u16) -> bool {
+    // SAFETY: an entry of a live array is one byte, which only ever changes from zero to one.
+    PORTS
+        .get_ptr(u32::from(port))
+        .is_some_and(|known| unsafe { *known } != 0)
 }
 
 /// Counts one more of `counter`.

@@ -1,21 +1,25 @@
-//! Segments of hops, from the IP header on. Nothing is parsed here beyond what says "TCP".
+//! Segments of hops, from the IP header on. Nothing is parsed here beyond where the payload begins.
 
 use core::arch::asm;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
-use hopscope_ebpf::{Counter, HEADER_ROOM, SEGMENT_TIERS, SegmentHeader, kind};
+use hopscope_ebpf::{Counter, HEADER_ROOM, Header, SEGMENT_TIERS, SegmentHeader, kind};
 
-use crate::emit::header;
-use crate::maps::{EVENTS, HOPS, SNAP_LEN, count};
+use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
+use crate::stage;
 
 /// What the programs always return: the packet goes on as if nothing had looked at it.
 pub(crate) const ALLOW: i32 = 1;
 
+/// Bytes of the start of a payload that tell what it begins.
+pub(crate) const START_LEN: usize = 12;
+
+/// A segment with room for `CAP` bytes.
 #[repr(C)]
-struct SegmentRecord<const CAP: usize> {
-    header: SegmentHeader,
+pub(crate) struct SegmentRecord<const CAP: usize> {
+    pub(crate) header: SegmentHeader,
     bytes: [u8; CAP],
 }
 
@@ -24,55 +28,103 @@ struct SegmentRecord<const CAP: usize> {
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
-    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    HOPS.get_ptr(cookie)?;
-
+    let port = u32::from_be(unsafe { (*skb).remote_port });
+    if !is_hop_port(port as u16) {
+        return None;
+    }
     let wire_len = ctx.len();
     let wanted = SNAP_LEN.load() + HEADER_ROOM;
-    let captured = if wire_len < wanted { wire_len } else { wanted };
-    if captured < wire_len {
-        count(Counter::Truncated);
-    }
     let segment = Segment {
         skb,
-        cookie,
+        // SAFETY: the program's own context.
+        cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
         wire_len,
-        captured,
+        captured: if wire_len < wanted { wire_len } else { wanted },
         egress,
     };
-    if captured <= SEGMENT_TIERS[0] {
-        segment.send::<{ SEGMENT_TIERS[0] as usize }>()
-    } else if captured <= SEGMENT_TIERS[1] {
-        segment.send::<{ SEGMENT_TIERS[1] as usize }>()
-    } else if captured <= SEGMENT_TIERS[2] {
-        segment.send::<{ SEGMENT_TIERS[2] as usize }>()
-    } else if captured <= SEGMENT_TIERS[3] {
-        segment.send::<{ SEGMENT_TIERS[3] as usize }>()
-    } else {
-        segment.send::<{ SEGMENT_TIERS[4] as usize }>()
+    if stage::is_kept(&segment)? {
+        return Some(());
     }
+    if segment.captured < wire_len {
+        count(Counter::Truncated);
+    }
+    segment.send_up()
 }
 
-struct Segment {
-    skb: *mut __sk_buff,
-    cookie: u64,
+/// A segment of a hop, perhaps.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) skb: *mut __sk_buff,
+    pub(crate) cookie: u64,
+    /// Length from the IP header on.
     wire_len: u32,
     captured: u32,
-    egress: u32,
+    /// One towards the upstream, else zero.
+    pub(crate) egress: u32,
+}
+
+/// What a TCP segment is.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// Where its payload begins, from the IP header on.
+    start: u32,
+    /// Bytes of payload.
+    pub(crate) payload: u32,
+    /// It neither opens nor ends a direction.
+    pub(crate) plain: bool,
 }
 
 impl Segment {
+    /// Sends the segment up.
+    #[inline(always)]
+    fn send_up(&self) -> Option<()> {
+        if self.captured <= SEGMENT_TIERS[0] {
+            self.send::<{ SEGMENT_TIERS[0] as usize }>()
+        } else if self.captured <= SEGMENT_TIERS[1] {
+            self.send::<{ SEGMENT_TIERS[1] as usize }>()
+        } else if self.captured <= SEGMENT_TIERS[2] {
+            self.send::<{ SEGMENT_TIERS[2] as usize }>()
+        } else if self.captured <= SEGMENT_TIERS[3] {
+            self.send::<{ SEGMENT_TIERS[3] as usize }>()
+        } else {
+            self.send::<{ SEGMENT_TIERS[4] as usize }>()
+        }
+    }
+
     /// Sends the segment in a record with room for `CAP` bytes. What lies behind the captured bytes
     /// is left as it was: ring pages start out zeroed and only ever held records.
     #[inline(always)]
     fn send<const CAP: usize>(&self) -> Option<()> {
-        let captured = bounded(self.captured, CAP as u32)?;
         let Some(mut room) = EVENTS.reserve::<SegmentRecord<CAP>>(0) else {
             count(Counter::RingFull);
             return None;
         };
-        let record = room.as_mut_ptr();
-        // SAFETY: `record` is room for one `SegmentRecord<CAP>` and `captured` is at most `CAP`.
+        // SAFETY: `room` is room for one such record.
+        if !unsafe { self.write(room.as_mut_ptr(), now()) } {
+            room.discard(0);
+            return None;
+        }
+        room.submit(0);
+        count(Counter::Records);
+        Some(())
+    }
+
+    /// Writes the segment to `record`. Returns false where it does not fit or could not be loaded; the
+    /// record's bytes are of no use then.
+    ///
+    /// # Safety
+    ///
+    /// `record` must be valid for writes.
+    #[inline(always)]
+    pub(crate) unsafe fn write<const CAP: usize>(
+        &self,
+        record: *mut SegmentRecord<CAP>,
+        time_ns: u64,
+    ) -> bool {
+        let Some(captured) = bounded(self.captured, CAP as u32) else {
+            return false;
+        };
+        // SAFETY: `record` has room for `CAP` bytes, and `captured` is at most `CAP`.
         let loaded = unsafe {
             bpf_skb_load_bytes(
                 self.skb.cast(),
@@ -82,14 +134,17 @@ impl Segment {
             )
         };
         if loaded != 0 {
-            room.discard(0);
             count(Counter::LoadFailed);
-            return None;
+            return false;
         }
-        let mut header = header::<SegmentHeader>(kind::SEGMENT, self.cookie);
-        header.len += captured;
         let header = SegmentHeader {
-            header,
+            header: Header {
+                kind: kind::SEGMENT,
+                reserved: 0,
+                len: size_of::<SegmentHeader>() as u32 + captured,
+                time_ns,
+                cookie: self.cookie,
+            },
             wire_len: self.wire_len,
             captured,
             egress: self.egress,
@@ -97,10 +152,110 @@ impl Segment {
         };
         // SAFETY: as above.
         unsafe { (&raw mut (*record).header).write(header) };
-        room.submit(0);
-        count(Counter::Records);
-        Some(())
+        true
     }
+
+    /// Where the payload is; `None` for what is no TCP segment, or a part of one, or has extension
+    /// headers.
+    #[inline(always)]
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        /// Shortest IPv4, IPv6 and TCP header.
+        const V4_LEN: usize = 20;
+        const V6_LEN: usize = 40;
+        const TCP_LEN: usize = 20;
+        const TCP: u8 = 6;
+        /// FIN, SYN and RST.
+        const ENDS: u8 = 0x07;
+
+        // SAFETY: the program's own context.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        // SAFETY: the caller checks the end before each read, as the verifier demands.
+        let byte = |at: usize| unsafe { *(at as *const u8) };
+        if data + V4_LEN > end {
+            return None;
+        }
+        let ip_len = match byte(data) >> 4 {
+            4 => {
+                // Any fragment offset, or more fragments.
+                let fragment = byte(data + 6) & 0x3f | byte(data + 7);
+                if byte(data + 9) != TCP || fragment != 0 {
+                    return None;
+                }
+                usize::from(byte(data) & 0x0f) << 2
+            }
+            6 if byte(data + 6) == TCP => V6_LEN,
+            _ => return None,
+        };
+        let tcp = behind(data, ip_len);
+        if tcp + TCP_LEN > end {
+            return None;
+        }
+        let tcp_len = usize::from(byte(tcp + 12) >> 4) << 2;
+        let start = (ip_len + tcp_len) as u32;
+        Some(Shape {
+            start,
+            payload: self.wire_len.checked_sub(start)?,
+            plain: byte(tcp + 13) & ENDS == 0,
+        })
+    }
+
+    /// The first bytes of the payload, where there are as many.
+    #[inline(always)]
+    pub(crate) fn start(&self, shape: &Shape) -> Option<[u8; START_LEN]> {
+        let mut bytes = [0; START_LEN];
+        // SAFETY: `bytes` has room for as many. It fails where the packet is shorter.
+        let loaded = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                shape.start,
+                bytes.as_mut_ptr().cast(),
+                START_LEN as u32,
+            )
+        };
+        (loaded == 0).then_some(bytes)
+    }
+}
+
+impl<const CAP: usize> SegmentRecord<CAP> {
+    /// The first bytes of the payload, where there are as many.
+    #[inline(always)]
+    pub(crate) fn start(&self, shape: &Shape) -> Option<[u8; START_LEN]> {
+        if self.header.captured < shape.start + START_LEN as u32 {
+            return None;
+        }
+        let at = bounded(shape.start, HEADER_ROOM - START_LEN as u32)?;
+        // SAFETY: the bytes are at least as many as there is room for headers.
+        Some(unsafe {
+            (&raw const self.bytes)
+                .byte_add(at as usize)
+                .cast::<[u8; START_LEN]>()
+                .read()
+        })
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// `base + offset`, kept in one register: the verifier knows where a pointer points only if it sees the
+/// end checked on the very sum that is read from, which the compiler would take apart.
+#[inline(always)]
+fn behind(base: usize, offset: usize) -> usize {
+    let mut sum = base;
+    // SAFETY: adds two registers, and touches nothing else.
+    unsafe {
+        asm!(
+            "{sum} += {offset}",
+            sum = inout(reg) sum,
+            offset = in(reg) offset,
+            options(pure, nomem, nostack),
+        );
+    }
+    sum
 }
 
 /// `value` where it is from one to `most`.

@@ -11,7 +11,8 @@ use hopscope_ebpf::{
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, TUPLES, count};
+use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;
@@ -59,10 +60,11 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let Some(cookie) = hop(sk) else {
         return client_left(ctx, sk, old, new);
     };
-    let ends = sk.ends();
+    stage::flush(cookie);
     let sk_err = sk.field::<i32>(&maps::SK_ERR);
     // Full or not, a tuple that is missing only loses who sent a reset, or why.
     if new == ESTABLISHED {
+        let ends = sk.ends();
         let key = reversed(&ends, scope(&ends.remote_addr, ends.netns));
         let known = Known {
             cookie,
@@ -71,6 +73,7 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         let _ = TUPLES.insert(key, known, 0);
     } else if old == SYN_SENT && new == CLOSE && sk_err != Some(ECONNREFUSED) {
         // Who was refused has had its answer.
+        let ends = sk.ends();
         let known = Known {
             cookie,
             // SAFETY: no arguments.
@@ -83,7 +86,6 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
     emit(StateRecord {
         header: header::<StateRecord>(kind::STATE, cookie),
-        ends,
         bytes_acked: bytes_acked.unwrap_or(0),
         old_state: old.cast_unsigned(),
         new_state: new.cast_unsigned(),
@@ -122,6 +124,8 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
 pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = sk.cookie();
+    // The last word about a socket: nothing of it passes any more. Most have no entry.
+    let _ = STAGES.remove(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -173,6 +177,7 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         count(Counter::HopMapFull);
         return None;
     }
+    maps::enter_port(ends.remote_port);
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };
@@ -261,6 +266,7 @@ pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
 
 #[inline(always)]
 fn send(kind: u16, cookie: u64, value: Option<i32>) -> Option<()> {
+    stage::flush(cookie);
     emit(SocketRecord {
         header: header::<SocketRecord>(kind, cookie),
         value: value.unwrap_or(0),

@@ -11,6 +11,7 @@ mod peers;
 mod recent;
 mod slots;
 mod timers;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::tcp::Ends;
 
 pub use self::emit::Healthy;
 pub use self::peers::UpstreamTally;
+pub use self::traffic::Traffic;
 
 /// The two ends of a hop behind its network namespace, zero where that is unknown: namespaces may use
 /// the same addresses for different hops.
@@ -119,6 +121,7 @@ pub struct Engine {
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
     healthy: VecDeque<Healthy>,
+    unseen: VecDeque<(SocketAddr, u64)>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
     /// Whether every segment goes the long way, to compare the two.
@@ -169,6 +172,7 @@ impl Engine {
             events: VecDeque::new(),
             spare: Vec::new(),
             healthy: VecDeque::new(),
+            unseen: VecDeque::new(),
             hopless: 0,
             #[cfg(any(test, feature = "fuzzing"))]
             long_way: false,
@@ -244,6 +248,11 @@ impl Engine {
     /// polled are forgotten, the oldest first.
     pub fn poll_healthy(&mut self) -> Option<Healthy> {
         self.healthy.pop_front()
+    }
+
+    /// An upstream, and how many healthy exchanges with it stayed in the kernel, under the same terms.
+    pub fn poll_unseen(&mut self) -> Option<(SocketAddr, u64)> {
+        self.unseen.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] wants to be called next.
@@ -613,14 +622,37 @@ impl Engine {
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
         let over = tracked.hop.is_over();
-        if self.stats.exchanges > exchanges {
+        if let Some((at, unseen)) = &out.unseen {
             let ended = Exchanged {
-                count: self.stats.exchanges - exchanges,
+                count: u64::from(unseen.exchanges),
+                complete: true,
+                repeated: tracked.hop.retransmits() > 0,
+                ttl: tracked.hop.ttl(),
+            };
+            self.peers.exchanged(tracked.hop.place(), *at, &ended);
+            self.peers.add_unseen(&tracked.hop.place(), unseen);
+            if self.config.tell_healthy {
+                if self.unseen.len() >= emit::MAX_HEALTHY {
+                    self.unseen.pop_front();
+                }
+                let count = u64::from(unseen.exchanges);
+                self.unseen.push_back((tracked.hop.upstream, count));
+            }
+        }
+        let unseen = out
+            .unseen
+            .as_ref()
+            .map_or(0, |(_, unseen)| u64::from(unseen.exchanges));
+        let seen = self.stats.exchanges - exchanges - unseen;
+        if seen > 0 {
+            let ended = Exchanged {
+                count: seen,
                 complete: out.completed,
                 repeated: tracked.hop.retransmits() > 0,
                 ttl: tracked.hop.ttl(),
             };
             self.peers.exchanged(tracked.hop.place(), self.now, &ended);
+            self.peers.add(&tracked.hop.place(), &out.finished);
         }
         for judged in out.judged {
             self.judged(id, judged);

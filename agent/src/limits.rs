@@ -44,7 +44,7 @@ impl Limits {
     pub const HOP_BYTES: usize = 8 * 1024;
 
     /// What an upstream may take, and an event that nobody polled.
-    pub const UPSTREAM_BYTES: usize = 1024;
+    pub const UPSTREAM_BYTES: usize = 1536;
     /// An event with its evidence.
     pub const EVENT_BYTES: usize = 4 * 1024;
 

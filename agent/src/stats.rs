@@ -43,6 +43,8 @@ stats! {
     hops_opaque,
     /// Exchanges that ended, failed ones included.
     exchanges,
+    /// Those of them that were healthy and stayed in the kernel.
+    exchanges_held,
     /// Events decided.
     events,
     /// Events dropped because nobody polled them.

@@ -183,9 +183,34 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Sends `signal` and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         self.process.end(signal)
+    }
+
+    /// The events that it holds, as the command prints them: a JSON line each.
+    pub fn recent(&self) -> Result<String> {
+        let mut command = binary();
+        command.args(["events", "--agent", &self.url(), "--format", "jsonl"]);
+        let output = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("could not start {}", path().display()))?;
+        if !output.status.success() {
+            bail!("the events command ended with {}", output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The events that it holds.
+    pub fn recent_events(&self) -> Result<Vec<Event>> {
+        self.recent()?.lines().map(parse).collect()
     }
 
     /// Subscribes to its events.

@@ -15,5 +15,6 @@ pub mod netns;
 pub mod recording;
 pub mod scenario;
 pub mod socket;
+pub mod status;
 pub mod upstream;
 pub mod watch;

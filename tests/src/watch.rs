@@ -59,11 +59,16 @@ impl Played<'_> {
 impl Watch {
     /// Starts a lab and an agent, and returns once the agent reports a failure in that lab.
     pub fn start(kinds: &[Kind], scenarios: &[Scenario]) -> Result<Self> {
+        Self::start_with(kinds, scenarios, &[])
+    }
+
+    /// The same with more arguments for the agent.
+    pub fn start_with(kinds: &[Kind], scenarios: &[Scenario], arguments: &[&str]) -> Result<Self> {
         let mut all = scenarios.to_vec();
         all.push(canary());
         let lab = Lab::start(kinds, &all)?;
         let namespace = lab.namespace().inode()?;
-        let agent = Agent::start()?;
+        let agent = Agent::start_with(arguments)?;
         let events = agent.follow()?;
         let watch = Self {
             events,

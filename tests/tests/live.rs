@@ -5,6 +5,7 @@ mod live {
     pub(crate) mod attached;
     pub(crate) mod captures;
     pub(crate) mod status;
+    mod stopped;
 }
 
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: how fast and how small `hopscope analyze` is, beside tshark and cat on the same
-//! file. It prints ratios, which say more about the program than about the machine, and judges none.
+//! file, and what `hopscope run` costs a gateway. It prints ratios, which say more about the program
+//! than about the machine, and judges none.
 
 mod measure;
+mod overhead;
 mod traffic;
 
 use std::fs::File;
@@ -29,6 +31,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 pub(crate) enum Bench {
     /// `hopscope analyze` on generated captures, beside tshark and cat.
     Analyze(Args),
+    /// A real gateway under load: alone, with hopscope, with tcpdump and with bpftrace.
+    Overhead(overhead::Args),
 }
 
 #[derive(clap::Args)]
@@ -53,6 +57,7 @@ pub(crate) struct Args {
     keep: Option<std::path::PathBuf>,
 }
 
+/// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
     #[default]
@@ -117,7 +122,13 @@ impl Row {
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
-    let Bench::Analyze(args) = bench;
+    match bench {
+        Bench::Analyze(args) => analyze(args),
+        Bench::Overhead(args) => overhead::run(args),
+    }
+}
+
+fn analyze(args: &Args) -> Result<()> {
     if !args.no_tshark && find_program("tshark").is_none() {
         bail!("tshark is not installed: install it, or leave it out with --no-tshark");
     }

@@ -243,7 +243,7 @@ fn table<const N: usize>(titles: &[&str; N], rows: &[[String; N]]) {
 }
 
 /// Removes namespaces, programs and files when the demo is interrupted.
-fn clean_up_on_signals() -> Result<()> {
+pub(crate) fn clean_up_on_signals() -> Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
     thread::spawn(move || {

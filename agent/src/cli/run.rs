@@ -101,6 +101,7 @@ impl Settings {
         let record = args.record.or(file.record()).checked()?;
         let mut live = LiveConfig::default();
         choose_gateways(&mut live.gateways, given(args.gateways, file.gateways));
+        live.sample = record.sample.unwrap_or(live.sample);
         live.cgroups = given(args.cgroups, file.cgroups);
         for text in given(args.upstreams, file.upstreams) {
             live.upstreams.push(text.parse().map_err(CliError::usage)?);

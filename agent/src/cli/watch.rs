@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -13,15 +14,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, UpstreamTally};
 use crate::live::{LiveConfig, LiveError, LiveSource};
-use crate::model::{Input, Timestamp};
+use crate::model::{Input, Timestamp, UpstreamPattern};
 use crate::record::{Recorder, StoreError};
 use crate::serve::{Hub, StatusReport};
 use crate::stats::ProbeStatus;
 
 /// The longest wait for records, and the longest age of the status.
 const REST: Duration = Duration::from_secs(1);
+
+/// Upstreams whose traffic a status tells.
+const MAX_UPSTREAMS: usize = 256;
 
 /// What gives observations.
 pub(super) trait Source {
@@ -35,6 +39,8 @@ pub(super) trait Source {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, Self::Error>;
+    /// Shows every exchange with `upstreams` for so long.
+    fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), Self::Error>;
     /// What is attached.
     fn probes(&self) -> Vec<ProbeStatus>;
     /// What it did and lost.
@@ -50,6 +56,10 @@ impl Source for LiveSource {
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, LiveError> {
         Self::pump(self, timeout, sink)
+    }
+
+    fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), LiveError> {
+        Self::boost(self, upstreams, time)
     }
 
     fn probes(&self) -> Vec<ProbeStatus> {
@@ -83,6 +93,11 @@ pub(super) fn watch<S: Source>(
         engine.handle_timeout(now);
         keep(engine, recorder, hub, now);
         recorder.tick(now);
+        for (upstreams, until) in recorder.new_boosts() {
+            if let Err(error) = source.boost(&upstreams, until.since(now)) {
+                warn!("{upstreams} is not boosted: {error}");
+            }
+        }
         let stale = reported.is_none_or(|reported| now.since(reported) >= REST);
         if stale || hub.status_wanted() {
             hub.set_status(report(source, engine, recorder));
@@ -100,6 +115,9 @@ fn keep(engine: &mut Engine, recorder: &mut Recorder, hub: &Hub, now: Timestamp)
     while let Some(mut event) = engine.poll_event() {
         complain(recorder.keep(&mut event, now));
         hub.publish(event);
+    }
+    while let Some((upstream, count)) = engine.poll_unseen() {
+        recorder.skip_healthy(upstream, count);
     }
     while let Some(healthy) = engine.poll_healthy() {
         complain(recorder.keep_healthy(&healthy, now));
@@ -127,7 +145,16 @@ fn report<S: Source>(source: &S, engine: &Engine, recorder: &Recorder) -> Status
     StatusReport {
         probes: source.probes(),
         counters,
+        upstreams: busiest(engine),
     }
+}
+
+/// The upstreams with the most exchanges.
+fn busiest(engine: &Engine) -> Vec<(SocketAddr, UpstreamTally)> {
+    let mut all: Vec<_> = engine.upstreams().into_iter().collect();
+    all.sort_by_key(|(_, tally)| u64::MAX - tally.exchanges);
+    all.truncate(MAX_UPSTREAMS);
+    all
 }
 
 /// The loop over the live source, running.
@@ -238,6 +265,10 @@ mod tests {
             let now = Timestamp::from_nanos(now);
             sink(now, Input::Lost { records: 1 });
             Ok(now)
+        }
+
+        fn boost(&mut self, _: &UpstreamPattern, _: Duration) -> io::Result<()> {
+            Ok(())
         }
 
         fn probes(&self) -> Vec<ProbeStatus> {

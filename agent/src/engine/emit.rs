@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 /// Healthy exchanges that wait to be polled.
-const MAX_HEALTHY: usize = 64;
+pub(super) const MAX_HEALTHY: usize = 64;
 
 /// An exchange that went well.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use crate::http1::{
     ResponseParser, Stage,
 };
 use crate::limits::Limits;
-use crate::model::Timestamp;
+use crate::model::{HeldExchanges, Timestamp};
 use crate::stats::Stats;
 use crate::tcp::Chunk;
 
@@ -424,6 +424,29 @@ impl Exchanges {
         if self.response.stage() == Stage::BodyUntilClose {
             self.complete(at, Stage::BodyUntilClose, done);
         }
+    }
+
+    /// Goes on behind healthy exchanges that passed unseen. A gateway sends a request once it has the
+    /// whole response before it, so that whatever is open here was over before they began.
+    pub(super) fn resume(&mut self, at: Timestamp, held: &HeldExchanges, done: &mut Done) {
+        if self.response.stage() == Stage::Tunnel {
+            return;
+        }
+        while !self.open.is_empty() {
+            let stage = match self.response.stage() {
+                Stage::Broken => Stage::Broken,
+                _ => Stage::Lost,
+            };
+            self.complete(at, stage, done);
+        }
+        self.request = RequestParser::default();
+        self.response.reset();
+        self.sending = false;
+        self.early.clear();
+        self.last = None;
+        self.overflowed = false;
+        self.begun += held.exchanges;
+        self.last_end = Some(at);
     }
 
     fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Done) {

@@ -21,11 +21,12 @@ use super::Departures;
 use super::deadlines::Deadlines;
 use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
+use super::traffic::Finished;
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, EvidenceSource, Process, ResetReason, Segment, Signal, TcpFlags,
-    TcpState, Timestamp, Turn,
+    Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
+    TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -76,6 +77,10 @@ pub(super) struct Outcome {
     pub(super) completed: bool,
     /// Those of them that were healthy, where they are wanted.
     pub(super) healthy: Vec<(Timestamp, Exchange, Option<u16>)>,
+    /// The exchanges that ended, those that stayed in the kernel left out.
+    pub(super) finished: Vec<Finished>,
+    /// The exchanges that stayed in the kernel, and when the last of them ended.
+    pub(super) unseen: Option<(Timestamp, Box<HeldExchanges>)>,
     /// When the hop wants to be looked at.
     pub(super) deadline: Option<Timestamp>,
 }
@@ -415,6 +420,7 @@ impl Hop {
                 self.rtt_us = rtt_us.filter(|&rtt| rtt > 0).or(self.rtt_us);
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
+            Signal::Held(held) => self.resume(at, held, cx, &mut out),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -449,6 +455,24 @@ impl Hop {
         }
         self.arm(&mut out);
         out
+    }
+
+    /// Goes on behind healthy exchanges that passed unseen.
+    fn resume(
+        &mut self,
+        at: Timestamp,
+        held: Box<HeldExchanges>,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        let mut done = Done::default();
+        self.exchanges.resume(at, &held, &mut done);
+        self.after_bytes(at, &mut done, cx, out);
+        self.to.resume();
+        self.from.resume();
+        cx.stats.exchanges += u64::from(held.exchanges);
+        cx.stats.exchanges_held += u64::from(held.exchanges);
+        out.unseen = Some((at, held));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::recent::Recent;
+use super::traffic::{Finished, Traffic};
 use crate::classify::{Died, Origin, origin};
 use crate::limits::Limits;
-use crate::model::{Cause, Timestamp};
+use crate::model::{Cause, HeldExchanges, Timestamp};
 
 /// An upstream's address and the network namespace in which it is one.
 pub(super) type Place = (u64, SocketAddr);
@@ -38,6 +39,8 @@ pub struct UpstreamTally {
     pub failures: u64,
     /// Failures by their cause.
     pub causes: BTreeMap<Cause, u64>,
+    /// What passed, failures included.
+    pub traffic: Traffic,
     /// When the first of its hops was seen.
     pub first: Timestamp,
     /// When the last of its exchanges or hops ended or began.
@@ -52,6 +55,7 @@ impl UpstreamTally {
         for (cause, count) in &other.causes {
             *self.causes.entry(*cause).or_default() += count;
         }
+        self.traffic.join(&other.traffic);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
     }
@@ -310,6 +314,7 @@ impl Peers {
     pub(super) fn established(&mut self, place: Place, at: Timestamp, repeated: bool, ttl: u8) {
         let peer = self.peer(place, at);
         peer.open = peer.open.saturating_add(1);
+        peer.tally.traffic.connects += 1;
         peer.established = peer.established.max(Some(at));
         peer.refused = None;
         if repeated {
@@ -353,6 +358,22 @@ impl Peers {
                     self.note_ttl(place, at, ended.ttl);
                 }
             }
+        }
+    }
+
+    /// What exchanges added that ended.
+    pub(super) fn add(&mut self, place: &Place, finished: &[Finished]) {
+        if let Some(peer) = self.known.peek_mut(place) {
+            for finished in finished {
+                peer.tally.traffic.add(finished);
+            }
+        }
+    }
+
+    /// The same of exchanges that stayed in the kernel.
+    pub(super) fn add_unseen(&mut self, place: &Place, unseen: &HeldExchanges) {
+        if let Some(peer) = self.known.peek_mut(place) {
+            peer.tally.traffic.add_unseen(unseen);
         }
     }
 

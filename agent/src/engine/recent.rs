@@ -37,6 +37,11 @@ impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
         Some(value)
     }
 
+    /// The value of a key, of which nothing new was heard.
+    pub(super) fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(_, value)| value)
+    }
+
     /// The value of a key, a new one if need be, and how many entries were forgotten for that.
     pub(super) fn entry(&mut self, key: K, at: Timestamp, most: usize) -> (&mut V, u64) {
         let mut forgotten = 0;

@@ -2,6 +2,7 @@
 //! and from packets alone.
 
 mod connect;
+mod held;
 mod http;
 mod lookalikes;
 mod order;

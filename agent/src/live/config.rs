@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use aya::maps::lpm_trie::Key;
+
 use crate::model::UpstreamPattern;
 
 /// Names of the gateways that are recognised without any configuration. A name is that of the process,
@@ -50,6 +52,8 @@ pub struct LiveConfig {
     pub snap_len: u32,
     /// Size of the ring between kernel and user space, rounded up to a power of two.
     pub ring_bytes: u32,
+    /// Of how many healthy exchanges on a connection one is sent up in full; zero for none.
+    pub sample: u32,
     /// Whether the kernel programs' own debug lines go to `tracing`.
     pub kernel_log: bool,
 }
@@ -62,6 +66,7 @@ impl Default for LiveConfig {
             upstreams: Vec::new(),
             snap_len: 2048,
             ring_bytes: 8 << 20,
+            sample: 1000,
             kernel_log: false,
         }
     }
@@ -78,6 +83,15 @@ pub(super) fn mapped(upstream: &UpstreamPattern) -> ([u8; 16], u8) {
     let prefix = prefix.min(128);
     let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
     ((u128::from(addr) & mask).to_be_bytes(), prefix)
+}
+
+/// A set of upstreams as a key of the kernel's longest-prefix maps.
+pub(super) fn key(upstream: &UpstreamPattern) -> Key<[u8; 18]> {
+    let (addr, prefix) = mapped(upstream);
+    let mut data = [0; 18];
+    data[..2].copy_from_slice(&upstream.port.unwrap_or(0).to_be_bytes());
+    data[2..].copy_from_slice(&addr);
+    Key::new(16 + u32::from(prefix), data)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    COMM_LEN, Caller, ConnectRecord, Endpoints, Header, OpenRecord, SegmentHeader, SocketRecord,
-    StateRecord, UnixConnectRecord, flag, kind,
+    COMM_LEN, Caller, ConnectRecord, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord,
+    OpenRecord, SegmentHeader, SocketRecord, StateRecord, UnixConnectRecord, flag, kind,
 };
 use thiserror::Error;
 
@@ -66,6 +66,7 @@ pub(super) enum Body<'a> {
     ClientLeft {
         turn: Turn,
     },
+    Held(HeldBack),
     Connect {
         ends: Ends,
         caller: Process,
@@ -96,6 +97,16 @@ pub(super) enum Body<'a> {
         wire_len: u32,
         bytes: &'a [u8],
     },
+}
+
+/// Exchanges that were held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeldBack {
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) exchanges: u32,
+    pub(super) classes: [u32; 3],
+    pub(super) first_byte: [u32; FIRST_BYTE_LEN],
 }
 
 /// A socket's two ends.
@@ -149,6 +160,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                     caller + offset_of!(Caller, turn),
                 )?,
             }
+        }
+        kind::HELD => {
+            exact(size_of::<HeldRecord>())?;
+            Body::Held(fields.held(offset_of!(HeldRecord, held))?)
         }
         kind::STATE => {
             exact(size_of::<StateRecord>())?;
@@ -251,6 +266,24 @@ impl<'a> Fields<'a> {
         Ok(Turn {
             thread: self.u32(tid)?,
             number: self.u32(turn)?,
+        })
+    }
+
+    fn held(&self, at: usize) -> Result<HeldBack, Malformed> {
+        let mut classes = [0; 3];
+        for (index, count) in classes.iter_mut().enumerate() {
+            *count = self.u32(at + offset_of!(Held, classes) + 4 * index)?;
+        }
+        let mut first_byte = [0; FIRST_BYTE_LEN];
+        for (index, count) in first_byte.iter_mut().enumerate() {
+            *count = self.u32(at + offset_of!(Held, first_byte) + 4 * index)?;
+        }
+        Ok(HeldBack {
+            request_bytes: self.u64(at + offset_of!(Held, request_bytes))?,
+            response_bytes: self.u64(at + offset_of!(Held, response_bytes))?,
+            exchanges: self.u32(at + offset_of!(Held, exchanges))?,
+            classes,
+            first_byte,
         })
     }
 

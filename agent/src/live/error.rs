@@ -69,6 +69,9 @@ pub enum LiveError {
         /// Why not.
         source: MapError,
     },
+    /// More upstreams are boosted than there is room for.
+    #[error("{0} upstreams are boosted already; wait until one is over, or end one")]
+    TooManyBoosts(usize),
     /// A map of the object is missing.
     #[error("the kernel programs have no map {0}; rebuild them with `cargo xtask build`")]
     NoMap(&'static str),

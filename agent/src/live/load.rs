@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
@@ -17,7 +17,7 @@ use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
 use object::{Object as _, ObjectSection as _};
 
 use super::btf::Btf;
-use super::config::{LiveConfig, mapped};
+use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::offsets::{Offsets, ResetReasons};
 use super::{cgroup, tracefs};
@@ -111,6 +111,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     }
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
+        ("SAMPLE", config.sample),
         ("FILTERS", filters(config)),
     ]);
 
@@ -218,12 +219,8 @@ fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
     }
     let mut upstreams: LpmTrie<_, [u8; 18], u8> = map(ebpf, "UPSTREAMS")?;
     for upstream in &config.upstreams {
-        let (addr, prefix) = mapped(upstream);
-        let mut data = [0; 18];
-        data[..2].copy_from_slice(&upstream.port.unwrap_or(0).to_be_bytes());
-        data[2..].copy_from_slice(&addr);
         upstreams
-            .insert(&Key::new(16 + u32::from(prefix), data), 1, 0)
+            .insert(&key(upstream), 1, 0)
             .map_err(|source| LiveError::Map {
                 name: "UPSTREAMS",
                 source,

@@ -3,6 +3,7 @@
 //! Decides what the kernel's records say, as inputs of the engine. What they mean is the engine's
 //! business. The kernel programs themselves are in package `hopscope-ebpf`.
 
+mod boost;
 mod btf;
 mod cgroup;
 mod check;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use hopscope_ebpf::{Counter, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
+use super::boost::Boosts;
 use super::clock::{Clock, monotonic_ns};
 use super::config::LiveConfig;
 use super::decode::{Body, decode};
@@ -23,7 +24,7 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::{LiveError, translate};
-use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp};
+use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
 
 /// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
@@ -36,6 +37,10 @@ const LINGER_NS: u64 = 1_000_000_000;
 
 /// Time between two looks at the loss counters. Each look costs a system call a counter.
 const LOSS_PERIOD_NS: u64 = 100_000_000;
+
+/// How long records gather once the first is there. While nobody takes them out, the kernel wakes nobody
+/// for the next: waking and going to sleep again costs more than a record does.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The longest wait without looking after anything but the ring.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -70,6 +75,8 @@ impl Waker {
 pub struct LiveSource {
     ring: RingBuf<MapData>,
     hops: Table<u64, [u32; 2]>,
+    ports: Array<MapData, u8>,
+    boosts: Boosts,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -116,6 +123,8 @@ impl LiveSource {
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
         let hops = load::take_map(&mut ebpf, "HOPS")?;
+        let ports = load::take_map(&mut ebpf, "PORTS")?;
+        let boosts = Boosts::take(&mut ebpf)?;
         let counts = load::take_map(&mut ebpf, "COUNTERS")?;
         let log = if config.kernel_log {
             KernelLog::open(&mut ebpf)
@@ -137,6 +146,8 @@ impl LiveSource {
         let mut source = Self {
             ring,
             hops,
+            ports,
+            boosts,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -187,6 +198,7 @@ impl LiveSource {
             sink(now, Input::Lost { records });
         }
         self.forget_closed(now_ns);
+        self.boosts.expire(now_ns)?;
         if let Some(log) = &mut self.log {
             log.flush();
         }
@@ -196,6 +208,12 @@ impl LiveSource {
     /// Something that wakes [`pump`](Self::pump) from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// Has every exchange with `upstreams` sent up for as long as `time` from now; zero ends it. Those on
+    /// connections that are open begin with their next request.
+    pub fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), LiveError> {
+        self.boosts.set(upstreams, time, monotonic_ns())
     }
 
     /// What is attached and what is not, and what is lost by that.
@@ -239,6 +257,14 @@ impl LiveSource {
             // A signal is for whoever installed its handler; the pump just comes back.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(failed(error)),
+        }
+        if fds.first().is_some_and(|ring| !ring.revents().is_empty()) {
+            let mut waker = [PollFd::new(&*self.waker.0, PollFlags::IN)];
+            let gather = Timespec::try_from(GATHER).ok();
+            match poll(&mut waker, gather.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed(error)),
+            }
         }
         self.waker.clear();
         Ok(())
@@ -299,6 +325,10 @@ impl LiveSource {
             } => {
                 // Whoever opened after the programs were attached is in the table already.
                 let entry = [process.pid, hop_flag::SEEDED];
+                let port = u32::from(upstream.port());
+                if let Err(error) = self.ports.set(port, 1, 0) {
+                    tracing::debug!(%error, port, "the port was not entered");
+                }
                 match self.hops.insert(cookie, entry, NO_EXIST) {
                     Ok(()) => {
                         self.seeded += 1;

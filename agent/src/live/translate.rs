@@ -10,7 +10,9 @@ use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
-use crate::model::{Actor, Direction, Errno, HopId, Input, Segment, Signal, Target, TcpState};
+use crate::model::{
+    Actor, Direction, Errno, HeldExchanges, HopId, Input, Segment, Signal, Target, TcpState,
+};
 
 /// Why a packet of a hop is no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -75,6 +77,13 @@ pub(super) fn input<'a>(
                 errno: Errno(errno),
             }));
         }
+        Body::Held(held) => Signal::Held(Box::new(HeldExchanges {
+            exchanges: held.exchanges,
+            classes: held.classes,
+            request_bytes: held.request_bytes,
+            response_bytes: held.response_bytes,
+            first_byte: held.first_byte,
+        })),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),

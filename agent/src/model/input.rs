@@ -3,7 +3,9 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Direction, Errno, HopId, Process, ResetReason, Target, TcpFlags, TcpState};
+use super::{
+    Direction, Errno, HeldExchanges, HopId, Process, ResetReason, Target, TcpFlags, TcpState,
+};
 
 /// One observation. Its time is passed beside it.
 #[derive(Clone, Debug)]
@@ -151,6 +153,9 @@ pub enum Signal {
         /// State of the socket then: `SynSent` means that a SYN was repeated.
         state: Option<TcpState>,
     },
+    /// Healthy exchanges were held back in the kernel and are over. The segments of the hop that follow
+    /// belong to a later exchange.
+    Held(Box<HeldExchanges>),
     /// The kernel reported an error on the socket (`inet_sk_error_report`).
     SocketError {
         /// The error.

@@ -7,6 +7,7 @@ mod address;
 mod catalogue;
 mod cause;
 mod event;
+mod held;
 mod hop;
 mod input;
 mod pattern;
@@ -19,6 +20,7 @@ pub use event::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent,
     LocalInfo, Phase, UpstreamInfo,
 };
+pub use held::{FIRST_BYTE_CLASSES, HeldExchanges, first_byte_class};
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
 pub use input::{Actor, IcmpError, Input, Segment, Signal, Turn};
 pub use pattern::{UpstreamPattern, UpstreamPatternError};

@@ -1,5 +1,6 @@
 //! Joins the parts: sees every input, and turns an event into a capture.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use super::capture::{Capture, CaptureId, ExchangeLine};
@@ -8,7 +9,7 @@ use super::redact::Redactor;
 use super::sampler::Sampler;
 use super::store::{Store, StoreError};
 use crate::engine::Healthy;
-use crate::model::{HopEvent, Input, Timestamp};
+use crate::model::{HopEvent, Input, Timestamp, UpstreamPattern};
 
 /// Keeps the packets of failed exchanges, and of some healthy ones.
 ///
@@ -114,6 +115,19 @@ impl Recorder {
         let id = self.append(&mut capture, now)?;
         event.capture_id = id.map(|id| id.to_string());
         Ok(())
+    }
+
+    /// Counts healthy exchanges whose packets nobody can keep.
+    pub fn skip_healthy(&mut self, upstream: SocketAddr, count: u64) {
+        if let Some(Keeping { sampler, .. }) = &self.kept {
+            sampler.skip(upstream, count);
+        }
+    }
+
+    /// Boosts that were asked for since the last call, and until when.
+    pub fn new_boosts(&mut self) -> Vec<(UpstreamPattern, Timestamp)> {
+        let kept = self.kept.as_ref();
+        kept.map_or_else(Vec::new, |kept| kept.sampler.new_boosts())
     }
 
     /// Keeps the packets of a healthy exchange, if it is one of those that are wanted to compare with.

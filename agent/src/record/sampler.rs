@@ -48,12 +48,33 @@ struct Boost {
     until: Timestamp,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// Exchanges so far, those included whose packets nobody saw.
+    exchanges: u64,
+    /// How many there had been before the last one that was kept.
+    kept: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     boosts: Vec<Boost>,
-    counts: HashMap<SocketAddr, u64, RandomState>,
+    /// Boosts that the source was not told of yet.
+    fresh: Vec<(UpstreamPattern, Timestamp)>,
+    counts: HashMap<SocketAddr, Count, RandomState>,
     /// Of all upstreams beyond the cap.
-    others: u64,
+    others: Count,
+}
+
+impl Inner {
+    fn count(&mut self, upstream: SocketAddr, most: usize) -> &mut Count {
+        let room = self.counts.len() < most;
+        if room || self.counts.contains_key(&upstream) {
+            self.counts.entry(upstream).or_default()
+        } else {
+            &mut self.others
+        }
+    }
 }
 
 /// Decides which healthy exchanges are kept. Shared: the recorder asks, services boost.
@@ -89,6 +110,9 @@ impl Sampler {
         if inner.boosts.len() >= self.config.boosts {
             return Err(BoostError::TooMany(self.config.boosts));
         }
+        inner.fresh.retain(|(known, _)| *known != upstreams);
+        inner.fresh.truncate(self.config.boosts);
+        inner.fresh.push((upstreams, until));
         inner.boosts.push(Boost {
             upstreams,
             one_in: one_in.max(1),
@@ -100,14 +124,6 @@ impl Sampler {
     /// Whether this healthy exchange, which ended `now`, is to be kept.
     pub(super) fn wants(&self, upstream: SocketAddr, now: Timestamp) -> bool {
         let mut inner = self.inner();
-        let room = inner.counts.len() < self.config.upstreams;
-        let count = match inner.counts.get_mut(&upstream) {
-            Some(count) => count,
-            None if room => inner.counts.entry(upstream).or_default(),
-            None => &mut inner.others,
-        };
-        let before = *count;
-        *count += 1;
         inner.boosts.retain(|boost| boost.until > now);
         let fitting = inner.boosts.iter();
         let boosted = fitting.filter(|boost| boost.upstreams.matches(upstream));
@@ -115,7 +131,27 @@ impl Sampler {
             Some(one_in) => one_in,
             None => self.config.one_in,
         };
-        one_in > 0 && before.is_multiple_of(u64::from(one_in))
+        let count = inner.count(upstream, self.config.upstreams);
+        let before = count.exchanges;
+        count.exchanges += 1;
+        // The multiple itself may have passed unseen: then the next one takes its place.
+        let place = |count: u64| count.checked_div(u64::from(one_in));
+        let wanted = one_in > 0 && count.kept.is_none_or(|kept| place(before) > place(kept));
+        if wanted {
+            count.kept = Some(before);
+        }
+        wanted
+    }
+
+    /// Counts healthy exchanges whose packets nobody saw.
+    pub(super) fn skip(&self, upstream: SocketAddr, exchanges: u64) {
+        let mut inner = self.inner();
+        inner.count(upstream, self.config.upstreams).exchanges += exchanges;
+    }
+
+    /// Boosts that were asked for since the last call, and until when.
+    pub(super) fn new_boosts(&self) -> Vec<(UpstreamPattern, Timestamp)> {
+        std::mem::take(&mut self.inner().fresh)
     }
 
     /// Boosts in force, and upstreams counted.
@@ -168,11 +204,29 @@ mod tests {
     }
 
     #[test]
+    fn exchanges_that_nobody_saw_count() {
+        let sampler = Sampler::new(SamplerConfig {
+            one_in: 10,
+            ..SamplerConfig::default()
+        });
+        assert!(sampler.wants(upstream(1), NOW));
+        sampler.skip(upstream(1), 7);
+        assert_eq!(kept(&sampler, 1, 2, NOW), 0);
+        sampler.skip(upstream(1), 5);
+        // The tenth was among those: the sixteenth is kept for it.
+        assert!(sampler.wants(upstream(1), NOW));
+        assert_eq!(kept(&sampler, 1, 4, NOW), 0);
+        assert!(sampler.wants(upstream(1), NOW));
+    }
+
+    #[test]
     fn a_boost_ends_by_itself() {
         let sampler = Sampler::new(SamplerConfig::default());
         assert!(sampler.wants(upstream(1), NOW));
         let network = "10.0.0.1/32".parse().unwrap();
         sampler.boost(network, 0, LATER, NOW).unwrap();
+        assert_eq!(sampler.new_boosts(), [(network, LATER)]);
+        assert_eq!(sampler.new_boosts(), []);
         assert_eq!(kept(&sampler, 1, 5, NOW), 5);
         assert_eq!(kept(&sampler, 2, 5, NOW), 1);
         assert_eq!(kept(&sampler, 1, 5, LATER), 0);

@@ -2,6 +2,7 @@
 //!
 //! Decides how the hub's answers and refusals look as gRPC statuses.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use super::filter::{Filter, FilterError};
 use super::hub::{Hub, SubscribeError};
 use super::listen::{Listener, ServeError, server};
 use super::queue::{Ended, Subscription};
+use crate::engine::UpstreamTally;
 
 /// gRPC clients refuse messages above 4 MiB unless told otherwise; the rest is left for framing.
 pub(super) const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
@@ -110,7 +112,9 @@ impl HopAgent for AgentService {
             name: name.into_owned(),
             value,
         });
+        let upstreams = report.upstreams.into_iter();
         Ok(Response::new(proto::StatusResponse {
+            upstreams: upstreams.map(traffic_to_proto).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: config.node.to_string(),
             started: Some(timestamp_to_proto(config.started)),
@@ -144,6 +148,20 @@ impl HopAgent for AgentService {
         self.captures
             .boost(&request.into_inner())
             .map(Response::new)
+    }
+}
+
+fn traffic_to_proto((upstream, tally): (SocketAddr, UpstreamTally)) -> proto::UpstreamTraffic {
+    proto::UpstreamTraffic {
+        address: upstream.ip().to_string(),
+        port: upstream.port().into(),
+        connects: tally.traffic.connects,
+        exchanges: tally.exchanges,
+        failures: tally.failures,
+        statuses: tally.traffic.statuses.to_vec(),
+        request_bytes: tally.traffic.request_bytes,
+        response_bytes: tally.traffic.response_bytes,
+        first_byte: tally.traffic.first_byte.to_vec(),
     }
 }
 

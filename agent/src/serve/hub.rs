@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::captures::Captures;
 use super::filter::Filter;
 use super::push::PushQueue;
 use super::queue::{Offer, Queue, Subscription};
+use crate::engine::UpstreamTally;
 use crate::model::{HopEvent, Timestamp};
 use crate::stats::ProbeStatus;
 
@@ -58,6 +60,8 @@ pub struct StatusReport {
     pub probes: Vec<ProbeStatus>,
     /// Counters by name.
     pub counters: Vec<(Cow<'static, str>, u64)>,
+    /// The upstreams with the most exchanges, by number of exchanges.
+    pub upstreams: Vec<(SocketAddr, UpstreamTally)>,
 }
 
 /// The recent events that match a query.

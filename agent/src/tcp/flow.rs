@@ -327,6 +327,13 @@ impl Flow {
         }
     }
 
+    /// Goes on behind bytes that nobody needs and that passed unseen.
+    pub fn resume(&mut self) {
+        self.bytes.resume();
+        self.acked = self.bytes.offset();
+        self.stuck = None;
+    }
+
     /// Whether a FIN or RST was seen, bytes before it missing or not.
     pub const fn is_closing(&self) -> bool {
         self.closed.is_some()

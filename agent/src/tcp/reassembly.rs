@@ -169,6 +169,15 @@ impl Reassembler {
         next
     }
 
+    /// Forgets where the stream stands: bytes that nobody needs passed unseen, and the next segment says
+    /// where it goes on. Offsets go on as if there had been none.
+    pub fn resume(&mut self) {
+        self.next = None;
+        self.pieces.clear();
+        self.kept_bytes = 0;
+        self.fin = None;
+    }
+
     /// Memory for pieces kept until what is before them comes.
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes + self.pieces.len() * PIECE_BYTES

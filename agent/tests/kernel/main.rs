@@ -11,6 +11,7 @@
 
 mod attach;
 mod connects;
+mod held;
 mod late;
 mod network;
 mod segments;

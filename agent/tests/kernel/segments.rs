@@ -4,7 +4,7 @@ use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{CgroupSkb, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use hopscope::live::programs;
@@ -38,6 +38,9 @@ impl Bench {
             program.load().unwrap();
         }
         let ring = ebpf.take_map("EVENTS").unwrap().try_into().unwrap();
+        let mut ports: Array<MapData, u8> = ebpf.take_map("PORTS").unwrap().try_into().unwrap();
+        // The kernel's own socket leads nowhere.
+        ports.set(0, 1, 0).unwrap();
         let hops = ebpf.take_map("HOPS").unwrap().try_into().unwrap();
         let counts = ebpf.take_map("COUNTERS").unwrap().try_into().unwrap();
         Self {

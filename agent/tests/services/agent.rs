@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{ANY_PORT, Agent, counter, event, full_event, soon, until};
+use hopscope::engine::{Traffic, UpstreamTally};
 use hopscope::model::Timestamp;
 use hopscope::serve::{HubConfig, Listener, StatusReport, from_proto, timestamp_to_proto};
 use hopscope::stats::ProbeStatus;
@@ -175,6 +176,20 @@ async fn status_tells_what_is_attached_and_every_counter() {
             reason: "no such tracepoint".to_owned(),
         }],
         counters: vec![("live_ring_full".into(), 3)],
+        upstreams: vec![(
+            "10.0.0.2:8080".parse().unwrap(),
+            UpstreamTally {
+                exchanges: 7,
+                failures: 2,
+                traffic: Traffic {
+                    connects: 3,
+                    statuses: [0, 5, 0, 0, 1],
+                    request_bytes: 700,
+                    ..Traffic::default()
+                },
+                ..UpstreamTally::default()
+            },
+        )],
     };
     // Stands for the engine's loop, which reports when it is woken.
     let (waker, reporter) = (Arc::clone(&woken), Arc::downgrade(&agent.hub));
@@ -204,6 +219,19 @@ async fn status_tells_what_is_attached_and_every_counter() {
     };
     assert_eq!((probe.name.as_str(), probe.attached), ("reset", false));
     assert_eq!(probe.reason, "no such tracepoint");
+    let [upstream] = status.upstreams.as_slice() else {
+        panic!("{:?}", status.upstreams)
+    };
+    assert_eq!(
+        (upstream.address.as_str(), upstream.port),
+        ("10.0.0.2", 8080)
+    );
+    assert_eq!(
+        (upstream.connects, upstream.exchanges, upstream.failures),
+        (3, 7, 2)
+    );
+    assert_eq!(upstream.statuses, [0, 5, 0, 0, 1]);
+    assert_eq!(upstream.request_bytes, 700);
     let counters: Vec<_> = status
         .counters
         .iter()

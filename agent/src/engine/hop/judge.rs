@@ -10,6 +10,7 @@ use crate::classify::{
 };
 use crate::engine::exchange::{Completed, Done, Exchange};
 use crate::engine::peers::Peer;
+use crate::engine::traffic::Finished;
 use crate::http1::{Finding, Protocol, Stage};
 use crate::model::{Actor, Timestamp};
 use crate::stats::Stats;
@@ -51,6 +52,8 @@ impl Hop {
                 continue;
             }
             cx.stats.exchanges += 1;
+            let finished = Finished::of(&completed.exchange, completed.status);
+            out.finished.push(finished);
             out.completed |= completed.stage != Stage::Lost;
             let plain = completed.is_plain();
             if plain && !cfg!(debug_assertions) {
@@ -281,10 +284,13 @@ impl Hop {
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
+            let mut status = self.exchanges.response.status();
             for open in &mut self.exchanges.open {
+                let status = status.take();
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
                     cx.stats.exchanges += 1;
+                    out.finished.push(Finished::of(open, status));
                 }
             }
             return;
@@ -368,6 +374,7 @@ impl Hop {
                 {
                     open.judged = true;
                     cx.stats.exchanges += 1;
+                    out.finished.push(Finished::of(open, status));
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Cause, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, HeldExchanges, HopEvent, HopId, IcmpError,
+    Input, Process, Proof, ResetReason, Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -366,6 +366,37 @@ impl Sim {
         self.gateway_acked = self.upstream_seq;
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, ACK, seq, &[], 0);
+        self
+    }
+
+    /// So many healthy exchanges stay in the kernel; then nothing happens for `idle`, and word of them
+    /// comes ahead of the next request.
+    pub(super) fn held(&mut self, exchanges: u32, idle: Duration) -> &mut Self {
+        let (request, response) = (GET.len() as u32, OK.len() as u32);
+        self.gateway_seq = self.gateway_seq.wrapping_add(exchanges * request);
+        self.upstream_seq = self.upstream_seq.wrapping_add(exchanges * response);
+        self.upstream_acked = self.gateway_seq;
+        self.gateway_acked = self.upstream_seq;
+        let mut first_byte = [0; FIRST_BYTE_CLASSES];
+        first_byte[7] = exchanges;
+        let held = HeldExchanges {
+            exchanges,
+            classes: [exchanges - 1, 0, 1],
+            request_bytes: u64::from(exchanges * request),
+            response_bytes: u64::from(exchanges * response),
+            first_byte,
+        };
+        // The word comes with the next request, and bears the time of the end.
+        let ended = self.now;
+        self.sleep(idle);
+        self.engine.handle(
+            ended,
+            Input::Signal {
+                hop: self.hop,
+                signal: Signal::Held(Box::new(held)),
+            },
+        );
+        self.drain();
         self
     }
 
