@@ -112,8 +112,16 @@ impl From<EbpfError> for LiveError {
     }
 }
 
-/// A program that was not loaded or attached, in one line: the verifier's log belongs into the debug
-/// log.
+/// The line in which a verifier says what it minds: the last before its own figures.
+fn last_words(log: &str) -> Option<&str> {
+    let lines = log.lines().map(str::trim).rev();
+    lines
+        .filter(|line| !line.is_empty())
+        .find(|line| !line.starts_with("processed "))
+}
+
+/// A program that was not loaded or attached, in one line: the rest of the verifier's log belongs into
+/// the debug log.
 pub(super) fn reason(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError {
@@ -121,7 +129,10 @@ pub(super) fn reason(error: &ProgramError) -> String {
             verifier_log,
         } => {
             tracing::debug!(%verifier_log, "the verifier's log");
-            format!("the kernel refused it: {io_error}")
+            match last_words(&verifier_log.to_string()) {
+                Some(words) => format!("the kernel refused it: {io_error}: {words}"),
+                None => format!("the kernel refused it: {io_error}"),
+            }
         }
         ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
         other => other.to_string(),
