@@ -115,6 +115,8 @@ pub struct ExchangeFacts<'a> {
     pub patience: Duration,
     /// The reset on the upstream's side, where it was seen as a segment.
     pub reset: Option<&'a Reset>,
+    /// Whether other connections to the upstream's host show the reset's time to live as its own.
+    pub reset_ttl_known: bool,
     /// Whether the response began before the upstream could have had the request: what was taken for
     /// it is left over from an earlier exchange.
     pub unasked: bool,

@@ -300,6 +300,9 @@ impl Hop {
             self.answered_late(at, EvidenceSource::Packet);
             self.arm(&mut out);
             return out;
+        } else if self.phase == Phase::Connecting && self.is_of_earlier(segment) {
+            self.arm(&mut out);
+            return out;
         } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {
             // The SYN-ACK itself was missed.
             let theirs = segment.direction == Direction::FromUpstream;

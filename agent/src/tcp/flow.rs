@@ -11,6 +11,9 @@ use crate::model::{Segment, TcpFlags, Timestamp};
 /// for its size.
 const FULL_SIZE: u32 = 1200;
 
+/// More bytes than this are not missed right behind a SYN.
+const MOST_UNSEEN: i64 = 1 << 20;
+
 /// Segments of one sender this close together may change their order, or were captured twice. A
 /// retransmission takes longer: 200 ms on Linux, a few round trips at least.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
@@ -112,7 +115,7 @@ pub struct Flow {
     sent: Timestamp,
     /// Whether the other side acknowledged once more what it had, although there is more.
     passes_some: bool,
-    /// Where the first full-size segment ended.
+    /// Where the first full-size piece ended. A record of more is cut into such pieces on its way out.
     full_size: Option<u64>,
 }
 
@@ -272,7 +275,7 @@ impl Flow {
 
     fn note_size(&mut self, seq: u32, len: u32) {
         if len >= FULL_SIZE && self.full_size.is_none() {
-            self.full_size = self.bytes.offset_of(seq.wrapping_add(len));
+            self.full_size = self.bytes.offset_of(seq.wrapping_add(FULL_SIZE));
         }
     }
 
@@ -304,7 +307,8 @@ impl Flow {
                 self.advertised(segment.window);
             }
             if segment.wire_len >= FULL_SIZE && self.full_size.is_none() {
-                self.full_size = Some(self.bytes.offset());
+                let more = segment.wire_len - FULL_SIZE;
+                self.full_size = Some(self.bytes.offset() - u64::from(more));
             }
             self.under_way = true;
         }
@@ -342,6 +346,8 @@ impl Flow {
         if !self.bytes.started() {
             // Joined mid-stream: what the receiver expects next is where this direction begins.
             self.bytes.start(ack);
+        } else if self.began_with_probe(ack) {
+            self.bytes.start_again(ack);
         }
         self.bytes.acknowledged(ack, sink);
         if let Some(offset) = self.bytes.offset_of(ack) {
@@ -351,6 +357,22 @@ impl Flow {
                 self.passes_some = false;
             }
         }
+    }
+
+    /// Whether the direction was joined at a probe of an idle connection, which repeats the sequence number
+    /// before the next (RFC 9293 section 3.8.4): no byte was missed.
+    fn began_with_probe(&self, ack: u32) -> bool {
+        self.offset() == 0
+            && self.sent == Timestamp::default()
+            && !self.is_closing()
+            && self.bytes.distance(ack) == Some(1)
+    }
+
+    /// Whether the other side may acknowledge this number, as far as is known; it is one of an earlier
+    /// connection on the same ports if not.
+    pub fn may_reach(&self, ack: u32) -> bool {
+        let ahead = self.bytes.distance(ack);
+        ahead.is_none_or(|ahead| (0..MOST_UNSEEN).contains(&ahead))
     }
 
     /// Takes an acknowledgement that carries nothing else and leaves the window as it was: a receiver

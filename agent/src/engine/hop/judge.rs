@@ -443,6 +443,9 @@ impl Hop {
             upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
             reset: self.from.reset(),
+            reset_ttl_known: self.from.reset().is_some_and(|reset| {
+                cx.peers.target_ttl(self.place(), at, reset.ttl) == Some(reset.ttl)
+            }),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),
