@@ -62,6 +62,8 @@ pub struct ExchangeFacts<'a> {
     pub quiet: Duration,
     /// Whether the request is complete.
     pub request_complete: bool,
+    /// Whether bytes were missed that may have been the end of the request.
+    pub request_missed: bool,
     /// Whether the upstream had closed before the request began.
     pub closed_before: bool,
     /// How much of the request was acknowledged by the end.
@@ -125,6 +127,11 @@ pub struct ExchangeFacts<'a> {
 }
 
 impl ExchangeFacts<'_> {
+    /// Whether the request is known not to be complete.
+    const fn is_unfinished(&self) -> bool {
+        !self.request_complete && !self.request_missed
+    }
+
     /// Whether a device on the way may have forgotten the connection before the request.
     fn may_be_forgotten(&self) -> bool {
         !self.fresh && self.quiet >= LONG_IDLE
@@ -160,7 +167,7 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 /// `rst` tells whose reset it was.
 pub fn afterwards(facts: &ExchangeFacts<'_>, rst: Actor) -> Option<Verdict> {
     match rst {
-        Actor::Upstream if !facts.request_complete => {
+        Actor::Upstream if facts.is_unfinished() => {
             injected::reset(facts).or_else(|| Some(early(facts)))
         }
         Actor::Upstream => None,

@@ -235,7 +235,9 @@ impl Flow {
         let same_window = !self.under_way || segment.window == self.windows.last;
         let TcpFlags(flags) = segment.flags;
         let telling = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
-        flags & telling == 0 && segment.wire_len == 0 && same_window
+        // A probe of a connection repeats the number before the next, whatever arrived.
+        let probe = self.bytes.distance(segment.seq).is_some_and(|at| at < 0);
+        flags & telling == 0 && segment.wire_len == 0 && same_window && !probe
     }
 
     /// The first reset of this direction.

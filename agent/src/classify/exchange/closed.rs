@@ -212,7 +212,7 @@ fn unread(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 /// The upstream closed inside its response.
 pub(super) fn inside(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     let rst = facts.ended == Ended::UpstreamRst;
-    if rst && in_body(facts.stage) && !facts.request_complete {
+    if rst && in_body(facts.stage) && facts.is_unfinished() {
         return Some(early(facts));
     }
     if rst && let Some(verdict) = unread(facts) {

@@ -411,6 +411,7 @@ impl Hop {
             idle: open.idle,
             quiet: self.quiet,
             request_complete: open.complete,
+            request_missed: self.exchanges.missed,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {
                 Acked::Nothing

@@ -339,6 +339,57 @@ fn a_gateway_that_does_not_read_for_long_is_healthy() {
     });
 }
 
+#[test]
+fn a_probe_of_the_upstream_is_no_sign_that_something_arrives() {
+    both(|sim| {
+        sim.open().request().reply(OK).ms(5000);
+        let (mut request, body) = post(2 * FULL);
+        request.extend(body);
+        sim.send(&request);
+        let seq = sim.next_seq(Direction::ToUpstream);
+        let seq = seq.wrapping_sub(request.len() as u32);
+        for pause in [200, 400, 800, 1600, 3200] {
+            sim.ms(pause);
+            let first = &request[..FULL];
+            sim.segment(Direction::ToUpstream, ACK, seq, first, FULL as u32);
+            let probe = sim.next_seq(Direction::FromUpstream).wrapping_sub(1);
+            sim.segment(Direction::FromUpstream, ACK, probe, &[], 0);
+        }
+        sim.ms(500).gateway_fin();
+        let event = sim.expect(Cause::TcpRequestUnacknowledged, Proof::Underdetermined);
+        assert_eq!(event.rivals, [Cause::TcpMtuBlackhole]);
+    });
+}
+
+// A request of which the observer missed a part.
+
+#[test]
+fn a_request_whose_end_was_missed_is_not_unfinished() {
+    let chunked = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let upload = |sim: &mut Sim| {
+        sim.open().send(chunked).ack();
+        sim.sent(Direction::ToUpstream, 9000);
+        sim.send(b"5\r\nhello\r\n0\r\n\r\n").ack();
+    };
+    both(|sim| {
+        upload(sim);
+        sim.reply(OK).ms(5).upstream_rst().expect_none();
+    });
+    both(|sim| {
+        upload(sim);
+        sim.reply(PART).ms(5).upstream_rst();
+        let events = sim.events();
+        assert_eq!(events.len(), 1, "{events:#?}");
+        assert_eq!(events[0].cause, Cause::Http1BodyTruncated);
+    });
+    // The other side of the pair.
+    both(|sim| {
+        sim.open().send(chunked).ack().send(b"5\r\nhello\r\n").ack();
+        sim.reply(OK).ms(5).upstream_rst();
+        sim.expect(Cause::Http1EarlyResponse, Proof::Proven);
+    });
+}
+
 // One side of a conversation.
 
 #[test]
