@@ -159,9 +159,11 @@ impl Flow {
         }
         if segment.wire_len > 0 {
             self.note_size(first, segment.wire_len);
+            let again = self.is_again(at, first, segment.wire_len);
             if !self
                 .bytes
                 .push(first, segment.payload, segment.wire_len, limits, sink)
+                && !again
             {
                 self.repeated += 1;
                 self.note_repeat(at, first, segment.wire_len);
@@ -279,6 +281,12 @@ impl Flow {
         if len >= FULL_SIZE && self.full_size.is_none() {
             self.full_size = self.bytes.offset_of(seq.wrapping_add(FULL_SIZE));
         }
+    }
+
+    /// Whether the segment is the last one seen, captured twice.
+    fn is_again(&self, at: Timestamp, seq: u32, len: u32) -> bool {
+        at.since(self.sent) < CAPTURED_TWICE
+            && self.bytes.distance(seq.wrapping_add(len)) == Some(0)
     }
 
     fn note_repeat(&mut self, at: Timestamp, seq: u32, len: u32) {

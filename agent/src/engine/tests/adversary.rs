@@ -125,7 +125,8 @@ fn each_segment_seen_twice_on_its_way() {
     });
     twice(|sim| {
         sim.open().request().reply(ERROR);
-        sim.expect(Cause::UpstreamOwnError, Proof::Proven);
+        let event = sim.expect(Cause::UpstreamOwnError, Proof::Proven);
+        assert_eq!(event.connection.retransmits, 0);
     });
     twice(|sim| {
         sim.open().request().ms(30).upstream_fin().gateway_fin();
@@ -258,6 +259,17 @@ fn an_upstream_that_remembers_an_earlier_connection_is_asked_again() {
         let event = sim.expect(Cause::UpstreamOwnError, Proof::Proven);
         assert_eq!(event.exchange.unwrap().ordinal, 2);
     });
+}
+
+#[test]
+fn one_syn_that_nobody_answers_is_not_yet_a_black_hole() {
+    let mut sim = Sim::live("envoy");
+    sim.syn().ms(250).give_up();
+    let event = sim.expect(Cause::TcpConnectBlackholed, Proof::Underdetermined);
+    assert_eq!(event.rivals, [Cause::TcpConnectBacklogFull]);
+    let mut sim = Sim::live("envoy");
+    sim.syn().ms(1000).syn_again().ms(2000).give_up();
+    sim.expect(Cause::TcpConnectBlackholed, Proof::Inferred);
 }
 
 #[test]
