@@ -21,6 +21,9 @@ pub use self::gave_up::{ALIKE, cut_off};
 /// do so after one to several minutes.
 const LONG_IDLE: Duration = Duration::from_mins(1);
 
+/// A fresh connection that the upstream closes later than this was not closed "on accept".
+const ON_ACCEPT: Duration = Duration::from_secs(1);
+
 /// What ended an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ended {
@@ -134,7 +137,19 @@ impl ExchangeFacts<'_> {
 
     /// Whether a device on the way may have forgotten the connection before the request.
     fn may_be_forgotten(&self) -> bool {
-        !self.fresh && self.quiet >= LONG_IDLE
+        self.is_pooled() && self.quiet >= LONG_IDLE
+    }
+
+    /// Whether the connection waited in a pool: after another exchange, or from the start, as one does
+    /// that was opened for a request which another connection then took.
+    fn is_pooled(&self) -> bool {
+        !self.fresh || self.unused().is_some()
+    }
+
+    /// For how long a connection had been open when its first request began, if that is long.
+    fn unused(&self) -> Option<Duration> {
+        let unused = self.since_established?.saturating_sub(self.lasted);
+        Some(unused).filter(|unused| self.fresh && *unused > ON_ACCEPT)
     }
 }
 

@@ -300,6 +300,58 @@ fn a_request_in_the_syn() {
     });
 }
 
+// Connections that wait in a pool before their first request: a transport that opened one and was then
+// served by another keeps it.
+
+#[test]
+fn an_unused_connection_may_be_stale() {
+    both(|sim| {
+        sim.open()
+            .ms(60_000)
+            .upstream_fin()
+            .ms(2)
+            .send(GET)
+            .upstream_rst();
+        let event = sim.expect(Cause::PoolStaleReuse, Proof::Proven);
+        assert!(
+            event.evidence[0].text.contains("unused for 60.0"),
+            "{event:#?}"
+        );
+    });
+    both(|sim| {
+        sim.open()
+            .ms(60_000)
+            .send(GET)
+            .upstream_fin()
+            .upstream_rst();
+        sim.expect(Cause::PoolStaleReuse, Proof::Proven);
+    });
+    both(|sim| {
+        sim.open().ms(30_000).send(GET).upstream_rst();
+        sim.expect(Cause::PoolStaleReuse, Proof::Inferred);
+    });
+    both(|sim| {
+        sim.open().ms(120_000).send(GET);
+        let seq = sim
+            .next_seq(Direction::ToUpstream)
+            .wrapping_sub(GET.len() as u32);
+        for pause in [200, 400, 800] {
+            sim.ms(pause);
+            sim.segment(Direction::ToUpstream, ACK, seq, GET, GET.len() as u32);
+        }
+        sim.ms(500).gateway_fin();
+        sim.expect(Cause::TcpIdleStateLost, Proof::Underdetermined);
+    });
+    // The upstream closes it, and nobody needs it.
+    both(|sim| {
+        sim.open()
+            .ms(60_000)
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none()
+    });
+}
+
 // Probes.
 
 #[test]
