@@ -94,7 +94,8 @@ pub struct ExchangeFacts<'a> {
     /// Exchanges of the same gateway that were cut off after the same time, this one included; see
     /// [`cut_off`].
     pub ended_alike: usize,
-    /// Time since the last request byte, or since the last response byte where there is one.
+    /// Time since the last request byte, or since the last response byte where there is one; where the
+    /// gateway ended it, since the gateway last began to take more at the latest.
     pub silence: Duration,
     /// Time from the end of the handshake to the end of the exchange.
     pub since_established: Option<Duration>,

@@ -108,6 +108,8 @@ pub struct Flow {
     /// Whether anything but the handshake and resets was seen.
     under_way: bool,
     windows: Windows,
+    /// When its window was last opened again after it had been closed.
+    reopened: Timestamp,
     /// Segments that carried nothing new.
     repeated: u32,
     stuck: Option<Stuck>,
@@ -151,6 +153,9 @@ impl Flow {
         }
         self.sent_by(segment.ttl);
         if !syn {
+            if self.window_closed() && segment.window > 0 {
+                self.reopened = at;
+            }
             self.under_way = true;
             self.advertised(segment.window);
         }
@@ -304,6 +309,9 @@ impl Flow {
     /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
     /// and of no interest. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, segment: &Segment<'_>) -> bool {
+        if self.window_closed() {
+            return false;
+        }
         let passed = if segment.wire_len == 0 {
             self.bytes.started()
         } else {
@@ -421,6 +429,11 @@ impl Flow {
     /// Whether the sender's last advertised window was zero: it does not take more.
     pub const fn window_closed(&self) -> bool {
         self.under_way && self.windows.last == 0
+    }
+
+    /// When the sender last opened its window again, to take more; the epoch if it never did.
+    pub const fn reopened(&self) -> Timestamp {
+        self.reopened
     }
 
     /// The windows that the sender advertised since the other side began a request.

@@ -405,6 +405,11 @@ impl Hop {
     ) -> ExchangeFacts<'a> {
         let acked = self.to.acked();
         let response = &self.exchanges.response;
+        let mut last = open.last_response.unwrap_or(open.last_request);
+        if ended == Ended::Gateway {
+            // Before that, the upstream was not free to send.
+            last = last.max(self.to.reopened());
+        }
         ExchangeFacts {
             ended,
             fresh: !self.reused(open),
@@ -431,7 +436,7 @@ impl Hop {
             comm: self.process.as_ref().map(|process| &*process.comm),
             lasted: at.since(open.began),
             ended_alike: 0,
-            silence: at.since(open.last_response.unwrap_or(open.last_request)),
+            silence: at.since(last),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),
             gateway_window_closed: self.to.window_closed(),

@@ -395,7 +395,7 @@ fn a_gateway_that_does_not_read_for_long_is_healthy() {
             sim.ms(3000).probe(Direction::FromUpstream, b"");
         }
         sim.window = 500;
-        sim.reply(&[b'x'; 49_991])
+        sim.reply(&vec![b'x'; 49_991])
             .ms(10)
             .request()
             .reply(OK)
@@ -454,6 +454,30 @@ fn a_request_whose_end_was_missed_is_not_unfinished() {
     });
 }
 
+#[test]
+fn a_gateway_that_did_not_read_until_it_left_was_not_kept_waiting() {
+    both(|sim| {
+        sim.open().request().reply(PART);
+        sim.window = 0;
+        sim.reply(b"more").ms(30_000);
+        sim.window = 500;
+        sim.reply_unseen(0).ms(20).gateway_fin().expect_none();
+    });
+    // The other side of the pair.
+    both(|sim| {
+        sim.open().request().reply(PART);
+        sim.window = 0;
+        sim.reply(b"more").ms(3000);
+        sim.window = 500;
+        sim.reply_unseen(0).ms(5000).gateway_fin();
+        let event = sim.expect(Cause::UpstreamStalledInBody, Proof::Inferred);
+        assert!(
+            event.evidence[0].text.contains("silent for 5.00 s"),
+            "{event:#?}"
+        );
+    });
+}
+
 // One side of a conversation.
 
 #[test]
@@ -468,7 +492,7 @@ fn one_direction_alone_tells_nothing() {
             .ms(5000)
             .request()
             .reply(PART);
-        sim.reply(&[b'x'; 49_995])
+        sim.reply(&vec![b'x'; 49_995])
             .ms(5000)
             .upstream_fin()
             .gateway_fin();
