@@ -287,6 +287,12 @@ impl Hop {
         if segment.flags.contains(TcpFlags::SYN) {
             self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
+            && !self.connect.over
+            && self.is_of_earlier(segment)
+        {
+            self.arm(&mut out);
+            return out;
+        } else if self.phase == Phase::Connecting
             && segment.flags.contains(TcpFlags::RST)
             && segment.direction == Direction::FromUpstream
         {
@@ -298,9 +304,6 @@ impl Hop {
             && segment.flags.contains(TcpFlags::RST)
         {
             self.answered_late(at, EvidenceSource::Packet);
-            self.arm(&mut out);
-            return out;
-        } else if self.phase == Phase::Connecting && self.is_of_earlier(segment) {
             self.arm(&mut out);
             return out;
         } else if self.phase == Phase::Connecting && !segment.flags.contains(TcpFlags::RST) {

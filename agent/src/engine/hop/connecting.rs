@@ -108,7 +108,8 @@ impl Hop {
 
     /// Whether a segment that meets a SYN belongs to an earlier connection on the same ports, which the
     /// upstream has not forgotten: it acknowledges what that one had come to, the gateway resets just that
-    /// and sends its SYN again (RFC 9293 section 3.5.1).
+    /// and sends its SYN again (RFC 9293 section 3.5.1). A reset of that kind refuses nothing (section
+    /// 3.10.7.3).
     pub(super) fn is_of_earlier(&self, segment: &Segment<'_>) -> bool {
         let flags = segment.flags;
         match segment.direction {

@@ -262,6 +262,17 @@ fn an_upstream_that_remembers_an_earlier_connection_is_asked_again() {
 }
 
 #[test]
+fn a_late_reset_of_an_earlier_connection_refuses_nothing() {
+    both(|sim| {
+        sim.syn();
+        let old = sim.next_seq(Direction::ToUpstream).wrapping_sub(500_000);
+        let flags = TcpFlags::RST.union(ACK);
+        sim.segment_acking(Direction::FromUpstream, flags, 77, old);
+        sim.ms(50).established().request().reply(OK).expect_none();
+    });
+}
+
+#[test]
 fn one_syn_that_nobody_answers_is_not_yet_a_black_hole() {
     let mut sim = Sim::live("envoy");
     sim.syn().ms(250).give_up();

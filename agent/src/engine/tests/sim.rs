@@ -492,6 +492,7 @@ impl Sim {
 
     /// The refusal of a SYN, with the kernel's view of it.
     pub(super) fn refuse(&mut self) -> &mut Self {
+        self.upstream_acked = self.gateway_seq.wrapping_add(1);
         self.segment(Direction::FromUpstream, TcpFlags::RST.union(ACK), 0, &[], 0);
         self.signal(Signal::ResetReceived);
         self.state(
