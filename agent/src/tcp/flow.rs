@@ -386,11 +386,11 @@ impl Flow {
             && self.bytes.distance(ack) == Some(1)
     }
 
-    /// Whether the other side may acknowledge this number, as far as is known; it is one of an earlier
-    /// connection on the same ports if not.
+    /// Whether the other side may acknowledge this number, as far as is known, or a filter that does not
+    /// count the SYN; it is one of an earlier connection on the same ports if not.
     pub fn may_reach(&self, ack: u32) -> bool {
         let ahead = self.bytes.distance(ack);
-        ahead.is_none_or(|ahead| (0..MOST_UNSEEN).contains(&ahead))
+        ahead.is_none_or(|ahead| (-1..MOST_UNSEEN).contains(&ahead))
     }
 
     /// Takes an acknowledgement that carries nothing else and leaves the window as it was: a receiver
