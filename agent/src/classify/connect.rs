@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Died, Origin, Verdict, fact, human, origin};
 use crate::model::{Cause, Errno, EvidenceSource, IcmpError, Phase, Proof, Timestamp};
 
+/// A kernel sends its SYN again after this long (RFC 6298 section 2): one alone may just have been lost.
+const SECOND_SYN: Duration = Duration::from_secs(1);
+
 /// What is known of a connect that did not succeed.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -307,6 +310,12 @@ fn blackholed(facts: &ConnectFacts) -> Option<Verdict> {
             ..verdict
         };
         return Some(verdict.with([others]));
+    }
+    if facts.over && facts.syn_retransmits == 0 && facts.elapsed < SECOND_SYN {
+        return Some(verdict.against(
+            &[Cause::TcpConnectBacklogFull],
+            "whether a second SYN is answered: the gateway gave up before its kernel sent one",
+        ));
     }
     if facts.upstream_alive {
         return Some(verdict.against(

@@ -21,6 +21,9 @@ pub use self::gave_up::{ALIKE, cut_off};
 /// do so after one to several minutes.
 const LONG_IDLE: Duration = Duration::from_mins(1);
 
+/// A fresh connection that the upstream closes later than this was not closed "on accept".
+const ON_ACCEPT: Duration = Duration::from_secs(1);
+
 /// What ended an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ended {
@@ -62,6 +65,8 @@ pub struct ExchangeFacts<'a> {
     pub quiet: Duration,
     /// Whether the request is complete.
     pub request_complete: bool,
+    /// Whether bytes were missed that may have been the end of the request.
+    pub request_missed: bool,
     /// Whether the upstream had closed before the request began.
     pub closed_before: bool,
     /// How much of the request was acknowledged by the end.
@@ -89,7 +94,8 @@ pub struct ExchangeFacts<'a> {
     /// Exchanges of the same gateway that were cut off after the same time, this one included; see
     /// [`cut_off`].
     pub ended_alike: usize,
-    /// Time since the last request byte, or since the last response byte where there is one.
+    /// Time since the last request byte, or since the last response byte where there is one; where the
+    /// gateway ended it, since the gateway last began to take more at the latest.
     pub silence: Duration,
     /// Time from the end of the handshake to the end of the exchange.
     pub since_established: Option<Duration>,
@@ -115,6 +121,8 @@ pub struct ExchangeFacts<'a> {
     pub patience: Duration,
     /// The reset on the upstream's side, where it was seen as a segment.
     pub reset: Option<&'a Reset>,
+    /// Whether other connections to the upstream's host show the reset's time to live as its own.
+    pub reset_ttl_known: bool,
     /// Whether the response began before the upstream could have had the request: what was taken for
     /// it is left over from an earlier exchange.
     pub unasked: bool,
@@ -123,9 +131,26 @@ pub struct ExchangeFacts<'a> {
 }
 
 impl ExchangeFacts<'_> {
+    /// Whether the request is known not to be complete.
+    const fn is_unfinished(&self) -> bool {
+        !self.request_complete && !self.request_missed
+    }
+
     /// Whether a device on the way may have forgotten the connection before the request.
     fn may_be_forgotten(&self) -> bool {
-        !self.fresh && self.quiet >= LONG_IDLE
+        self.is_pooled() && self.quiet >= LONG_IDLE
+    }
+
+    /// Whether the connection waited in a pool: after another exchange, or from the start, as one does
+    /// that was opened for a request which another connection then took.
+    fn is_pooled(&self) -> bool {
+        !self.fresh || self.unused().is_some()
+    }
+
+    /// For how long a connection had been open when its first request began, if that is long.
+    fn unused(&self) -> Option<Duration> {
+        let unused = self.since_established?.saturating_sub(self.lasted);
+        Some(unused).filter(|unused| self.fresh && *unused > ON_ACCEPT)
     }
 }
 
@@ -158,7 +183,7 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 /// `rst` tells whose reset it was.
 pub fn afterwards(facts: &ExchangeFacts<'_>, rst: Actor) -> Option<Verdict> {
     match rst {
-        Actor::Upstream if !facts.request_complete => {
+        Actor::Upstream if facts.is_unfinished() => {
             injected::reset(facts).or_else(|| Some(early(facts)))
         }
         Actor::Upstream => None,

@@ -18,6 +18,9 @@ const SHORTEST_GRACE: Duration = Duration::from_secs(1);
 /// A request above this may not fit into one segment.
 const ONE_SEGMENT: u64 = 1200;
 
+/// What splits a host that stops from one of several.
+const ONE_HOST: &str = "whether the address is one host that stops or several of which one is down";
+
 /// Whose a packet is, by its time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -108,8 +111,9 @@ pub fn process_died(verdict: Verdict, died: &Died) -> Verdict {
     instead(verdict, Cause::UpstreamProcessDied, decisive)
 }
 
-/// An exchange that was cut at `at`, on a connection older than the first SYN that was refused.
-pub fn draining_cut(verdict: Verdict, refused: Timestamp, at: Timestamp) -> Verdict {
+/// An exchange that was cut at `at`, on a connection older than the first SYN that was refused; `others`
+/// tells whether more connections stay open, which the end of a process would have closed.
+pub fn draining_cut(verdict: Verdict, refused: Timestamp, at: Timestamp, others: bool) -> Verdict {
     let after = at.since(refused);
     if !(SHORTEST_GRACE..=DRAIN_LIMIT).contains(&after) {
         return verdict;
@@ -119,7 +123,12 @@ pub fn draining_cut(verdict: Verdict, refused: Timestamp, at: Timestamp) -> Verd
         human(after)
     );
     let decisive = packet("cut_after_refusal", text);
-    instead(verdict, Cause::UpstreamDraining, decisive)
+    let cut = verdict.cause;
+    let verdict = instead(verdict, Cause::UpstreamDraining, decisive);
+    if others {
+        return verdict.against(&[cut], ONE_HOST);
+    }
+    verdict
 }
 
 /// A refused connect beside connections on which exchanges went on; `finished` tells whether the
@@ -138,10 +147,7 @@ pub fn draining_connect(verdict: Verdict, finished: bool) -> Verdict {
     if finished {
         return verdict;
     }
-    verdict.against(
-        &[Cause::TcpConnectRefused],
-        "whether the address is one host that stops or several of which one is down",
-    )
+    verdict.against(&[Cause::TcpConnectRefused], ONE_HOST)
 }
 
 /// The SYN-ACK came when the gateway had given up: its kernel answered with a reset for a socket that

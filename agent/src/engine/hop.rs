@@ -292,6 +292,12 @@ impl Hop {
         if segment.flags.contains(TcpFlags::SYN) {
             self.syn(at, segment, cx);
         } else if self.phase == Phase::Connecting
+            && !self.connect.over
+            && self.is_of_earlier(segment)
+        {
+            self.arm(&mut out);
+            return out;
+        } else if self.phase == Phase::Connecting
             && segment.flags.contains(TcpFlags::RST)
             && segment.direction == Direction::FromUpstream
         {

@@ -1,6 +1,7 @@
 //! Scenario tests on a simulated hop with its own clock: each cause, each trap, with kernel signals
 //! and from packets alone.
 
+mod adversary;
 mod connect;
 mod held;
 mod http;

@@ -305,6 +305,43 @@ mod tests {
         proptest::collection::vec(part, 0..10).prop_map(|parts| parts.concat().into_bytes())
     }
 
+    /// Heads as they are, and what a few wrong bytes make of them.
+    const HEADS: &[&str] = &[
+        "HTTP/1.1 200 OK\r\nServer: a\r\nContent-Type: text/html\r\nContent-Length: 5\r\nX-Cache: HIT\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.0 404 Not Found\r\nConnection: close\r\n\r\nhello",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+        "GET /a?b=c HTTP/1.1\r\nHost: shop.test\r\nUser-Agent: x\r\nX-Request-ID: 1\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhelloGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PUT /a HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ];
+
+    const BYTES: &[u8] = b"\0\t\n\r !\"(),0159:;=AZ_az\x7f\x80\xff";
+
+    fn mutated() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![proptest::sample::select(BYTES), any::<u8>()];
+        let edit = (any::<proptest::sample::Index>(), 0..4, byte);
+        let edits = proptest::collection::vec(edit, 0..4);
+        (proptest::sample::select(HEADS), edits).prop_map(|(head, edits)| {
+            let mut bytes = head.as_bytes().to_vec();
+            for (at, what, byte) in edits {
+                let at = at.index(bytes.len());
+                match what {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    2 if bytes.len() > 1 => _ = bytes.remove(at),
+                    // A line, or a part of it, once more.
+                    _ => {
+                        let end = (at + usize::from(byte % 40)).min(bytes.len());
+                        let again = bytes[at..end].to_vec();
+                        bytes.splice(at..at, again);
+                    }
+                }
+            }
+            bytes
+        })
+    }
+
     /// What a parser makes of bytes that come in pieces of `step`.
     fn responses(bytes: &[u8], kind: RequestKind, step: usize) -> Vec<String> {
         let mut parser = ResponseParser::new(65_536);
@@ -352,7 +389,7 @@ mod tests {
     proptest! {
         /// Heads byte by byte never come here.
         #[test]
-        fn the_careful_readers_say_the_same(bytes in parts(), kind in 0_usize..5) {
+        fn the_careful_readers_say_the_same(bytes in prop_oneof![parts(), mutated()], kind in 0_usize..5) {
             let kind = [
                 RequestKind::Plain,
                 RequestKind::Head,

@@ -11,6 +11,9 @@ use crate::model::{Segment, TcpFlags, Timestamp};
 /// for its size.
 const FULL_SIZE: u32 = 1200;
 
+/// More bytes than this are not missed right behind a SYN.
+const MOST_UNSEEN: i64 = 1 << 20;
+
 /// Segments of one sender this close together may change their order, or were captured twice. A
 /// retransmission takes longer: 200 ms on Linux, a few round trips at least.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
@@ -105,6 +108,8 @@ pub struct Flow {
     /// Whether anything but the handshake and resets was seen.
     under_way: bool,
     windows: Windows,
+    /// When its window was last opened again after it had been closed.
+    reopened: Timestamp,
     /// Segments that carried nothing new.
     repeated: u32,
     stuck: Option<Stuck>,
@@ -112,7 +117,7 @@ pub struct Flow {
     sent: Timestamp,
     /// Whether the other side acknowledged once more what it had, although there is more.
     passes_some: bool,
-    /// Where the first full-size segment ended.
+    /// Where the first full-size piece ended. A record of more is cut into such pieces on its way out.
     full_size: Option<u64>,
 }
 
@@ -148,6 +153,9 @@ impl Flow {
         }
         self.sent_by(segment.ttl);
         if !syn {
+            if self.window_closed() && segment.window > 0 {
+                self.reopened = at;
+            }
             self.under_way = true;
             self.advertised(segment.window);
         }
@@ -156,9 +164,11 @@ impl Flow {
         }
         if segment.wire_len > 0 {
             self.note_size(first, segment.wire_len);
+            let again = self.is_again(at, first, segment.wire_len);
             if !self
                 .bytes
                 .push(first, segment.payload, segment.wire_len, limits, sink)
+                && !again
             {
                 self.repeated += 1;
                 self.note_repeat(at, first, segment.wire_len);
@@ -232,7 +242,9 @@ impl Flow {
         let same_window = !self.under_way || segment.window == self.windows.last;
         let TcpFlags(flags) = segment.flags;
         let telling = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
-        flags & telling == 0 && segment.wire_len == 0 && same_window
+        // A probe of a connection repeats the number before the next, whatever arrived.
+        let probe = self.bytes.distance(segment.seq).is_some_and(|at| at < 0);
+        flags & telling == 0 && segment.wire_len == 0 && same_window && !probe
     }
 
     /// The first reset of this direction.
@@ -272,8 +284,14 @@ impl Flow {
 
     fn note_size(&mut self, seq: u32, len: u32) {
         if len >= FULL_SIZE && self.full_size.is_none() {
-            self.full_size = self.bytes.offset_of(seq.wrapping_add(len));
+            self.full_size = self.bytes.offset_of(seq.wrapping_add(FULL_SIZE));
         }
+    }
+
+    /// Whether the segment is the last one seen, captured twice.
+    fn is_again(&self, at: Timestamp, seq: u32, len: u32) -> bool {
+        at.since(self.sent) < CAPTURED_TWICE
+            && self.bytes.distance(seq.wrapping_add(len)) == Some(0)
     }
 
     fn note_repeat(&mut self, at: Timestamp, seq: u32, len: u32) {
@@ -291,6 +309,9 @@ impl Flow {
     /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
     /// and of no interest. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, segment: &Segment<'_>) -> bool {
+        if self.window_closed() {
+            return false;
+        }
         let passed = if segment.wire_len == 0 {
             self.bytes.started()
         } else {
@@ -304,7 +325,8 @@ impl Flow {
                 self.advertised(segment.window);
             }
             if segment.wire_len >= FULL_SIZE && self.full_size.is_none() {
-                self.full_size = Some(self.bytes.offset());
+                let more = segment.wire_len - FULL_SIZE;
+                self.full_size = Some(self.bytes.offset() - u64::from(more));
             }
             self.under_way = true;
         }
@@ -349,6 +371,8 @@ impl Flow {
         if !self.bytes.started() {
             // Joined mid-stream: what the receiver expects next is where this direction begins.
             self.bytes.start(ack);
+        } else if self.began_with_probe(ack) {
+            self.bytes.start_again(ack);
         }
         self.bytes.acknowledged(ack, sink);
         if let Some(offset) = self.bytes.offset_of(ack) {
@@ -358,6 +382,22 @@ impl Flow {
                 self.passes_some = false;
             }
         }
+    }
+
+    /// Whether the direction was joined at a probe of an idle connection, which repeats the sequence number
+    /// before the next (RFC 9293 section 3.8.4): no byte was missed.
+    fn began_with_probe(&self, ack: u32) -> bool {
+        self.offset() == 0
+            && self.sent == Timestamp::default()
+            && !self.is_closing()
+            && self.bytes.distance(ack) == Some(1)
+    }
+
+    /// Whether the other side may acknowledge this number, as far as is known, or a filter that does not
+    /// count the SYN; it is one of an earlier connection on the same ports if not.
+    pub fn may_reach(&self, ack: u32) -> bool {
+        let ahead = self.bytes.distance(ack);
+        ahead.is_none_or(|ahead| (-1..MOST_UNSEEN).contains(&ahead))
     }
 
     /// Takes an acknowledgement that carries nothing else and leaves the window as it was: a receiver
@@ -396,6 +436,11 @@ impl Flow {
     /// Whether the sender's last advertised window was zero: it does not take more.
     pub const fn window_closed(&self) -> bool {
         self.under_way && self.windows.last == 0
+    }
+
+    /// When the sender last opened its window again, to take more; the epoch if it never did.
+    pub const fn reopened(&self) -> Timestamp {
+        self.reopened
     }
 
     /// The windows that the sender advertised since the other side began a request.

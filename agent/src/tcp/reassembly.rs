@@ -61,6 +61,11 @@ impl Reassembler {
         self.next.get_or_insert(seq);
     }
 
+    /// Corrects the sequence number of the first byte, before any was taken.
+    pub const fn start_again(&mut self, seq: u32) {
+        self.next = Some(seq);
+    }
+
     /// Whether the direction was seen at all.
     pub const fn started(&self) -> bool {
         self.next.is_some()

@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    Acked, Ended, ExchangeFacts, early, idle, in_body, injected, packet, reason, response_phase,
-    tail,
+    Acked, Ended, ExchangeFacts, ON_ACCEPT, early, idle, in_body, injected, packet, reason,
+    response_phase, tail,
 };
 use crate::classify::{Verdict, human};
 use crate::http1::Stage;
 use crate::model::{Cause, Phase, Proof, ResetReason};
 use crate::tcp::Reset;
-
-/// A fresh connection that the upstream closes later than this was not closed "on accept".
-const ON_ACCEPT: Duration = Duration::from_secs(1);
 
 /// A reset this soon after a request on a reused connection may answer a request that crossed the
 /// upstream's close: round trips are shorter, and few handlers are.
@@ -56,17 +53,17 @@ pub fn closed_before_request(
 /// FIN, and not a byte of response.
 pub(super) fn silent(facts: &ExchangeFacts<'_>) -> Verdict {
     let unread = facts.closed_before || facts.acked == Acked::Nothing;
-    match (unread, facts.fresh) {
-        (true, true) => closed_on_accept(facts, "FIN"),
-        (true, false) => stale_reuse(facts, "FIN"),
-        (false, fresh) => {
+    match (unread, facts.is_pooled()) {
+        (true, false) => closed_on_accept(facts, "FIN"),
+        (true, true) => stale_reuse(facts, "FIN"),
+        (false, pooled) => {
             let text = format!(
                 "the upstream acknowledged the request ({} bytes) and sent FIN {} after it, without a byte of response",
                 facts.request_bytes,
                 human(facts.silence)
             );
             // On a connection used before, the upstream may have meant to close it anyway.
-            let proof = if fresh && facts.acked == Acked::All {
+            let proof = if !pooled && facts.acked == Acked::All {
                 Proof::Proven
             } else {
                 Proof::Inferred
@@ -90,10 +87,10 @@ pub(super) fn reset_silent(facts: &ExchangeFacts<'_>) -> Verdict {
         || facts.acked == Acked::Nothing
         || facts.reset_reason == Some(&ResetReason::NoSocket);
     if closed_first {
-        return if facts.fresh {
-            closed_on_accept(facts, "RST")
-        } else {
+        return if facts.is_pooled() {
             stale_reuse(facts, "RST")
+        } else {
+            closed_on_accept(facts, "RST")
         };
     }
     let unread = facts.reset_reason == Some(&ResetReason::AbortOnClose);
@@ -129,7 +126,7 @@ pub(super) fn reset_silent(facts: &ExchangeFacts<'_>) -> Verdict {
         );
     }
     let deliberate = facts.reset_reason == Some(&ResetReason::AbortOnLinger);
-    if !facts.fresh && !deliberate && facts.silence <= CROSSING {
+    if facts.is_pooled() && !deliberate && facts.silence <= CROSSING {
         return verdict.against(
             &[Cause::PoolStaleReuse],
             "whether the upstream's close was under way when the request arrived: its log, or its kernel's reset reason",
@@ -165,9 +162,18 @@ fn stale_reuse(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {
     } else {
         "the upstream's close crossed the request: it acknowledged none of it"
     };
+    let connection = facts.unused().map_or_else(
+        || "a reused connection".to_owned(),
+        |unused| {
+            format!(
+                "a connection that had been open and unused for {}",
+                human(unused)
+            )
+        },
+    );
     let decisive = packet(
         "closed_while_idle",
-        format!("{what} on a reused connection: {how}"),
+        format!("{what} on {connection}: {how}"),
     );
     let proof = if facts.closed_before || what == "FIN" {
         Proof::Proven
@@ -212,7 +218,7 @@ fn unread(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 /// The upstream closed inside its response.
 pub(super) fn inside(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     let rst = facts.ended == Ended::UpstreamRst;
-    if rst && in_body(facts.stage) && !facts.request_complete {
+    if rst && in_body(facts.stage) && facts.is_unfinished() {
         return Some(early(facts));
     }
     if rst && let Some(verdict) = unread(facts) {

@@ -22,7 +22,8 @@ pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         // The upstream is on this host, and its kernel sent it.
         return None;
     }
-    let usual = reset.other_ttl();
+    // The way from the upstream may have changed while the connection was idle.
+    let usual = reset.other_ttl().filter(|_| !facts.reset_ttl_known);
     let ttl = usual.map(|usual| {
         let text = format!(
             "RST with ttl {} {} after the last byte, the upstream's own segments have ttl {usual}",

@@ -61,7 +61,7 @@ impl Hop {
     }
 
     /// Tells the verdict on an open exchange, or holds it.
-    pub(super) fn tell(&mut self, mut judged: Judged, cx: &Context<'_>, out: &mut Outcome) {
+    pub(super) fn tell(&mut self, judged: Judged, cx: &Context<'_>, out: &mut Outcome) {
         let at = judged.at;
         if !is_cut(judged.verdict.cause) {
             out.judged.push(judged);
@@ -71,13 +71,9 @@ impl Hop {
             out.judged.push(judged);
             return;
         };
-        let begun = self.established.unwrap_or(self.opened);
-        if let Some(refused) = peer.refused().filter(|refused| begun < *refused) {
-            judged.verdict = draining_cut(judged.verdict, refused, at);
-        }
-        let decided = judged.verdict.cause == Cause::UpstreamDraining;
-        if decided || (peer.open() == 0 && peer.died(at).is_none()) {
-            out.judged.push(judged);
+        if peer.open() == 0 && peer.died(at).is_none() {
+            let verdict = self.may_drain(judged.verdict, at, peer);
+            out.judged.push(Judged { verdict, ..judged });
         } else {
             self.hold(judged, at, at.after(ONE_INSTANT));
         }
@@ -96,6 +92,15 @@ impl Hop {
             self.hold(judged, at, at.after(REFUSED));
         } else {
             out.judged.push(judged);
+        }
+    }
+
+    /// The verdict on a cut, or that the upstream drains where it refused a SYN before.
+    fn may_drain(&self, verdict: Verdict, at: Timestamp, peer: &Peer) -> Verdict {
+        let begun = self.established.unwrap_or(self.opened);
+        match peer.refused().filter(|refused| begun < *refused) {
+            Some(refused) => draining_cut(verdict, refused, at, peer.open() > 0),
+            None => verdict,
         }
     }
 
@@ -142,15 +147,21 @@ impl Hop {
         let after = |when: Option<Timestamp>| when.is_some_and(|when| when > since);
         let established = peer.established();
         // An observation that ends too soon shows less.
-        let finished = after(peer.finished()) && now >= since.after(REFUSED);
+        // What is closed behind one response while others go on is one of several hosts, or a limit of its
+        // own.
+        let finished = after(peer.finished())
+            && peer.completed() <= peer.finished()
+            && now >= since.after(REFUSED);
         let drains = after(peer.completed())
             && established.is_none_or(|last| last.after(REFUSED) < since)
             && peer.died_before(since).is_none();
         let mut judged = held.judged;
-        for Judged { verdict, .. } in &mut judged {
+        for Judged { at, verdict, .. } in &mut judged {
             let refused = verdict.cause == Cause::TcpConnectRefused;
             if let Some(died) = died.as_ref().filter(|_| is_cut(verdict.cause)) {
                 change(verdict, |verdict| process_died(verdict, died));
+            } else if is_cut(verdict.cause) {
+                change(verdict, |verdict| self.may_drain(verdict, *at, peer));
             } else if refused && drains {
                 change(verdict, |verdict| draining_connect(verdict, finished));
             }

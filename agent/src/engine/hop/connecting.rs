@@ -106,6 +106,22 @@ impl Hop {
         }
     }
 
+    /// Whether a segment that meets a SYN belongs to an earlier connection on the same ports, which the
+    /// upstream has not forgotten: it acknowledges what that one had come to, the gateway resets just that
+    /// and sends its SYN again (RFC 9293 section 3.5.1). A reset of that kind refuses nothing (section
+    /// 3.10.7.3).
+    pub(super) fn is_of_earlier(&self, segment: &Segment<'_>) -> bool {
+        let flags = segment.flags;
+        match segment.direction {
+            Direction::FromUpstream => {
+                flags.contains(TcpFlags::ACK) && !self.to.may_reach(segment.ack)
+            }
+            Direction::ToUpstream => {
+                flags.contains(TcpFlags::RST) && !self.to.may_reach(segment.seq)
+            }
+        }
+    }
+
     /// `ttl` is that of the upstream's segment, zero where none told.
     pub(super) fn establish(&mut self, at: Timestamp, ttl: u8, cx: &mut Context<'_>) {
         self.phase = Phase::Established;
@@ -123,7 +139,9 @@ impl Hop {
             cx.peers.refused(self.place(), at, ttl.unwrap_or(0));
         }
         if ttl.is_some() {
-            self.connect.reset_ttl = ttl;
+            // The first one counts: a second may be the same behind a router.
+            let seen = self.connect.reset_ttl.filter(|seen| *seen > 0);
+            self.connect.reset_ttl = seen.or(ttl);
             self.connect_ended(at, CONNECT_SETTLE);
         } else {
             self.connect.reset_ttl.get_or_insert(0);

@@ -412,12 +412,18 @@ impl Hop {
     ) -> ExchangeFacts<'a> {
         let acked = self.to.acked();
         let response = &self.exchanges.response;
+        let mut last = open.last_response.unwrap_or(open.last_request);
+        if ended == Ended::Gateway {
+            // Before that, the upstream was not free to send.
+            last = last.max(self.to.reopened());
+        }
         ExchangeFacts {
             ended,
             fresh: !self.reused(open),
             idle: open.idle,
             quiet: self.quiet,
             request_complete: open.complete,
+            request_missed: self.exchanges.missed,
             closed_before: open.closed_before,
             acked: if acked <= open.offset {
                 Acked::Nothing
@@ -437,7 +443,7 @@ impl Hop {
             comm: self.process.as_ref().map(|process| &*process.comm),
             lasted: at.since(open.began),
             ended_alike: 0,
-            silence: at.since(open.last_response.unwrap_or(open.last_request)),
+            silence: at.since(last),
             since_established: self.established.map(|established| at.since(established)),
             reset_reason: self.reset_reason.as_ref(),
             gateway_window_closed: self.to.window_closed(),
@@ -450,6 +456,9 @@ impl Hop {
             upstream_alive: self.is_alive(open.began, cx),
             patience: cx.patience,
             reset: self.from.reset(),
+            reset_ttl_known: self.from.reset().is_some_and(|reset| {
+                cx.peers.target_ttl(self.place(), at, reset.ttl) == Some(reset.ttl)
+            }),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),

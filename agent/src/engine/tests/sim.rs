@@ -50,6 +50,10 @@ pub(super) struct Sim {
     pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
+    /// Whether each segment is seen before and behind a router as well.
+    pub(super) twice: bool,
+    /// The direction that is seen, if the other is not.
+    pub(super) only: Option<Direction>,
     events: Vec<HopEvent>,
     /// The hops that are not turned to: local port and sequence numbers.
     others: HashMap<u64, (u16, [u32; 4])>,
@@ -80,6 +84,8 @@ impl Sim {
             comm,
             window: 500,
             netns: 0,
+            twice: false,
+            only: None,
             events: Vec::new(),
             ttl: 64,
             others: HashMap::new(),
@@ -217,6 +223,32 @@ impl Sim {
             Direction::ToUpstream => self.gateway_acked,
             Direction::FromUpstream => self.upstream_acked,
         };
+        let payload = (payload, wire_len);
+        self.acking(direction, flags, seq, ack, payload);
+    }
+
+    /// An empty segment that acknowledges something else than what its sender got.
+    pub(super) fn segment_acking(
+        &mut self,
+        direction: Direction,
+        flags: TcpFlags,
+        seq: u32,
+        ack: u32,
+    ) {
+        self.acking(direction, flags, seq, ack, (&[], 0));
+    }
+
+    fn acking(
+        &mut self,
+        direction: Direction,
+        flags: TcpFlags,
+        seq: u32,
+        ack: u32,
+        (payload, wire_len): (&[u8], u32),
+    ) {
+        if self.only.is_some_and(|only| only != direction) {
+            return;
+        }
         let segment = Segment {
             direction,
             local: self.local,
@@ -238,6 +270,13 @@ impl Sim {
             hop: self.hop,
             segment,
         });
+        if self.twice {
+            let ttl = segment.ttl - 1;
+            self.input(Input::Segment {
+                hop: self.hop,
+                segment: Segment { ttl, ..segment },
+            });
+        }
     }
 
     pub(super) fn syn(&mut self) -> &mut Self {
@@ -333,6 +372,14 @@ impl Sim {
     /// The upstream's kernel acknowledges everything sent.
     pub(super) fn ack(&mut self) -> &mut Self {
         self.upstream_acked = self.gateway_seq;
+        let seq = self.upstream_seq;
+        self.segment(Direction::FromUpstream, ACK, seq, &[], 0);
+        self
+    }
+
+    /// The upstream's kernel acknowledges all but the last bytes sent.
+    pub(super) fn ack_but(&mut self, bytes: u32) -> &mut Self {
+        self.upstream_acked = self.gateway_seq.wrapping_sub(bytes);
         let seq = self.upstream_seq;
         self.segment(Direction::FromUpstream, ACK, seq, &[], 0);
         self
@@ -476,6 +523,7 @@ impl Sim {
 
     /// The refusal of a SYN, with the kernel's view of it.
     pub(super) fn refuse(&mut self) -> &mut Self {
+        self.upstream_acked = self.gateway_seq.wrapping_add(1);
         self.segment(Direction::FromUpstream, TcpFlags::RST.union(ACK), 0, &[], 0);
         self.signal(Signal::ResetReceived);
         self.state(
