@@ -180,6 +180,13 @@ impl Hop {
         }
     }
 
+    /// Takes the allocations over that a hop which is over leaves behind.
+    pub(super) fn reuse(&mut self, old: &mut Self) {
+        old.waits.clear();
+        self.waits = std::mem::take(&mut old.waits);
+        self.exchanges.reuse(&mut old.exchanges);
+    }
+
     /// Marks a hop whose SYN is about to be sent.
     pub(super) fn connecting(&mut self) {
         self.phase = Phase::Connecting;
