@@ -186,16 +186,22 @@ impl Hops {
     }
 
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
-    pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
+    #[inline]
+    pub(super) fn segment(
+        &mut self,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        mut sink: impl FnMut(Timestamp, HopId, &Segment<'_>),
+    ) {
         let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
         // By far the most segments: one look into the table is enough for them.
         if let Some(Connection::Tracked(tracked)) = self.connections.find(&key)
             && tracked.keeps(tcp)
         {
             let (tallies, counters) = (&mut self.tallies, &mut self.counters);
-            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
+            deliver(tracked, tallies, counters, at, tcp, from_low, &mut sink);
         } else {
-            self.seldom(key, at, tcp, from_low, sink);
+            self.seldom(key, at, tcp, from_low, &mut sink);
         }
         self.age();
     }
@@ -513,14 +519,15 @@ fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
     })
 }
 
-fn deliver(
+#[inline]
+fn deliver<S: FnMut(Timestamp, HopId, &Segment<'_>) + ?Sized>(
     tracked: &mut Tracked,
     tallies: &mut [UpstreamTally],
     counters: &mut HopCounters,
     at: Timestamp,
     tcp: &TcpPacket<'_>,
     from_low: bool,
-    sink: &mut Sink<'_>,
+    sink: &mut S,
 ) {
     if tracked.filtered {
         counters.filtered += 1;

@@ -14,12 +14,18 @@ use crate::tcp::Ends;
 /// Entries in one of the two generations.
 pub(super) const GENERATION: usize = 65_536;
 
+/// Places that are remembered beside the hash table: as many connections as take turns, in few cache
+/// lines.
+const HINTS: usize = 1024;
+
 /// A table by ends, of two generations: what is used again becomes young again.
 pub(super) struct Table<T> {
     /// Seeded at random: peers choose their ends.
     hasher: RandomState,
     young: Generation<T>,
     old: Generation<T>,
+    /// Where the young entry may lie whose hash ends so: it is looked at before the hash table is.
+    hints: Box<[u32; HINTS]>,
 }
 
 struct Generation<T> {
@@ -66,6 +72,7 @@ impl<T> Table<T> {
             hasher: RandomState::default(),
             young: Generation::new(),
             old: Generation::new(),
+            hints: Box::new([0; HINTS]),
         }
     }
 
@@ -73,11 +80,28 @@ impl<T> Table<T> {
     #[inline]
     pub(super) fn find(&mut self, ends: &Ends) -> Option<&mut T> {
         let hash = self.hasher.hash_one(ends);
+        #[expect(clippy::cast_possible_truncation, reason = "the lower bits are wanted")]
+        let hint = hash as usize % HINTS;
+        let place = self.hints[hint] as usize;
+        // One that was taken out is in no hash table either, and may have come again elsewhere.
+        let place = match self.young.entries.get(place) {
+            Some((found, Some(_))) if found == ends => place,
+            _ => self.find_place(hash, hint, ends)?,
+        };
+        self.young.entries.get_mut(place)?.1.as_mut()
+    }
+
+    /// Looks for a young entry, or an old one that is young from now on, and leaves a hint.
+    #[inline(never)]
+    fn find_place(&mut self, hash: u64, hint: usize, ends: &Ends) -> Option<usize> {
         let place = match self.young.find(hash, ends) {
             Some(place) => place,
             None => self.recall(hash, ends)?,
         };
-        self.young.entries.get_mut(place)?.1.as_mut()
+        if let Some(hint) = self.hints.get_mut(hint) {
+            *hint = u32::try_from(place).unwrap_or_default();
+        }
+        Some(place)
     }
 
     /// Makes an old entry young. Returns its place.
