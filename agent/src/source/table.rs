@@ -80,8 +80,7 @@ impl<T> Table<T> {
     #[inline]
     pub(super) fn find(&mut self, ends: &Ends) -> Option<&mut T> {
         let hash = self.hasher.hash_one(ends);
-        #[expect(clippy::cast_possible_truncation, reason = "the lower bits are wanted")]
-        let hint = hash as usize % HINTS;
+        let hint = hint_of(hash);
         let place = self.hints[hint] as usize;
         // One that was taken out is in no hash table either, and may have come again elsewhere.
         let place = match self.young.entries.get(place) {
@@ -94,9 +93,8 @@ impl<T> Table<T> {
     /// Looks for a young entry, or an old one that is young from now on, and leaves a hint.
     #[inline(never)]
     fn find_place(&mut self, hash: u64, hint: usize, ends: &Ends) -> Option<usize> {
-        let place = match self.young.find(hash, ends) {
-            Some(place) => place,
-            None => self.recall(hash, ends)?,
+        let Some(place) = self.young.find(hash, ends) else {
+            return self.recall(hash, ends);
         };
         if let Some(hint) = self.hints.get_mut(hint) {
             *hint = u32::try_from(place).unwrap_or_default();
@@ -131,12 +129,18 @@ impl<T> Table<T> {
         }
     }
 
+    /// Enters a young entry whose ends are not there.
+    pub(super) fn insert_new(&mut self, ends: Ends, entry: T) {
+        self.push(self.hasher.hash_one(ends), ends, entry);
+    }
+
     /// Adds an entry whose ends are not there.
     fn push(&mut self, hash: u64, ends: Ends, entry: T) {
         let Generation { places, entries } = &mut self.young;
         let Ok(place) = u32::try_from(entries.len()) else {
             return;
         };
+        self.hints[hint_of(hash)] = place;
         entries.push((ends, Some(entry)));
         places.insert_unique(hash, place, |place| {
             let entry = entries.get(*place as usize);
@@ -167,6 +171,14 @@ impl<T> Table<T> {
         let forgotten = self.young.entries.drain(..);
         Some(forgotten.filter_map(|(_, entry)| entry))
     }
+}
+
+/// Which hint is that of a hash.
+#[inline]
+const fn hint_of(hash: u64) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are wanted")]
+    let low = hash as usize;
+    low % HINTS
 }
 
 #[cfg(test)]

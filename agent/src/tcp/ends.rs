@@ -50,9 +50,11 @@ impl PartialEq for Ends {
     /// Without a branch a word: nearly always they are equal where this is asked.
     #[inline]
     fn eq(&self, other: &Self) -> bool {
-        let ([a, b], [c, d]) = (self.one, self.other);
-        let ([e, f], [g, h]) = (other.one, other.other);
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | u64::from(self.ports ^ other.ports) == 0
+        let differ = |[top, low]: [u64; 2], [other_top, other_low]: [u64; 2]| {
+            (top ^ other_top) | (low ^ other_low)
+        };
+        let ports = u64::from(self.ports ^ other.ports);
+        differ(self.one, other.one) | differ(self.other, other.other) | ports == 0
     }
 }
 
