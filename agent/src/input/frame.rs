@@ -136,7 +136,11 @@ impl<'a> Bytes<'a> {
 }
 
 /// Reads one frame of `link` with `wire_len` bytes on the wire, tunnels unwrapped.
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "once a packet, and what it returns is large"
+)]
+#[inline(always)]
 pub fn parse_frame(
     link: LinkType,
     bytes: &[u8],
