@@ -30,6 +30,7 @@ use self::hop::{Context, Hop, Outcome};
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
 use self::timers::Timers;
+use self::traffic::AllFinished;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
@@ -102,8 +103,9 @@ pub struct Engine {
     over: VecDeque<(Timestamp, HopId)>,
     /// Payload and heads that the hops keep, in bytes.
     kept_bytes: usize,
-    /// Hops by their ends, to match ICMP errors. Each of them is live and has these ends.
-    ends: HashTable<HopId>,
+    /// Hops by their ends, with the hash of those, to match ICMP errors. Each of them is live and has
+    /// these ends. A table that grows need not look for the hops.
+    ends: HashTable<(u64, HopId)>,
     /// Seeded at random: peers choose their ends.
     ends_hasher: RandomState,
     /// Hops in the order in which they may have to be evicted. A hop heard of since it was queued
@@ -137,6 +139,14 @@ enum Slot {
     Over,
 }
 
+/// What there is of a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Live,
+    Over,
+    Nothing,
+}
+
 #[derive(Debug)]
 struct Tracked {
     hop: Hop,
@@ -144,8 +154,9 @@ struct Tracked {
     armed: Option<Timestamp>,
     /// What of the engine's `kept_bytes` is its own.
     kept_bytes: usize,
-    /// Its entry in the table of ends. Translated addresses are other ones than the socket's own.
-    ends: Option<Site>,
+    /// Its entry in the table of ends, and the hash of that. Translated addresses are other ones than
+    /// the socket's own.
+    ends: Option<(u64, Site)>,
     /// When it was put into the order of eviction last; its earlier places count no more.
     queued: Timestamp,
 }
@@ -312,25 +323,32 @@ impl Engine {
         self.now = self.now.max(at);
         self.stats.segments += 1;
         let short_way = self.has_short_way();
-        match self.hops.get_mut(&id) {
-            Some(Slot::Over) => return,
-            Some(Slot::Live(tracked)) => {
-                if short_way && tracked.hop.pass(at, segment) {
-                    return;
-                }
-                if tracked.hop.local.is_none() {
-                    self.know_ends(at, id, (segment.local, segment.upstream));
-                }
+        let mut local_known = true;
+        let found = self.visit(id, |hop, cx| {
+            if short_way && hop.pass(at, segment) {
+                return None;
             }
+            local_known = hop.local.is_some();
+            local_known.then(|| hop.segment(at, segment, cx))
+        });
+        match found {
+            Found::Over => {}
+            Found::Live if local_known => {}
             // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one that
             // is over.
-            None if segment.flags.contains(TcpFlags::RST) => return,
-            None => {
-                let opening = segment.flags.contains(TcpFlags::SYN);
-                self.track(at, id, (0, segment.upstream), !opening);
-                self.know_ends(at, id, (segment.local, segment.upstream));
-            }
+            Found::Nothing if segment.flags.contains(TcpFlags::RST) => {}
+            Found::Live | Found::Nothing => self.first_segment(at, id, segment),
         }
+    }
+
+    /// Takes the first segment of a hop, which tells its ends.
+    #[inline(never)]
+    fn first_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
+        if !self.hops.contains_key(&id) {
+            let opening = segment.flags.contains(TcpFlags::SYN);
+            self.track(at, id, (0, segment.upstream), !opening);
+        }
+        self.know_ends(at, id, (segment.local, segment.upstream));
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
     }
 
@@ -367,21 +385,17 @@ impl Engine {
         };
         let (netns, _) = tracked.hop.place();
         let site = (netns, Ends::new(local, upstream));
-        if let Some(before) = tracked.ends.replace(site) {
+        let hash = self.ends_hasher.hash_one(site);
+        if let Some((before, _)) = tracked.ends.replace((hash, site)) {
             self.leave_ends(id, before);
         }
         let hops = &self.hops;
-        let site_of = |id: &HopId| match hops.get(id) {
-            Some(Slot::Live(tracked)) => tracked.ends,
-            Some(Slot::Over) | None => None,
-        };
-        let hash = self.ends_hasher.hash_one(site);
-        match self.ends.find_mut(hash, |id| site_of(id) == Some(site)) {
-            Some(other) => *other = id,
+        let is_there = |(known, id): &(u64, HopId)| *known == hash && has_ends(hops, *id, site);
+        match self.ends.find_mut(hash, is_there) {
+            Some((_, other)) => *other = id,
             None => {
-                self.ends.insert_unique(hash, id, |id| {
-                    site_of(id).map_or(0, |site| self.ends_hasher.hash_one(site))
-                });
+                self.ends
+                    .insert_unique(hash, (hash, id), |(known, _)| *known);
             }
         }
         Some(site)
@@ -482,7 +496,7 @@ impl Engine {
         self.stats.hops += 1;
         self.stats.hops_mid_stream += u64::from(mid_stream);
         self.peers.opened(place, at, mid_stream);
-        let tracked = Tracked {
+        let mut tracked = Tracked {
             hop,
             armed: None,
             kept_bytes: 0,
@@ -491,6 +505,7 @@ impl Engine {
         };
         let tracked = match self.spare.pop() {
             Some(mut spare) => {
+                tracked.hop.reuse(&mut spare.hop);
                 *spare = tracked;
                 spare
             }
@@ -573,33 +588,44 @@ impl Engine {
         if tracked.hop.counted {
             self.peers.closed(&tracked.hop.place(), self.now, None);
         }
-        if let Some(site) = tracked.ends {
-            self.leave_ends(id, site);
+        if let Some((hash, _)) = tracked.ends {
+            self.leave_ends(id, hash);
         }
     }
 
     /// The live hop with these ends.
     fn hop_of(&self, site: Site) -> Option<HopId> {
         let hash = self.ends_hasher.hash_one(site);
-        let found = self.ends.find(hash, |id| match self.hops.get(id) {
-            Some(Slot::Live(tracked)) => tracked.ends == Some(site),
-            Some(Slot::Over) | None => false,
+        let found = self.ends.find(hash, |(known, id)| {
+            *known == hash && has_ends(&self.hops, *id, site)
         });
-        found.copied()
+        found.map(|(_, id)| *id)
     }
 
-    /// Takes the ends of a hop out of the table, unless they are another hop's by now.
-    fn leave_ends(&mut self, id: HopId, site: Site) {
-        let hash = self.ends_hasher.hash_one(site);
-        if let Ok(entry) = self.ends.find_entry(hash, |other| *other == id) {
+    /// Takes the ends of a hop, which have this hash, out of the table, unless they are another hop's
+    /// by now.
+    fn leave_ends(&mut self, id: HopId, hash: u64) {
+        if let Ok(entry) = self.ends.find_entry(hash, |(_, other)| *other == id) {
             entry.remove();
         }
     }
 
     /// Lets a hop handle something, then sees to its deadline and verdicts.
     fn with_hop(&mut self, id: HopId, handle: impl FnOnce(&mut Hop, &mut Context<'_>) -> Outcome) {
-        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
-            return;
+        self.visit(id, |hop, cx| Some(handle(hop, cx)));
+    }
+
+    /// The same, where there may be nothing to see to.
+    #[inline]
+    fn visit(
+        &mut self,
+        id: HopId,
+        handle: impl FnOnce(&mut Hop, &mut Context<'_>) -> Option<Outcome>,
+    ) -> Found {
+        let tracked = match self.hops.get_mut(&id) {
+            Some(Slot::Live(tracked)) => tracked,
+            Some(Slot::Over) => return Found::Over,
+            None => return Found::Nothing,
         };
         let exchanges = self.stats.exchanges;
         let mut cx = Context {
@@ -611,8 +637,12 @@ impl Engine {
             departures: &self.departures,
             deadlines: &mut self.deadlines,
         };
-        let out = handle(&mut tracked.hop, &mut cx);
-        if out.deadline != tracked.armed {
+        let Some(out) = handle(&mut tracked.hop, &mut cx) else {
+            return Found::Live;
+        };
+        let over = tracked.hop.is_over();
+        // A hop that is over has its place among those.
+        if !over && out.deadline != tracked.armed {
             tracked.armed = out.deadline;
             if let Some(deadline) = out.deadline {
                 self.timers.set(deadline, id);
@@ -621,13 +651,13 @@ impl Engine {
         let kept_bytes = tracked.hop.kept_bytes();
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
-        let over = tracked.hop.is_over();
         if let Some((at, unseen)) = &out.unseen {
             let ended = Exchanged {
                 count: u64::from(unseen.exchanges),
                 complete: true,
                 repeated: tracked.hop.retransmits() > 0,
                 ttl: tracked.hop.ttl(),
+                finished: AllFinished::default(),
             };
             self.peers.exchanged(tracked.hop.place(), *at, &ended);
             self.peers.add_unseen(&tracked.hop.place(), unseen);
@@ -650,9 +680,9 @@ impl Engine {
                 complete: out.completed,
                 repeated: tracked.hop.retransmits() > 0,
                 ttl: tracked.hop.ttl(),
+                finished: out.finished,
             };
             self.peers.exchanged(tracked.hop.place(), self.now, &ended);
-            self.peers.add(&tracked.hop.place(), &out.finished);
         }
         for judged in out.judged {
             self.judged(id, judged);
@@ -672,5 +702,14 @@ impl Engine {
                 Some(Slot::Over) | None => false,
             });
         }
+        Found::Live
+    }
+}
+
+/// Whether a hop is live and has these ends.
+fn has_ends(hops: &ByHop<Slot>, id: HopId, site: Site) -> bool {
+    match hops.get(&id) {
+        Some(Slot::Live(tracked)) => tracked.ends.is_some_and(|(_, ends)| ends == site),
+        Some(Slot::Over) | None => false,
     }
 }

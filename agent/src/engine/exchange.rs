@@ -153,6 +153,15 @@ impl Exchanges {
         }
     }
 
+    /// Takes the allocations of a hop that is over, unless it had more of them than most.
+    pub(super) fn reuse(&mut self, old: &mut Self) {
+        if old.open.capacity() <= 1 {
+            old.open.clear();
+            self.open = std::mem::take(&mut old.open);
+        }
+        self.request.reuse(&mut old.request);
+    }
+
     /// Requests begun.
     pub(super) const fn begun(&self) -> u32 {
         self.begun

@@ -21,7 +21,7 @@ use super::Departures;
 use super::deadlines::Deadlines;
 use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
-use super::traffic::Finished;
+use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
 use crate::limits::Limits;
 use crate::model::{
@@ -78,7 +78,7 @@ pub(super) struct Outcome {
     /// Those of them that were healthy, where they are wanted.
     pub(super) healthy: Vec<(Timestamp, Exchange, Option<u16>)>,
     /// The exchanges that ended, those that stayed in the kernel left out.
-    pub(super) finished: Vec<Finished>,
+    pub(super) finished: AllFinished,
     /// The exchanges that stayed in the kernel, and when the last of them ended.
     pub(super) unseen: Option<(Timestamp, Box<HeldExchanges>)>,
     /// When the hop wants to be looked at.
@@ -183,6 +183,13 @@ impl Hop {
             unused_judged: false,
             waits: Vec::new(),
         }
+    }
+
+    /// Takes the allocations over that a hop which is over leaves behind.
+    pub(super) fn reuse(&mut self, old: &mut Self) {
+        old.waits.clear();
+        self.waits = std::mem::take(&mut old.waits);
+        self.exchanges.reuse(&mut old.exchanges);
     }
 
     /// Marks a hop whose SYN is about to be sent.

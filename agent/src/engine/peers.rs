@@ -5,12 +5,13 @@
 //! namespace as well, zero where that is unknown: the same address in another one is another host.
 //! Bounded by [`Limits::upstreams`].
 
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::recent::Recent;
-use super::traffic::{Finished, Traffic};
+use super::traffic::{AllFinished, Traffic};
 use crate::classify::{Died, Origin, origin};
 use crate::limits::Limits;
 use crate::model::{Cause, HeldExchanges, Timestamp};
@@ -246,10 +247,32 @@ impl Ttls {
     }
 }
 
+/// A place as the key of a table: it is looked up several times a connection, so the hash takes no more
+/// words than there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key(Place);
+
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self((netns, upstream)) = *self;
+        match upstream {
+            SocketAddr::V4(end) => {
+                let end = u64::from(end.ip().to_bits()) << 16 | u64::from(end.port());
+                state.write_u128(u128::from(netns) << 64 | u128::from(end));
+            }
+            SocketAddr::V6(end) => {
+                state.write_u128(end.ip().to_bits());
+                state.write_u128(u128::from(netns) << 64 | u128::from(end.port()));
+            }
+        }
+    }
+}
+
 /// The tables.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    known: Recent<Place, Peer>,
+    known: Recent<Key, Peer>,
     /// How far away each host is. A host has many ports.
     hosts: Recent<(u64, IpAddr), Ttls>,
     /// The most entries of each table.
@@ -269,7 +292,7 @@ impl Peers {
     /// Every upstream that is remembered, by its address.
     pub(super) fn tallies(&self) -> BTreeMap<SocketAddr, UpstreamTally> {
         let mut tallies: BTreeMap<SocketAddr, UpstreamTally> = BTreeMap::new();
-        for ((_, upstream), peer) in self.known.iter() {
+        for (Key((_, upstream)), peer) in self.known.iter() {
             tallies
                 .entry(*upstream)
                 .and_modify(|tally| tally.add(&peer.tally))
@@ -284,7 +307,7 @@ impl Peers {
     }
 
     pub(super) fn get(&self, place: &Place) -> Option<&Peer> {
-        self.known.get(place)
+        self.known.get(&Key(*place))
     }
 
     /// Entries and places of both tables.
@@ -295,7 +318,7 @@ impl Peers {
     }
 
     fn peer(&mut self, place: Place, at: Timestamp) -> &mut Peer {
-        let (peer, forgotten) = self.known.entry(place, at, self.most);
+        let (peer, forgotten) = self.known.entry(Key(place), at, self.most);
         self.dropped += forgotten;
         if peer.tally.last == Timestamp::default() {
             peer.tally.first = at;
@@ -335,7 +358,7 @@ impl Peers {
 
     /// An established hop is over; `how` where its upstream closed it first.
     pub(super) fn closed(&mut self, place: &Place, at: Timestamp, how: Option<Closed>) {
-        if let Some(peer) = self.known.get_mut(place, at) {
+        if let Some(peer) = self.known.get_mut(&Key(*place), at) {
             peer.open = peer.open.saturating_sub(1);
             if let Some(how) = how {
                 peer.close(at, how);
@@ -346,8 +369,11 @@ impl Peers {
     /// So many exchanges of a hop ended, the last of them `complete`, all request bytes sent once or
     /// not.
     pub(super) fn exchanged(&mut self, place: Place, at: Timestamp, ended: &Exchanged) {
-        if let Some(peer) = self.known.get_mut(&place, at) {
+        if let Some(peer) = self.known.get_mut(&Key(place), at) {
             peer.tally.exchanges += ended.count;
+            for finished in ended.finished.iter() {
+                peer.tally.traffic.add(finished);
+            }
             peer.tally.last = peer.tally.last.max(at);
             if ended.repeated {
                 peer.lossy = peer.lossy.max(Some(at));
@@ -361,18 +387,9 @@ impl Peers {
         }
     }
 
-    /// What exchanges added that ended.
-    pub(super) fn add(&mut self, place: &Place, finished: &[Finished]) {
-        if let Some(peer) = self.known.peek_mut(place) {
-            for finished in finished {
-                peer.tally.traffic.add(finished);
-            }
-        }
-    }
-
-    /// The same of exchanges that stayed in the kernel.
+    /// What exchanges added that stayed in the kernel.
     pub(super) fn add_unseen(&mut self, place: &Place, unseen: &HeldExchanges) {
-        if let Some(peer) = self.known.peek_mut(place) {
+        if let Some(peer) = self.known.peek_mut(&Key(*place)) {
             peer.tally.traffic.add_unseen(unseen);
         }
     }
@@ -408,7 +425,7 @@ impl Peers {
 }
 
 /// How exchanges of a hop ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Exchanged {
     /// How many.
     pub(super) count: u64,
@@ -418,6 +435,8 @@ pub(super) struct Exchanged {
     pub(super) repeated: bool,
     /// Time to live of the upstream's last segment.
     pub(super) ttl: u8,
+    /// What those add that were seen.
+    pub(super) finished: AllFinished,
 }
 
 #[cfg(test)]
@@ -445,6 +464,7 @@ mod tests {
             complete: true,
             repeated: false,
             ttl,
+            finished: AllFinished::default(),
         }
     }
 

@@ -45,7 +45,7 @@ impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
     /// The value of a key, a new one if need be, and how many entries were forgotten for that.
     pub(super) fn entry(&mut self, key: K, at: Timestamp, most: usize) -> (&mut V, u64) {
         let mut forgotten = 0;
-        if !self.entries.contains_key(&key) {
+        if self.entries.len() >= most.max(1) && !self.entries.contains_key(&key) {
             while self.entries.len() >= most.max(1) {
                 let Some((queued, oldest)) = self.queue.pop_front() else {
                     break;
@@ -58,9 +58,11 @@ impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
                     }
                 }
             }
-            self.queue.push_back((at, key));
         }
-        let (last, value) = self.entries.entry(key).or_default();
+        let (last, value) = self.entries.entry(key).or_insert_with(|| {
+            self.queue.push_back((at, key));
+            Default::default()
+        });
         *last = (*last).max(at);
         (value, forgotten)
     }

@@ -44,6 +44,27 @@ impl Finished {
     }
 }
 
+/// Exchanges that ended with one input: hardly ever more than one, which needs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct AllFinished {
+    first: Option<Finished>,
+    more: Vec<Finished>,
+}
+
+impl AllFinished {
+    pub(super) fn push(&mut self, finished: Finished) {
+        if self.first.is_none() {
+            self.first = Some(finished);
+        } else {
+            self.more.push(finished);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Finished> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
 impl Traffic {
     /// Adds what passed elsewhere.
     pub(super) fn join(&mut self, other: &Self) {

@@ -148,16 +148,28 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Where the first control character is, a tab included: eight bytes at a time.
+/// Where the first control character is, a tab included.
+#[inline]
 fn control_at(bytes: &[u8]) -> Option<usize> {
+    below_at::<0x20>(bytes)
+}
+
+/// Where the first control character or space is.
+#[inline]
+pub(super) fn control_or_space_at(bytes: &[u8]) -> Option<usize> {
+    below_at::<0x21>(bytes)
+}
+
+/// Where the first byte is that is below `LEAST`, or 0x7f: eight bytes at a time.
+#[inline]
+fn below_at<const LEAST: u8>(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 0xff;
     const TOPS: u64 = ONES << 7;
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        // The top bit of each byte below 0x20, and of each 0x7f. What a borrow adds lies above the
-        // first.
-        let low = word.wrapping_sub(ONES * 0x20) & !word;
+        // The top bit of each byte below it, and of each 0x7f. What a borrow adds lies above the first.
+        let low = word.wrapping_sub(ONES * u64::from(LEAST)) & !word;
         let delete = word ^ (ONES * 0x7f);
         let delete = delete.wrapping_sub(ONES) & !delete;
         let found = (low | delete) & TOPS;
@@ -165,7 +177,9 @@ fn control_at(bytes: &[u8]) -> Option<usize> {
             return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
     }
-    let at = rest.iter().position(u8::is_ascii_control)?;
+    let at = rest
+        .iter()
+        .position(|byte| *byte < LEAST || *byte == 0x7f)?;
     Some(words.len() * 8 + at)
 }
 
@@ -238,6 +252,8 @@ mod tests {
                 bytes[at] = control;
                 assert_eq!(control_at(&bytes), Some(at), "{control:#x}");
                 assert_eq!(control_at(&bytes[..at]), None);
+                let space = (at > 0).then_some(0);
+                assert_eq!(control_or_space_at(&bytes[..at]), space);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::{Body, BodyStep, RequestKind};
+use super::{Body, BodyStep, RequestKind, clean};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -113,9 +113,7 @@ impl<'a> Facts<'a> {
         let (method, target) = request.split_at_checked(method_len)?;
         let target = target.get(1..).filter(|target| !target.is_empty())?;
         let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
-            && !target
-                .iter()
-                .any(|byte| byte.is_ascii_control() || *byte == b' ');
+            && clean::control_or_space_at(target).is_none();
         if !plain || method.is_empty() {
             return None;
         }
@@ -131,34 +129,39 @@ impl<'a> Facts<'a> {
     }
 
     /// Takes a field. Of those that are repeated the last counts.
+    #[inline]
     fn field(&mut self, line: &'a [u8]) {
-        if let Some(value) = value_of(line, b"host:") {
-            self.set(Text::Host, value);
-        } else if let Some(value) = value_of(line, b"x-request-id:") {
-            self.set(Text::RequestId, value);
-        } else if let Some(value) = value_of(line, b"traceparent:") {
-            self.set(Text::Traceparent, value);
-        } else if value_of(line, b"expect:").is_some() {
-            self.expect = true;
-        } else if let Some(value) = value_of(line, b"upgrade:") {
-            self.upgrade = true;
-            self.web_socket = value.eq_ignore_ascii_case(b"websocket");
-        } else if value_of(line, b"transfer-encoding:").is_some() {
-            // RFC 9112 section 6.3: it overrides Content-Length.
-            self.body = Some(Body::chunked());
-        } else if self.body.is_none()
-            && let Some(value) = value_of(line, b"content-length:")
-        {
-            let length = str::from_utf8(value)
-                .ok()
-                .and_then(|value| value.parse().ok());
-            self.body = length.filter(|&length| length > 0).map(Body::Length);
+        // Most fields are of no interest, which their first letter tells.
+        match line.first().map(u8::to_ascii_lowercase) {
+            Some(b'h') => self.keep_value(Text::Host, value_of(line, b"host:")),
+            Some(b'x') => self.keep_value(Text::RequestId, value_of(line, b"x-request-id:")),
+            Some(b't') if value_of(line, b"transfer-encoding:").is_some() => {
+                // RFC 9112 section 6.3: it overrides Content-Length.
+                self.body = Some(Body::chunked());
+            }
+            Some(b't') => self.keep_value(Text::Traceparent, value_of(line, b"traceparent:")),
+            Some(b'e') => self.expect |= value_of(line, b"expect:").is_some(),
+            Some(b'u') => {
+                if let Some(value) = value_of(line, b"upgrade:") {
+                    self.upgrade = true;
+                    self.web_socket = value.eq_ignore_ascii_case(b"websocket");
+                }
+            }
+            Some(b'c') if self.body.is_none() => {
+                if let Some(value) = value_of(line, b"content-length:") {
+                    let length = str::from_utf8(value)
+                        .ok()
+                        .and_then(|value| value.parse().ok());
+                    self.body = length.filter(|&length| length > 0).map(Body::Length);
+                }
+            }
+            _ => {}
         }
     }
 
-    fn set(&mut self, text: Text, value: &'a [u8]) {
+    fn keep_value(&mut self, text: Text, value: Option<&'a [u8]>) {
         if let Some(place) = self.texts.get_mut(text as usize) {
-            *place = Some(value);
+            *place = value.or(*place);
         }
     }
 
@@ -343,6 +346,11 @@ impl RequestParser {
     /// Takes a head that nobody needs any more: the next one may have its buffer.
     pub fn recycle(&mut self, head: RequestHead) {
         self.spare = head.texts;
+    }
+
+    /// Takes the buffer of a parser that nobody needs any more.
+    pub fn reuse(&mut self, old: &mut Self) {
+        self.spare = std::mem::take(&mut old.spare);
     }
 
     /// Bytes kept of an incomplete head.

@@ -136,6 +136,11 @@ impl<'a> Bytes<'a> {
 }
 
 /// Reads one frame of `link` with `wire_len` bytes on the wire, tunnels unwrapped.
+#[expect(
+    clippy::inline_always,
+    reason = "once a packet, and what it returns is large"
+)]
+#[inline(always)]
 pub fn parse_frame(
     link: LinkType,
     bytes: &[u8],
@@ -145,14 +150,20 @@ pub fn parse_frame(
         seen: clip(bytes, wire_len),
         wire_len,
     };
+    if link == LinkType::ETHERNET
+        && let Ok((header, rest)) = frame.take::<14>()
+        && header[12..] == ETHERTYPE_IPV4.to_be_bytes()
+        && let Some(tcp) = plain_segment(rest.seen, rest.wire_len)
+    {
+        return Ok(IpPacket::Tcp(tcp));
+    }
+    any_frame(link, frame)
+}
+
+#[inline(never)]
+fn any_frame(link: LinkType, frame: Bytes<'_>) -> Result<IpPacket<'_>, FrameError> {
     match link {
-        LinkType::ETHERNET => {
-            let plain = frame.take::<14>().ok().and_then(|(header, rest)| {
-                let ipv4 = header[12..] == ETHERTYPE_IPV4.to_be_bytes();
-                ipv4.then(|| plain_segment(rest.seen, rest.wire_len))?
-            });
-            plain.map_or_else(|| ethernet(frame, 0), |tcp| Ok(IpPacket::Tcp(tcp)))
-        }
+        LinkType::ETHERNET => ethernet(frame, 0),
         LinkType::LINUX_SLL => {
             let (header, rest) = frame.take::<16>()?;
             by_ethertype(u16::from_be_bytes([header[14], header[15]]), rest, 0)

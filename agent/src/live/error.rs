@@ -115,9 +115,10 @@ impl From<EbpfError> for LiveError {
 /// The line in which a verifier says what it minds: the last before its own figures.
 fn last_words(log: &str) -> Option<&str> {
     let lines = log.lines().map(str::trim).rev();
-    lines
-        .filter(|line| !line.is_empty())
-        .find(|line| !line.starts_with("processed "))
+    lines.filter(|line| !line.is_empty()).find(|line| {
+        let figures = ["processed ", "stack depth ", "verification time "];
+        !figures.iter().any(|start| line.starts_with(start))
+    })
 }
 
 /// A program that was not loaded or attached, in one line: the rest of the verifier's log belongs into

@@ -186,21 +186,50 @@ impl Hops {
     }
 
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
-    pub(super) fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, sink: &mut Sink<'_>) {
+    #[inline]
+    pub(super) fn segment(
+        &mut self,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        mut sink: impl FnMut(Timestamp, HopId, &Segment<'_>),
+    ) {
         let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
         // By far the most segments: one look into the table is enough for them.
-        if let Some(Connection::Tracked(tracked)) = self.connections.find(&key)
-            && tracked.keeps(tcp)
-        {
-            let (tallies, counters) = (&mut self.tallies, &mut self.counters);
-            deliver(tracked, tallies, counters, at, tcp, from_low, sink);
-        } else {
-            self.seldom(key, at, tcp, from_low, sink);
+        match self.connections.find(&key) {
+            Some(Connection::Tracked(tracked)) if tracked.keeps(tcp) => {
+                let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+                deliver(tracked, tallies, counters, at, tcp, from_low, &mut sink);
+            }
+            Some(_) => self.seldom(key, at, tcp, from_low, &mut sink),
+            None => self.stranger(key, at, tcp, from_low, &mut sink),
         }
         self.age();
     }
 
+    /// Takes a segment of a connection that is not in the table.
+    #[inline(never)]
+    fn stranger(
+        &mut self,
+        key: Ends,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        sink: &mut Sink<'_>,
+    ) {
+        let Some((gateway, sure)) = self.role(tcp, from_low) else {
+            self.wait(key, at, tcp, from_low, sink);
+            self.deliver_tracked(key, at, tcp, from_low, sink);
+            return;
+        };
+        let mut tracked = self.begin(at, tcp, from_low, gateway, sure);
+        let (tallies, counters) = (&mut self.tallies, &mut self.counters);
+        deliver(&mut tracked, tallies, counters, at, tcp, from_low, sink);
+        self.connections
+            .insert_new(key, Connection::Tracked(tracked));
+    }
+
     /// Takes a segment that begins a connection or may tell more about one.
+    #[inline(never)]
     fn seldom(
         &mut self,
         key: Ends,
@@ -230,6 +259,18 @@ impl Hops {
                 None => self.wait(key, at, tcp, from_low, sink),
             },
         }
+        self.deliver_tracked(key, at, tcp, from_low, sink);
+    }
+
+    /// Gives a segment to `sink`, if its connection is tracked by now.
+    fn deliver_tracked(
+        &mut self,
+        key: Ends,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        sink: &mut Sink<'_>,
+    ) {
         if let Some(Connection::Tracked(tracked)) = self.connections.find(&key) {
             let (tallies, counters) = (&mut self.tallies, &mut self.counters);
             deliver(tracked, tallies, counters, at, tcp, from_low, sink);
@@ -306,7 +347,7 @@ impl Hops {
         }
     }
 
-    /// Begins a hop.
+    /// Begins a hop in the place of what is known of these ends.
     fn track(
         &mut self,
         key: Ends,
@@ -316,6 +357,19 @@ impl Hops {
         gateway: Gateway,
         sure: bool,
     ) {
+        let tracked = self.begin(at, tcp, from_low, gateway, sure);
+        self.connections.insert(key, Connection::Tracked(tracked));
+    }
+
+    /// Begins a hop.
+    fn begin(
+        &mut self,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        from_low: bool,
+        gateway: Gateway,
+        sure: bool,
+    ) -> Tracked {
         let (local, upstream) = match gateway.direction(from_low) {
             Direction::ToUpstream => (tcp.src, tcp.dst),
             Direction::FromUpstream => (tcp.dst, tcp.src),
@@ -333,7 +387,7 @@ impl Hops {
             Direction::ToUpstream => tcp.seq,
             Direction::FromUpstream => tcp.ack.wrapping_sub(1),
         });
-        let tracked = Tracked {
+        Tracked {
             hop: HopId(self.next),
             gateway,
             sure,
@@ -343,8 +397,7 @@ impl Hops {
             ended: [false; 2],
             reset: None,
             tally,
-        };
-        self.connections.insert(key, Connection::Tracked(tracked));
+        }
     }
 
     fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
@@ -513,14 +566,15 @@ fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
     })
 }
 
-fn deliver(
+#[inline]
+fn deliver<S: FnMut(Timestamp, HopId, &Segment<'_>) + ?Sized>(
     tracked: &mut Tracked,
     tallies: &mut [UpstreamTally],
     counters: &mut HopCounters,
     at: Timestamp,
     tcp: &TcpPacket<'_>,
     from_low: bool,
-    sink: &mut Sink<'_>,
+    sink: &mut S,
 ) {
     if tracked.filtered {
         counters.filtered += 1;

@@ -155,7 +155,7 @@ impl<'e> Analysis<'e> {
             Ok(IpPacket::Tcp(tcp)) => {
                 summary.segments += 1;
                 let engine = &mut *self.engine;
-                self.hops.segment(packet.at, &tcp, &mut |at, hop, segment| {
+                self.hops.segment(packet.at, &tcp, |at, hop, segment| {
                     feed(engine, at, on_event, |engine| {
                         engine.handle_segment(at, hop, segment);
                     });

@@ -115,14 +115,13 @@ enum Order {
 impl Order {
     /// The four numbers that a pcap record begins with.
     fn words(self, bytes: &[u8; 16]) -> [u32; 4] {
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u32::from_le_bytes(*bytes);
-            if self == Self::Big {
-                *word = word.swap_bytes();
-            }
+        let (words, _) = bytes.as_chunks::<4>();
+        let word = |at: usize| words.get(at).copied().unwrap_or_default();
+        let words = [word(0), word(1), word(2), word(3)];
+        match self {
+            Self::Little => words.map(u32::from_le_bytes),
+            Self::Big => words.map(u32::from_be_bytes),
         }
-        words
     }
 
     fn u16(self, bytes: &[u8], at: usize) -> u16 {

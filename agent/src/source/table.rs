@@ -14,12 +14,18 @@ use crate::tcp::Ends;
 /// Entries in one of the two generations.
 pub(super) const GENERATION: usize = 65_536;
 
+/// Places that are remembered beside the hash table: as many connections as take turns, in few cache
+/// lines.
+const HINTS: usize = 1024;
+
 /// A table by ends, of two generations: what is used again becomes young again.
 pub(super) struct Table<T> {
     /// Seeded at random: peers choose their ends.
     hasher: RandomState,
     young: Generation<T>,
     old: Generation<T>,
+    /// Where the young entry may lie whose hash ends so: it is looked at before the hash table is.
+    hints: Box<[u32; HINTS]>,
 }
 
 struct Generation<T> {
@@ -66,6 +72,7 @@ impl<T> Table<T> {
             hasher: RandomState::default(),
             young: Generation::new(),
             old: Generation::new(),
+            hints: Box::new([0; HINTS]),
         }
     }
 
@@ -73,11 +80,26 @@ impl<T> Table<T> {
     #[inline]
     pub(super) fn find(&mut self, ends: &Ends) -> Option<&mut T> {
         let hash = self.hasher.hash_one(ends);
-        let place = match self.young.find(hash, ends) {
-            Some(place) => place,
-            None => self.recall(hash, ends)?,
+        let hint = hint_of(hash);
+        let place = self.hints[hint] as usize;
+        // One that was taken out is in no hash table either, and may have come again elsewhere.
+        let place = match self.young.entries.get(place) {
+            Some((found, Some(_))) if found == ends => place,
+            _ => self.find_place(hash, hint, ends)?,
         };
         self.young.entries.get_mut(place)?.1.as_mut()
+    }
+
+    /// Looks for a young entry, or an old one that is young from now on, and leaves a hint.
+    #[inline(never)]
+    fn find_place(&mut self, hash: u64, hint: usize, ends: &Ends) -> Option<usize> {
+        let Some(place) = self.young.find(hash, ends) else {
+            return self.recall(hash, ends);
+        };
+        if let Some(hint) = self.hints.get_mut(hint) {
+            *hint = u32::try_from(place).unwrap_or_default();
+        }
+        Some(place)
     }
 
     /// Makes an old entry young. Returns its place.
@@ -107,12 +129,18 @@ impl<T> Table<T> {
         }
     }
 
+    /// Enters a young entry whose ends are not there.
+    pub(super) fn insert_new(&mut self, ends: Ends, entry: T) {
+        self.push(self.hasher.hash_one(ends), ends, entry);
+    }
+
     /// Adds an entry whose ends are not there.
     fn push(&mut self, hash: u64, ends: Ends, entry: T) {
         let Generation { places, entries } = &mut self.young;
         let Ok(place) = u32::try_from(entries.len()) else {
             return;
         };
+        self.hints[hint_of(hash)] = place;
         entries.push((ends, Some(entry)));
         places.insert_unique(hash, place, |place| {
             let entry = entries.get(*place as usize);
@@ -143,6 +171,14 @@ impl<T> Table<T> {
         let forgotten = self.young.entries.drain(..);
         Some(forgotten.filter_map(|(_, entry)| entry))
     }
+}
+
+/// Which hint is that of a hash.
+#[inline]
+const fn hint_of(hash: u64) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are wanted")]
+    let low = hash as usize;
+    low % HINTS
 }
 
 #[cfg(test)]

@@ -90,20 +90,15 @@ impl Hop {
                 self.let_pass(at, completed, cx, out);
             }
         }
-        let unjudged = self
-            .exchanges
-            .open
-            .front()
-            .is_some_and(|exchange| !exchange.judged);
+        let Some(front) = self.exchanges.open.front() else {
+            return;
+        };
+        let unjudged = !front.judged;
+        // A request on a connection that the upstream has closed already gets no response.
+        let doomed = front.closed_before;
         if unjudged && self.exchanges.response.is_broken() && !self.waiting(Wait::Finding) {
             self.waits.push((at.after(FINDING_SETTLE), Wait::Finding));
         }
-        // A request on a connection that the upstream has closed already gets no response.
-        let doomed = self
-            .exchanges
-            .open
-            .front()
-            .is_some_and(|exchange| exchange.closed_before);
         if doomed && unjudged && !self.waiting(Wait::Closed) {
             self.waits.push((at.after(CLOSED_SETTLE), Wait::Closed));
         }

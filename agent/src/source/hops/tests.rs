@@ -38,7 +38,7 @@ impl Table {
         };
         let mut seen = Seen::new();
         let at = Timestamp::from_nanos(self.clock);
-        self.hops.segment(at, &tcp, &mut |at, hop, segment| {
+        self.hops.segment(at, &tcp, |at, hop, segment| {
             let payload = segment.payload.to_vec();
             seen.push((at.as_nanos(), hop.0, segment.direction, payload));
         });
