@@ -45,7 +45,9 @@ static HOPSCOPE_ABI: u32 = ABI_VERSION;
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
+// Stacks of callers and callees count together, rounded up each: one function has room enough.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 fn state(ctx: BtfTracePointContext) -> i32 {
     let _ = socket::state_changed(&ctx);
     0

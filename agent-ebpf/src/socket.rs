@@ -62,24 +62,19 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     };
     stage::flush(cookie);
     let sk_err = sk.field::<i32>(&maps::SK_ERR);
-    // Full or not, a tuple that is missing only loses who sent a reset, or why.
-    if new == ESTABLISHED {
+    // Who was refused has had its answer.
+    let gave_up = old == SYN_SENT && new == CLOSE && sk_err != Some(ECONNREFUSED);
+    if new == ESTABLISHED || gave_up {
         let ends = sk.ends();
-        let key = reversed(&ends, scope(&ends.remote_addr, ends.netns));
-        let known = Known {
-            cookie,
-            gave_up_ns: 0,
-        };
-        let _ = TUPLES.insert(key, known, 0);
-    } else if old == SYN_SENT && new == CLOSE && sk_err != Some(ECONNREFUSED) {
-        // Who was refused has had its answer.
-        let ends = sk.ends();
-        let known = Known {
-            cookie,
+        let (netns, gave_up_ns) = if gave_up {
             // SAFETY: no arguments.
-            gave_up_ns: unsafe { bpf_ktime_get_ns() },
+            (ends.netns, unsafe { bpf_ktime_get_ns() })
+        } else {
+            (scope(&ends.remote_addr, ends.netns), 0)
         };
-        let _ = TUPLES.insert(reversed(&ends, ends.netns), known, 0);
+        let known = Known { cookie, gave_up_ns };
+        // Full or not, a tuple that is missing only loses who sent a reset, or why.
+        let _ = TUPLES.insert(reversed(&ends, netns), known, 0);
     }
     let bytes_acked = sk.field::<u64>(&maps::TCP_BYTES_ACKED);
     let srtt = sk.field::<u32>(&maps::TCP_SRTT);
