@@ -62,7 +62,7 @@ struct AgentFlags {
 }
 
 impl AgentFlags {
-    fn agent(self, file: &mut config::Captures) -> Result<Agent, CliError> {
+    fn agent(self, file: &mut config::Client) -> Result<Agent, CliError> {
         let client = self.client.or(file.client());
         let agent = self.agent.or_else(|| file.agent.take());
         let agent = agent.as_deref().unwrap_or(AGENT);
@@ -145,7 +145,7 @@ struct BoostArgs {
     format: Option<Format>,
 }
 
-pub(super) fn run(args: Args, file: config::Captures) -> Result<(), CliError> {
+pub(super) fn run(args: Args, file: config::Client) -> Result<(), CliError> {
     match args.command {
         Command::List(args) => list(args, file),
         Command::Pull(args) => pull::run(args, file),
@@ -261,7 +261,7 @@ async fn captures(
     Ok((captures.collect::<Result<_, _>>()?, response.omitted))
 }
 
-fn list(args: ListArgs, mut file: config::Captures) -> Result<(), CliError> {
+fn list(args: ListArgs, mut file: config::Client) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
     let agent = args.agent.agent(&mut file)?;
     let filter = args.filter.filter()?;
@@ -291,7 +291,7 @@ struct Boosted {
     until: Timestamp,
 }
 
-fn boost(args: BoostArgs, mut file: config::Captures) -> Result<(), CliError> {
+fn boost(args: BoostArgs, mut file: config::Client) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
     // Checked here too: the error comes before any connection.
     let _: UpstreamPattern = args.upstream.parse().map_err(CliError::usage)?;

@@ -19,8 +19,8 @@ use super::size::ByteSize;
 pub(super) struct Config {
     pub(super) log: Option<String>,
     pub(super) run: Run,
-    pub(super) events: Events,
-    pub(super) captures: Captures,
+    pub(super) events: Client,
+    pub(super) captures: Client,
     pub(super) collect: Collect,
 }
 
@@ -89,10 +89,10 @@ impl Run {
     }
 }
 
-/// Table `[events]`.
+/// Tables `[events]` and `[captures]`: which agent to ask, and how to print what it says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Events {
+pub(super) struct Client {
     pub(super) agent: Option<String>,
     pub(super) format: Option<Format>,
     tls_ca: Option<PathBuf>,
@@ -100,29 +100,7 @@ pub(super) struct Events {
     tls_key: Option<PathBuf>,
 }
 
-impl Events {
-    /// The keys for TLS to the agent.
-    pub(super) fn client(&mut self) -> ClientFlags {
-        ClientFlags {
-            ca: self.tls_ca.take(),
-            cert: self.tls_cert.take(),
-            key: self.tls_key.take(),
-        }
-    }
-}
-
-/// Table `[captures]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Captures {
-    pub(super) agent: Option<String>,
-    pub(super) format: Option<Format>,
-    tls_ca: Option<PathBuf>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
-}
-
-impl Captures {
+impl Client {
     /// The keys for TLS to the agent.
     pub(super) fn client(&mut self) -> ClientFlags {
         ClientFlags {

@@ -50,7 +50,7 @@ pub(super) struct Args {
     client: ClientFlags,
 }
 
-pub(super) fn run(args: Args, mut file: config::Events) -> Result<(), CliError> {
+pub(super) fn run(args: Args, mut file: config::Client) -> Result<(), CliError> {
     let client = args.client.or(file.client());
     let agent = args.agent.or(file.agent);
     let agent = Agent::new(client.endpoint(agent.as_deref().unwrap_or(AGENT))?);

@@ -75,7 +75,7 @@ impl Read {
     }
 }
 
-pub(super) fn run(args: Args, mut file: config::Captures) -> Result<(), CliError> {
+pub(super) fn run(args: Args, mut file: config::Client) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
     let filter = super::FilterFlags {
         causes: args.causes,

@@ -43,7 +43,7 @@ struct Written<'a> {
     file: Option<&'a Path>,
 }
 
-pub(super) fn run(args: Args, mut file: config::Captures) -> Result<(), CliError> {
+pub(super) fn run(args: Args, mut file: config::Client) -> Result<(), CliError> {
     let format = args.format.or(file.format).unwrap_or_default();
     if !args.ids.is_empty() && !args.filter.is_empty() {
         return Err(CliError::usage(
