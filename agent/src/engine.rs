@@ -627,7 +627,6 @@ impl Engine {
             Some(Slot::Over) => return Found::Over,
             None => return Found::Nothing,
         };
-        let exchanges = self.stats.exchanges;
         let mut cx = Context {
             limits: &self.limits,
             patience: self.config.patience,
@@ -651,38 +650,30 @@ impl Engine {
         let kept_bytes = tracked.hop.kept_bytes();
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
+        let (place, seen) = (tracked.hop.place(), out.finished.count());
+        let ended = |count, complete, finished| Exchanged {
+            count,
+            complete,
+            repeated: tracked.hop.retransmits() > 0,
+            ttl: tracked.hop.ttl(),
+            finished,
+        };
         if let Some((at, unseen)) = &out.unseen {
-            let ended = Exchanged {
-                count: u64::from(unseen.exchanges),
-                complete: true,
-                repeated: tracked.hop.retransmits() > 0,
-                ttl: tracked.hop.ttl(),
-                finished: AllFinished::default(),
-            };
-            self.peers.exchanged(tracked.hop.place(), *at, &ended);
-            self.peers.add_unseen(&tracked.hop.place(), unseen);
+            let count = u64::from(unseen.exchanges);
+            let ended = ended(count, true, AllFinished::default());
+            self.peers.exchanged(place, *at, &ended);
+            self.peers.add_unseen(&place, unseen);
             if self.config.tell_healthy {
                 if self.unseen.len() >= emit::MAX_HEALTHY {
                     self.unseen.pop_front();
                 }
-                let count = u64::from(unseen.exchanges);
                 self.unseen.push_back((tracked.hop.upstream, count));
             }
         }
-        let unseen = out
-            .unseen
-            .as_ref()
-            .map_or(0, |(_, unseen)| u64::from(unseen.exchanges));
-        let seen = self.stats.exchanges - exchanges - unseen;
         if seen > 0 {
-            let ended = Exchanged {
-                count: seen,
-                complete: out.completed,
-                repeated: tracked.hop.retransmits() > 0,
-                ttl: tracked.hop.ttl(),
-                finished: out.finished,
-            };
-            self.peers.exchanged(tracked.hop.place(), self.now, &ended);
+            self.stats.exchanges += seen;
+            let ended = ended(seen, out.completed, out.finished);
+            self.peers.exchanged(place, self.now, &ended);
         }
         for judged in out.judged {
             self.judged(id, judged);

@@ -60,6 +60,10 @@ impl AllFinished {
         }
     }
 
+    pub(super) const fn count(&self) -> u64 {
+        self.first.is_some() as u64 + self.more.len() as u64
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Finished> {
         self.first.iter().chain(&self.more)
     }

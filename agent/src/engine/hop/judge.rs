@@ -51,7 +51,6 @@ impl Hop {
             if completed.exchange.judged {
                 continue;
             }
-            cx.stats.exchanges += 1;
             let finished = Finished::of(&completed.exchange, completed.status);
             out.finished.push(finished);
             out.completed |= completed.stage != Stage::Lost;
@@ -284,7 +283,6 @@ impl Hop {
                 let status = status.take();
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
-                    cx.stats.exchanges += 1;
                     out.finished.push(Finished::of(open, status));
                 }
             }
@@ -368,7 +366,6 @@ impl Hop {
                     && let Some(open) = self.exchanges.open.get_mut(index)
                 {
                     open.judged = true;
-                    cx.stats.exchanges += 1;
                     out.finished.push(Finished::of(open, status));
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
