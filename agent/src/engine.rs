@@ -204,6 +204,7 @@ impl Engine {
                 self.connect_failed(at, &process, upstream, errno);
             }
             Input::Icmp(icmp) => self.icmp(at, icmp),
+            Input::Dns(_) => {}
             Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
         }

@@ -1,7 +1,7 @@
 //! hopscope names the cause of every 502, 503 and 504 that a gateway hands out, from what happens on
 //! the hop between the gateway and its upstream.
 //!
-//! The core (`model`, `input`, `tcp`, `http1`, `classify`, `engine`) is a deterministic state machine:
+//! The core (`model`, `input`, `tcp`, `http1`, `tls`, `dns`, `classify`, `engine`) is a deterministic state machine:
 //! time comes in as an argument, bytes as borrowed slices, events and the next deadline come out. It
 //! does no IO and reads no clock; a build without default features proves that. The other modules are
 //! edges: sources that feed it and services that carry its events away.
@@ -16,6 +16,7 @@
 )]
 
 pub mod classify;
+pub mod dns;
 pub mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod model;
 pub mod stats;
 pub mod tcp;
+pub mod tls;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -434,6 +434,7 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
+            Signal::Library(_) => {}
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {

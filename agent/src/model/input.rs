@@ -42,6 +42,8 @@ pub enum Input<'a> {
     },
     /// An ICMP error that quotes a segment of some hop.
     Icmp(IcmpError),
+    /// A DNS message between a gateway and a resolver.
+    Dns(DnsMessage<'a>),
     /// The source lost records: every hop that is open now may have missed some.
     Lost {
         /// How many records were lost since the last such word.
@@ -86,6 +88,25 @@ pub struct Segment<'a> {
     pub ttl: u8,
     /// IPv4 identification, where there is one.
     pub ip_id: Option<u16>,
+}
+
+/// A DNS message over UDP, or one that was cut out of a TCP stream.
+#[derive(Clone, Debug)]
+pub struct DnsMessage<'a> {
+    /// The process that asks, where the source knows it.
+    pub process: Option<Arc<Process>>,
+    /// Which way it went: `ToUpstream` is a query.
+    pub direction: Direction,
+    /// The end that asks.
+    pub local: SocketAddr,
+    /// The resolver.
+    pub resolver: SocketAddr,
+    /// Whether it came over TCP.
+    pub tcp: bool,
+    /// The captured bytes of the message.
+    pub payload: &'a [u8],
+    /// Its length on the wire.
+    pub wire_len: u32,
 }
 
 /// Which end did something.
@@ -153,6 +174,8 @@ pub enum Signal {
         /// State of the socket then: `SynSent` means that a SYN was repeated.
         state: Option<TcpState>,
     },
+    /// The TLS library of the gateway's process said something about the hop.
+    Library(LibraryFact),
     /// Healthy exchanges were held back in the kernel and are over. The segments of the hop that follow
     /// belong to a later exchange.
     Held(Box<HeldExchanges>),
@@ -160,6 +183,29 @@ pub enum Signal {
     SocketError {
         /// The error.
         errno: Errno,
+    },
+}
+
+/// What OpenSSL said to the program that uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LibraryFact {
+    /// It raised an error inside a handshake, a read or a write (`ERR_set_error`).
+    Raised {
+        /// Number of the library that raised it: 20 is SSL.
+        library: u32,
+        /// Its reason. From 1000 on, of library 20: alert `reason - 1000` was received.
+        reason: u32,
+    },
+    /// The verification of the upstream's certificate chain ended, or the program asked how it had
+    /// ended: an `X509_V_` code, zero for a good chain.
+    Verified {
+        /// The code.
+        code: u32,
+    },
+    /// The handshake call returned for good.
+    Handshake {
+        /// Whether the handshake is complete.
+        complete: bool,
     },
 }
 

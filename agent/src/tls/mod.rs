@@ -1,0 +1,11 @@
+//! TLS on the hop, from the wire: what both sides offered, chose, showed and refused, without a key.
+//!
+//! It decides which record and handshake message each byte belongs to and what they say (RFC 8446,
+//! RFC 5246, RFC 6066, RFC 7301); it leaves alone whether that made a handshake fail. The same bytes in
+//! any split give the same facts.
+
+mod facts;
+
+pub use facts::{
+    Alert, Certificate, ClientHello, Facts, Foreign, ServerHello, Side, Step, SubjectName, Version,
+};
