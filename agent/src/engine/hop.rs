@@ -451,7 +451,6 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
-            Signal::Library(_) => {}
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -479,7 +478,8 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::ResetSent {
+            Signal::Library(_)
+            | Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}
