@@ -208,7 +208,8 @@ impl CaptureCalls {
 pub type CaptureStream = ReceiverStream<Result<proto::CaptureChunk, Status>>;
 
 /// Sends captures one after another. Of those that a filter chose, one that was evicted since is left
-/// out; one that was asked for by id is missed.
+/// out, and one that cannot be read is told without ending the pull; one that was asked for by id is
+/// missed.
 async fn send(
     store: Arc<Store>,
     ids: Vec<CaptureId>,
@@ -222,6 +223,17 @@ async fn send(
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(StoreError::Gone(_))) if by_filter => continue,
+            Ok(Err(error)) if by_filter => {
+                let chunk = proto::CaptureChunk {
+                    data: Vec::new(),
+                    capture_id: id.to_string(),
+                    unreadable: error.to_string(),
+                };
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             Ok(Err(error)) => {
                 // A client that has left needs no reason.
                 let _ = chunks.send(Err(not_read(&error))).await;
@@ -239,6 +251,7 @@ async fn send(
             let chunk = proto::CaptureChunk {
                 data: data.to_vec(),
                 capture_id: std::mem::take(&mut capture_id),
+                unreadable: String::new(),
             };
             if chunks.send(Ok(chunk)).await.is_err() {
                 return;

@@ -153,6 +153,19 @@ async fn what_others_do_to_the_files_is_said_and_breaks_nothing_else() {
     let said = format!("capture {second} is damaged");
     assert!(refused.message().starts_with(&said), "{refused:?}");
     assert_eq!(pull(&agent, by_id(&[third])).await.unwrap().len(), 1);
+    // One that a filter chose does not keep the others back; one whose file is gone is held no more.
+    let all = pull(&agent, proto::PullCaptureRequest::default()).await;
+    let all: Vec<_> = all
+        .unwrap()
+        .into_iter()
+        .map(|chunk| (chunk.capture_id, chunk.unreadable, chunk.data))
+        .collect();
+    let [damaged, whole] = all.as_slice() else {
+        panic!("{} chunks", all.len());
+    };
+    assert_eq!((damaged.0.as_str(), damaged.2.len()), (second, 0));
+    assert!(damaged.1.contains("is damaged"), "{}", damaged.1);
+    assert_eq!(*whole, (third.to_owned(), String::new(), shelf.bytes(2)));
     agent.stop().await;
 }
 

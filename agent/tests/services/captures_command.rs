@@ -98,7 +98,7 @@ async fn the_pull_command_writes_one_valid_file() {
     let said: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(
         said,
-        serde_json::json!({"captures": 1, "bytes": one.len(), "file": null})
+        serde_json::json!({"captures": 1, "bytes": one.len(), "unreadable": 0, "file": null})
     );
     agent.stop().await;
 }
@@ -111,7 +111,7 @@ async fn a_pull_that_breaks_leaves_no_half_file() {
     fs::write(&file, "before").unwrap();
     let path = file.to_str().unwrap();
     shelf.damage(2);
-    let (code, message) = refused(&agent, &["pull", "-o", path]).await;
+    let (code, message) = refused(&agent, &["pull", shelf.id(0), shelf.id(2), "-o", path]).await;
     assert_eq!(code, 1);
     let said = format!("says: capture {} is damaged", shelf.id(2));
     assert!(message.contains(&said), "{message}");
@@ -158,6 +158,39 @@ async fn a_pull_that_breaks_leaves_no_half_file() {
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(files(dir.path()), ["all.pcapng"]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pull_by_filter_leaves_out_what_cannot_be_read() {
+    let (agent, shelf) = agent().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("all.pcapng");
+    let path = file.to_str().unwrap();
+    shelf.damage(1);
+    let output = captures(&agent, &["pull", "-o", path, "--format", "jsonl"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let rest = [shelf.bytes(0), shelf.bytes(2)].concat();
+    assert_eq!(fs::read(&file).unwrap(), rest);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        said,
+        serde_json::json!({"captures": 2, "bytes": rest.len(), "unreadable": 1, "file": path})
+    );
+    let warned = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("warning: left out: capture {} is damaged", shelf.id(1));
+    assert!(warned.starts_with(&expected), "{warned}");
+
+    for place in [0, 2] {
+        shelf.damage(place);
+    }
+    let output = captures(&agent, &["pull"]).await;
+    let message = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+    assert!(
+        message.contains("could read none of the captures that match"),
+        "{message}"
+    );
     agent.stop().await;
 }
 

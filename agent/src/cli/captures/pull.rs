@@ -40,6 +40,8 @@ pub(super) struct Args {
 struct Written<'a> {
     captures: u64,
     bytes: u64,
+    /// Captures that the agent could not read.
+    unreadable: u64,
     file: Option<&'a Path>,
 }
 
@@ -65,9 +67,11 @@ pub(super) fn run(args: Args, mut file: config::Client) -> Result<(), CliError> 
         }
     })?;
     if written.captures == 0 {
-        return Err(
-            agent.failed("holds no capture that matches; `hopscope captures list` shows all")
-        );
+        return Err(agent.failed(if written.unreadable > 0 {
+            "could read none of the captures that match"
+        } else {
+            "holds no capture that matches; `hopscope captures list` shows all"
+        }));
     }
     target.finish()?;
     report(
@@ -95,6 +99,12 @@ async fn pull(
         .await
         .map_err(|status| agent.refused(&status))?
     {
+        if !chunk.unreadable.is_empty() {
+            written.unreadable += 1;
+            // With standard error closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "warning: left out: {}", chunk.unreadable);
+            continue;
+        }
         written.captures += u64::from(!chunk.capture_id.is_empty());
         written.bytes += chunk.data.len() as u64;
         target.write(&chunk.data)?;
