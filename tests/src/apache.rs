@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::gateway::{Kind, Route, TIMEOUT};
 use crate::socket::Target;
+use crate::tls::gateway::Secure;
 
 /// Where Debian keeps its modules.
 const MODULES: &str = "/usr/lib/apache2/modules";
@@ -51,9 +52,9 @@ pub(crate) fn config(directory: &Path, routes: &[Route]) -> Result<String> {
             Target::Unix(path) => format!("unix:{}|{scheme}://{name}", path.display()),
         };
         if let Some(tls) = &route.tls {
-            writeln!(text, "<Proxy \"{url}\">\n{}</Proxy>", tls.apache())?;
+            writeln!(text, "<Proxy \"{url}\">\n{}</Proxy>", tls.apache()?)?;
         }
-        let preserve = if route.tls.as_ref().is_none_or(|tls| tls.preserve_host()) {
+        let preserve = if route.tls.as_ref().is_none_or(Secure::preserve_host) {
             "On"
         } else {
             "Off"

@@ -254,8 +254,8 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
             .map_or_else(String::new, |source| format!("proxy_bind {source}; "));
         let pass = match &route.tls {
             None => format!("proxy_pass http://{name}; "),
-            Some(tls) if tls.http2() => format!("grpc_pass grpcs://{name}; {}", tls.nginx()),
-            Some(tls) => format!("proxy_pass https://{name}; {}", tls.nginx()),
+            Some(tls) if tls.http2() => format!("grpc_pass grpcs://{name}; {}", tls.nginx()?),
+            Some(tls) => format!("proxy_pass https://{name}; {}", tls.nginx()?),
         };
         writeln!(
             text,
@@ -308,7 +308,8 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
                 format!(" check inter {often}"),
             ),
         };
-        let tls = route.tls.as_ref().map_or_else(String::new, Secure::haproxy);
+        let tls = route.tls.as_ref().map(Secure::haproxy).transpose()?;
+        let tls = tls.unwrap_or_default();
         let upstream = match upstream {
             Target::Inet(address) => address.to_string(),
             Target::Unix(path) => format!("unix@{}", path.display()),

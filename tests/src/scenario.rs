@@ -67,6 +67,28 @@ pub struct Verdict {
     pub shown: Shown,
 }
 
+impl Verdict {
+    /// Whose fault it may be called: a few causes leave it open.
+    pub fn sides(&self) -> &'static [&'static str] {
+        match self.cause {
+            "tls.plaintext_upstream"
+            | "tls.plaintext_to_tls_port"
+            | "tls.sni_unrecognised"
+            | "tls.client_certificate_required"
+            | "tls.client_certificate_rejected" => &["gateway"],
+            "tls.version_mismatch" | "tls.no_common_parameters" | "tls.alpn_mismatch" => &["both"],
+            "tls.certificate_name_mismatch" | "tls.certificate_untrusted" => {
+                &["upstream", "gateway", "both"]
+            }
+            "tls.handshake_closed" | "tls.handshake_timeout" | "tls.record_corrupt" => {
+                &["upstream", "network"]
+            }
+            cause if cause.starts_with("tls.") => &["upstream"],
+            _ => &["upstream", "gateway", "network", "both"],
+        }
+    }
+}
+
 /// What shows a failure for what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {

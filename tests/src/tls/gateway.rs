@@ -1,6 +1,9 @@
 //! How each gateway is told to speak TLS to one upstream.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
+
+use anyhow::Result;
 
 use crate::tls::pki::{NAME, Pki};
 use crate::tls::{Client, Versions};
@@ -31,7 +34,7 @@ impl Secure {
     }
 
     /// Directives of nginx for a location that passes to https or grpcs.
-    pub fn nginx(&self) -> String {
+    pub fn nginx(&self) -> Result<String> {
         let of = if self.http2() { "grpc" } else { "proxy" };
         let mut text = format!(
             "{of}_ssl_verify on; {of}_ssl_verify_depth 3; {of}_ssl_trusted_certificate {}; \
@@ -41,45 +44,47 @@ impl Secure {
             self.protocols("", "TLSv1.2", "TLSv1.3", " "),
         );
         if let Some(list) = &self.revocations {
-            text += &format!("{of}_ssl_crl {}; ", list.display());
+            write!(text, "{of}_ssl_crl {}; ", list.display())?;
         }
         if let Some(file) = &self.identity {
-            text += &format!(
+            write!(
+                text,
                 "{of}_ssl_certificate {0}; {of}_ssl_certificate_key {0}; ",
                 file.display()
-            );
+            )?;
         }
-        text
+        Ok(text)
     }
 
     /// Words of a `server` line of HAProxy.
-    pub fn haproxy(&self) -> String {
+    pub fn haproxy(&self) -> Result<String> {
         let mut text = format!(
             " ssl verify required ca-file {} verifyhost {NAME}",
             self.roots.display()
         );
         if self.client.sni {
-            text += &format!(" sni str({NAME})");
+            write!(text, " sni str({NAME})")?;
         }
         if let Some(list) = &self.revocations {
-            text += &format!(" crl-file {}", list.display());
+            write!(text, " crl-file {}", list.display())?;
         }
         if let Some(file) = &self.identity {
-            text += &format!(" crt {}", file.display());
+            write!(text, " crt {}", file.display())?;
         }
         match self.client.versions {
-            Versions::Only12 => text += " ssl-max-ver TLSv1.2",
+            Versions::Only12 => text += " ssl-min-ver TLSv1.2 ssl-max-ver TLSv1.2",
             Versions::Only13 => text += " ssl-min-ver TLSv1.3",
-            Versions::Both | Versions::Only11 => {}
+            // It would take TLS 1.0 as well.
+            Versions::Both | Versions::Only11 => text += " ssl-min-ver TLSv1.2",
         }
         if self.http2() {
             text += " alpn h2";
         }
-        text
+        Ok(text)
     }
 
     /// Lines of Apache for a `Proxy` section.
-    pub fn apache(&self) -> String {
+    pub fn apache(&self) -> Result<String> {
         let mut text = format!(
             "SSLProxyEngine on\nSSLProxyVerify require\nSSLProxyVerifyDepth 3\n\
              SSLProxyCACertificateFile {}\nSSLProxyProtocol {}\n",
@@ -91,15 +96,16 @@ impl Secure {
             text += "SSLProxyCheckPeerName off\n";
         }
         if let Some(list) = &self.revocations {
-            text += &format!(
-                "SSLProxyCARevocationFile {}\nSSLProxyCARevocationCheck chain\n",
+            writeln!(
+                text,
+                "SSLProxyCARevocationFile {}\nSSLProxyCARevocationCheck chain",
                 list.display()
-            );
+            )?;
         }
         if let Some(file) = &self.identity {
-            text += &format!("SSLProxyMachineCertificateFile {}\n", file.display());
+            writeln!(text, "SSLProxyMachineCertificateFile {}", file.display())?;
         }
-        text
+        Ok(text)
     }
 
     /// Whether Apache sends the name that its client asked for.

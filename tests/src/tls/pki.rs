@@ -69,7 +69,9 @@ impl Chain {
 pub enum Identity {
     /// A certificate below the root that the upstreams know.
     Known,
-    /// One below another root.
+    /// One below that root that ran out.
+    Expired,
+    /// One below another root. Apache shows none then: it picks one whose issuer the upstream names.
     Unknown,
 }
 
@@ -119,8 +121,15 @@ impl Pki {
         }
         this.make_weak(&intermediate)
             .context("could not make a weak certificate")?;
-        for (identity, signer) in [(Identity::Known, &root), (Identity::Unknown, &strange_root)] {
+        for (identity, signer) in [
+            (Identity::Known, &root),
+            (Identity::Expired, &root),
+            (Identity::Unknown, &strange_root),
+        ] {
             let mut params = named("lab gateway")?;
+            if identity == Identity::Expired {
+                params.not_after = date_time_ymd(2025, 1, 1);
+            }
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             let (certificate, key) = sign(&params, Some(signer))?;
             fs::write(this.identity(identity), certificate + &key)?;

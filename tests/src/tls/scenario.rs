@@ -243,6 +243,7 @@ fn parameters() -> Vec<Scenario> {
     const VERSION: &str = "tls.version_mismatch";
     const PARAMETERS: &str = "tls.no_common_parameters";
     const NAME: &str = "tls.sni_unrecognised";
+    const PROTOCOL: &str = "tls.alpn_mismatch";
     let refused = |name, cause| fails(name, cause, PROVEN, NO_HANDSHAKE);
     let with = |versions, arguments| openssl::Server {
         versions,
@@ -253,6 +254,10 @@ fn parameters() -> Vec<Scenario> {
         versions,
         other_name: true,
         ..openssl::Server::HEALTHY
+    };
+    let http2 = Client {
+        http2: true,
+        ..Client::DEFAULT
     };
     let nameless = Client {
         sni: false,
@@ -295,23 +300,27 @@ fn parameters() -> Vec<Scenario> {
         refused("name_missing", NAME)
             .client(nameless)
             .records(alert!(2, 112), End::Fin),
-        refused("no_protocol", "tls.alpn_mismatch")
-            .client(Client {
-                http2: true,
-                ..Client::DEFAULT
-            })
+        refused("no_protocol", PROTOCOL)
+            .client(http2)
+            .openssl(with(Versions::Both, &["-alpn", "http/1.1"]))
+            // It tries twice.
+            .without_apache(),
+        // This library refuses after its ServerHello, so that the alert is encrypted.
+        refused("no_protocol_hidden", PROTOCOL)
+            .client(http2)
             .library(Server {
+                versions: Versions::Only13,
                 alpn: &["http/1.1"],
                 ..Server::HEALTHY
             })
-            // It tries twice.
+            .told_by_library()
             .without_apache(),
         refused("alert_40", PARAMETERS).records(alert!(2, 40), End::Fin),
         refused("alert_70", VERSION).records(alert!(2, 70), End::Fin),
         refused("alert_80", "tls.internal_error").records(alert!(2, 80), End::Fin),
         refused("alert_80_reset", "tls.internal_error").records(alert!(2, 80), End::Reset),
         refused("alert_112", NAME).records(alert!(2, 112), End::Fin),
-        refused("alert_120", "tls.alpn_mismatch").records(alert!(2, 120), End::Fin),
+        refused("alert_120", PROTOCOL).records(alert!(2, 120), End::Fin),
     ]
 }
 
@@ -322,6 +331,10 @@ fn client_certificates() -> Vec<Scenario> {
         versions,
         asks: true,
         ..openssl::Server::HEALTHY
+    };
+    let expired = Client {
+        identity: Some(Identity::Expired),
+        ..Client::DEFAULT
     };
     let stranger = Client {
         identity: Some(Identity::Unknown),
@@ -337,6 +350,10 @@ fn client_certificates() -> Vec<Scenario> {
         fails("client_required_12", REQUIRED, SEEN, NO_HANDSHAKE).openssl(asks(Versions::Only12)),
         fails("client_rejected_12", REJECTED, SEEN, NO_HANDSHAKE)
             .client(stranger)
+            .openssl(asks(Versions::Only12))
+            .without_apache(),
+        fails("client_expired_12", REJECTED, SEEN, NO_HANDSHAKE)
+            .client(expired)
             .openssl(asks(Versions::Only12)),
         late("client_required_13", REQUIRED).openssl(asks(Versions::Only13)),
         late("client_required_13_library", REQUIRED).library(Server {
@@ -346,6 +363,11 @@ fn client_certificates() -> Vec<Scenario> {
         }),
         late("client_rejected_13", REJECTED)
             .client(stranger)
+            .openssl(asks(Versions::Only13))
+            .told_by_library()
+            .without_apache(),
+        late("client_expired_13", REJECTED)
+            .client(expired)
             .openssl(asks(Versions::Only13))
             .told_by_library(),
     ]

@@ -67,7 +67,7 @@ pub enum Then {
 /// How a TLS connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// With a close_notify alert (RFC 8446 section 6.1) and a FIN.
+    /// With a `close_notify` alert (RFC 8446 section 6.1) and a FIN.
     Notify,
     /// Without an alert.
     Without(End),
