@@ -92,7 +92,6 @@ impl Records {
     }
 
     /// Whether the place of every header followed from the one before.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) const fn is_sure(&self) -> bool {
         self.sure
     }
