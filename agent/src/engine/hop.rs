@@ -10,6 +10,7 @@
 mod across;
 mod connecting;
 mod judge;
+mod tls;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -451,7 +452,7 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
-            Signal::Library(_) => {}
+            Signal::Library(fact) => self.hear(fact),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -585,7 +586,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else {
+        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

@@ -369,6 +369,22 @@ impl Sim {
         self
     }
 
+    /// Of what the gateway sends, only `kept` bytes are captured.
+    pub(super) fn send_short(&mut self, bytes: &[u8], kept: usize) -> &mut Self {
+        let (seq, len) = (self.gateway_seq, bytes.len() as u32);
+        self.segment(Direction::ToUpstream, ACK, seq, &bytes[..kept], len);
+        self.gateway_seq = seq.wrapping_add(len);
+        self
+    }
+
+    /// The gateway sends these bytes, its last, once more.
+    pub(super) fn again(&mut self, bytes: &[u8]) -> &mut Self {
+        let len = bytes.len() as u32;
+        let seq = self.gateway_seq.wrapping_sub(len);
+        self.segment(Direction::ToUpstream, ACK, seq, bytes, len);
+        self
+    }
+
     /// The upstream's kernel acknowledges everything sent.
     pub(super) fn ack(&mut self) -> &mut Self {
         self.upstream_acked = self.gateway_seq;
