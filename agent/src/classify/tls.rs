@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use super::{ExchangeFacts, Verdict, fact};
 use crate::http1;
-use crate::model::{
-    Actor, Cause, Evidence, EvidenceSource, LibraryFact, Phase, Proof, Timestamp,
-};
+use crate::model::{Actor, Cause, Evidence, EvidenceSource, LibraryFact, Phase, Proof, Timestamp};
 use crate::tls::{Facts, Foreign, Step, alert_name};
 
 /// A request whose records come within this time is taken to be complete.
@@ -155,7 +153,11 @@ pub fn inside_tls(verdict: Verdict, run: &TlsRun<'_>) -> Option<Verdict> {
         verdict.cause,
         Cause::TcpClosedNoResponse | Cause::TcpResetNoResponse
     );
-    let none_given = run.wire.to.first_application.is_some_and(alert::is_empty_certificate);
+    let none_given = run
+        .wire
+        .to
+        .first_application
+        .is_some_and(alert::is_empty_certificate);
     if run.first && closed && none_given && run.wire.from.since_finished <= 1 {
         return Some(verdict.against(
             &[Cause::TlsClientCertificateRequired],

@@ -99,7 +99,12 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
         )?;
     }
     if let Some(tls) = &event.tls {
-        write!(text, "\n    {:12}  {}", "tls".style(faint), printable(&tls_line(tls)))?;
+        write!(
+            text,
+            "\n    {:12}  {}",
+            "tls".style(faint),
+            printable(&tls_line(tls))
+        )?;
     }
     if let Some(capture) = &event.capture_id {
         write!(
@@ -118,7 +123,8 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
 /// Version, cipher suite, server name and application protocol, as far as they are known.
 fn tls_line(tls: &TlsInfo) -> String {
     let known = |text: &Option<String>| text.clone();
-    let named = |name: &str, text: &Option<String>| text.as_ref().map(|text| format!("{name} {text}"));
+    let named =
+        |name: &str, text: &Option<String>| text.as_ref().map(|text| format!("{name} {text}"));
     let parts = [
         known(&tls.version).or_else(|| Some("no version chosen".to_owned())),
         known(&tls.cipher),

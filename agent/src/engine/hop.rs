@@ -359,6 +359,7 @@ impl Hop {
             Direction::ToUpstream => {
                 survived = from.survived_reset(at, segment);
                 let begun = exchanges.begun();
+                exchanges.acked = to.acked();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);

@@ -17,7 +17,8 @@ pub use address::{Target, UpstreamAddress};
 pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};
 pub use event::{
-    Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent, LocalInfo, Phase, TlsInfo, UpstreamInfo,
+    Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent,
+    LocalInfo, Phase, TlsInfo, UpstreamInfo,
 };
 pub use held::{FIRST_BYTE_CLASSES, HeldExchanges, first_byte_class};
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};

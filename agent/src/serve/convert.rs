@@ -16,7 +16,8 @@ use thiserror::Error;
 
 use crate::model::{
     Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress, UpstreamInfo,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress,
+    UpstreamInfo,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -319,10 +320,7 @@ const fn source_to_proto(source: EvidenceSource) -> Source {
     }
 }
 
-fn source_from_proto(
-    source: i32,
-    field: &'static str,
-) -> Result<EvidenceSource, ConvertError> {
+fn source_from_proto(source: i32, field: &'static str) -> Result<EvidenceSource, ConvertError> {
     match Source::try_from(source) {
         Ok(Source::Packet) => Ok(EvidenceSource::Packet),
         Ok(Source::Kernel) => Ok(EvidenceSource::Kernel),

@@ -4,7 +4,9 @@ use crate::support;
 use std::net::IpAddr;
 
 use hopscope::model::{
-    Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress, UpstreamInfo, catalogue,
+    Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo,
+    HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress, UpstreamInfo,
+    catalogue,
 };
 use hopscope::serve::{ConvertError, from_proto, to_proto};
 use hopscope_proto::v1 as proto;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use hopscope::model::{
-    Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamInfo,
+    Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamInfo,
 };
 use hopscope::serve::{Hub, HubConfig, Listener, serve_agent};
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;

@@ -129,11 +129,7 @@ pub(super) fn by_upstream(
 }
 
 /// An alert of the gateway: about what the upstream showed.
-pub(super) fn by_gateway(
-    facts: &TlsFacts<'_>,
-    number: u8,
-    decisive: Evidence,
-) -> Option<Verdict> {
+pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -> Option<Verdict> {
     let spoke = facts.wire.from.step > Step::Nothing;
     let candidates: &[Cause] = match number {
         // OpenSSL has it for everything that has no alert of its own, Go for everything (GATEWAYS: G1).
@@ -187,12 +183,20 @@ pub(super) fn by_gateway(
         40 | 47 | 71 if spoke => (Cause::TlsNoCommonParameters, Proof::Inferred),
         _ => return None,
     };
-    Some(verdict(cause, proof, decisive).with(chosen(facts)).with(offer))
+    Some(
+        verdict(cause, proof, decisive)
+            .with(chosen(facts))
+            .with(offer),
+    )
 }
 
 /// An alert that cannot be read, behind which its sender said nothing more.
 pub(super) fn hidden(facts: &TlsFacts<'_>) -> Option<Verdict> {
-    let alert = facts.wire.alerts.last().filter(|alert| alert.said.is_none())?;
+    let alert = facts
+        .wire
+        .alerts
+        .last()
+        .filter(|alert| alert.said.is_none())?;
     match alert.by {
         Actor::Gateway if facts.hop.ended == Ended::Gateway => hidden_by_gateway(facts, alert),
         Actor::Upstream => hidden_by_upstream(facts, alert),

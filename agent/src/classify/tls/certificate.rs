@@ -1,12 +1,13 @@
 //! The gateway refused the upstream's certificate: what of it is to blame.
 
-use core::net::IpAddr;
 use std::time::Duration;
 
 use super::{TlsFacts, packet, verdict};
 use crate::classify::{Verdict, human};
 use crate::model::{Cause, Evidence, Proof, Timestamp};
-use crate::tls::{Alert, Certificate, SubjectName};
+use crate::tls::{
+    Alert, Certificate, ChainShape, NameMatch, SubjectName, anchor, chain_shape, name_match,
+};
 
 /// Gateways with OpenSSL or a library made from it, whose alert 45 means one thing
 /// (`ssl_x509err2alert`).
@@ -63,21 +64,33 @@ pub(super) fn refused(
 ) -> Verdict {
     let mut shown = shown(facts);
     shown.flaws.retain(|flaw| candidates.contains(&flaw.cause));
-    let only_issuer = candidates
-        .iter()
-        .all(|cause| matches!(cause, Cause::TlsCertificateUntrusted | Cause::TlsCertificateSelfSigned));
+    let only_issuer = candidates.iter().all(|cause| {
+        matches!(
+            cause,
+            Cause::TlsCertificateUntrusted | Cause::TlsCertificateSelfSigned
+        )
+    });
     let causes: Vec<Cause> = if shown.flaws.is_empty() {
         let left = candidates.iter().copied();
-        left.filter(|cause| !shown.excluded.contains(cause)).collect()
+        left.filter(|cause| !shown.excluded.contains(cause))
+            .collect()
     } else {
         shown.flaws.iter().map(|flaw| flaw.cause).collect()
     };
     // What the chain shows is at odds with the alert where nothing is left.
-    let causes = if causes.is_empty() { candidates } else { &causes };
+    let causes = if causes.is_empty() {
+        candidates
+    } else {
+        &causes
+    };
     let certain = shown.flaws.first().is_some_and(|flaw| flaw.certain);
-    let evidence = std::iter::once(decisive).chain(shown.flaws.into_iter().map(|flaw| flaw.evidence));
+    let evidence =
+        std::iter::once(decisive).chain(shown.flaws.into_iter().map(|flaw| flaw.evidence));
     let mut evidence = evidence.chain(chain(facts));
-    let first = causes.first().copied().unwrap_or(Cause::TlsCertificateUntrusted);
+    let first = causes
+        .first()
+        .copied()
+        .unwrap_or(Cause::TlsCertificateUntrusted);
     let first_evidence = evidence.next().unwrap_or_else(|| packet("refused", ""));
     let firm = plain && (candidates.len() == 1 || only_issuer) || certain;
     let proof = if firm { Proof::Proven } else { Proof::Inferred };
@@ -113,7 +126,7 @@ pub(super) fn after_handshake(facts: &TlsFacts<'_>, alert: Option<&Alert>) -> Op
 fn chain(facts: &TlsFacts<'_>) -> Option<Evidence> {
     let leaf = facts.wire.chain.first()?;
     let count = facts.wire.chain.len();
-    let text = format!(
+    let mut text = format!(
         "the upstream sent {count} certificate{}, the first for {}, issued by {}, good from {} to {}",
         if count == 1 { "" } else { "s" },
         leaf.subject,
@@ -121,6 +134,16 @@ fn chain(facts: &TlsFacts<'_>) -> Option<Evidence> {
         date(leaf.not_before),
         date(leaf.not_after)
     );
+    if !facts.wire.chain_cut {
+        match chain_shape(&facts.wire.chain) {
+            Some(ChainShape::Unrelated) => text += "; none of the others is its issuer",
+            Some(ChainShape::OutOfOrder) => text += "; they are out of order",
+            _ => {}
+        }
+        if let Some(anchor) = anchor(&facts.wire.chain).filter(|_| !leaf.self_issued) {
+            text += &format!("; the gateway needs {anchor} to trust it");
+        }
+    }
     Some(packet("certificate_chain", text))
 }
 
@@ -145,39 +168,57 @@ fn shown(facts: &TlsFacts<'_>) -> Shown {
     let over = |certificate: &Certificate| certificate.not_after < now;
     let early = |certificate: &Certificate| certificate.not_before > now;
     let expired = if over(leaf) {
-        Some((true, format!("the certificate expired on {}", date(leaf.not_after))))
+        Some((
+            true,
+            format!("the certificate expired on {}", date(leaf.not_after)),
+        ))
     } else {
         above().find(|issuer| over(issuer)).map(|issuer| {
-            let text = format!("the issuer {} expired on {}", issuer.subject, date(issuer.not_after));
+            let text = format!(
+                "the issuer {} expired on {}",
+                issuer.subject,
+                date(issuer.not_after)
+            );
             (false, text)
         })
     };
     look(Cause::TlsCertificateExpired, expired);
     let not_yet = early(leaf).then(|| {
-        let text = format!("the certificate is not good before {}", date(leaf.not_before));
+        let text = format!(
+            "the certificate is not good before {}",
+            date(leaf.not_before)
+        );
         (true, text)
     });
     look(Cause::TlsCertificateNotYetValid, not_yet);
     let own = leaf.self_issued.then(|| {
-        (false, format!("the certificate for {} is its own issuer", leaf.subject))
+        (
+            false,
+            format!("the certificate for {} is its own issuer", leaf.subject),
+        )
     });
     look(Cause::TlsCertificateSelfSigned, own);
     let purpose = leaf.not_for_servers.then(|| {
-        (false, "the certificate's extended key usage leaves servers out".to_owned())
+        (
+            false,
+            "the certificate's extended key usage leaves servers out".to_owned(),
+        )
     });
     look(Cause::TlsCertificatePurpose, purpose);
     let weak = std::iter::once(leaf).chain(above()).find_map(weakness);
     look(Cause::TlsCertificateWeak, weak.map(|text| (false, text)));
     let client = facts.wire.client.as_ref();
-    if let Some(name) = client.and_then(|client| client.sni.as_deref())
-        && !leaf.names_cut
-    {
-        if !is_for(leaf, name) {
-            let text = format!("the certificate is for {}, not for {name}", names(leaf));
-            look(Cause::TlsCertificateNameMismatch, Some((false, text)));
-        } else if facts.runs(CHECKS_AFTERWARDS) {
+    if let Some(name) = client.and_then(|client| client.sni.as_deref()) {
+        match name_match(leaf, name) {
+            NameMatch::No => {
+                let text = format!("the certificate is for {}, not for {name}", names(leaf));
+                look(Cause::TlsCertificateNameMismatch, Some((false, text)));
+            }
             // It checks the name that it asks for; others may check another one.
-            look(Cause::TlsCertificateNameMismatch, None);
+            NameMatch::Yes if facts.runs(CHECKS_AFTERWARDS) => {
+                look(Cause::TlsCertificateNameMismatch, None);
+            }
+            _ => {}
         }
     }
     shown
@@ -195,36 +236,10 @@ fn weakness(certificate: &Certificate) -> Option<String> {
     if let Some(bits) = certificate.key_bits.filter(|bits| *bits < least) {
         return Some(format!("the {} key has {bits} bits", certificate.key));
     }
-    let broken = ["md5", "sha1"].iter().any(|digest| signature.contains(digest));
+    let broken = ["md5", "sha1"]
+        .iter()
+        .any(|digest| signature.contains(digest));
     broken.then(|| format!("the certificate is signed with {}", certificate.signature))
-}
-
-/// Whether a certificate is for a name (RFC 6125 section 6.4; RFC 9525 section 6.3).
-fn is_for(certificate: &Certificate, name: &str) -> bool {
-    let asked = name.trim_end_matches('.');
-    if let Ok(address) = asked.parse::<IpAddr>() {
-        return certificate.names.contains(&SubjectName::Address(address));
-    }
-    let mut dns = certificate.names.iter().filter_map(|name| match name {
-        SubjectName::Dns(name) => Some(name.as_str()),
-        SubjectName::Address(_) => None,
-    });
-    if certificate.names.iter().any(|name| matches!(name, SubjectName::Dns(_))) {
-        return dns.any(|name| matches(name, asked));
-    }
-    // Only then the common name may count.
-    let common = certificate.common_name.as_deref();
-    common.is_some_and(|name| matches(name, asked))
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    if pattern.eq_ignore_ascii_case(name) {
-        return true;
-    }
-    match (pattern.strip_prefix("*."), name.split_once('.')) {
-        (Some(domain), Some((first, rest))) => !first.is_empty() && domain.eq_ignore_ascii_case(rest),
-        _ => false,
-    }
 }
 
 fn names(certificate: &Certificate) -> String {
@@ -246,7 +261,10 @@ fn names(certificate: &Certificate) -> String {
 
 /// Seconds since the epoch as a date.
 fn date(seconds: i64) -> String {
-    match u64::try_from(seconds).ok().and_then(|seconds| seconds.checked_mul(1_000_000_000)) {
+    match u64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| seconds.checked_mul(1_000_000_000))
+    {
         Some(nanos) => {
             let text = Timestamp::from_nanos(nanos).to_string();
             text.split('.').next().unwrap_or(&text).replace('T', " ")

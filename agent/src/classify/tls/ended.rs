@@ -13,7 +13,9 @@ pub(super) fn without_alert(facts: &TlsFacts<'_>) -> Option<Verdict> {
     }
     if facts.is_done() {
         let closed = facts.hop.ended == Ended::Gateway;
-        return closed.then(|| certificate::after_handshake(facts, None)).flatten();
+        return closed
+            .then(|| certificate::after_handshake(facts, None))
+            .flatten();
     }
     if facts.hides_handshake() && facts.wire.to.step == Step::Encrypted {
         // How far the gateway came is not known.

@@ -84,10 +84,7 @@ fn of_code(code: u32) -> Option<(Cause, &'static str)> {
             Cause::TlsCertificateUntrusted,
             "certificate signature failure",
         ),
-        22 => (
-            Cause::TlsCertificateUntrusted,
-            "certificate chain too long",
-        ),
+        22 => (Cause::TlsCertificateUntrusted, "certificate chain too long"),
         24 | 79 => (Cause::TlsCertificateUntrusted, "invalid CA certificate"),
         25 => (
             Cause::TlsCertificateUntrusted,

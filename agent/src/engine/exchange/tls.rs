@@ -146,12 +146,20 @@ impl Tls {
 
     fn is_last_alert(&self, by: Actor, at: Timestamp) -> bool {
         let alerts = &self.session.facts().alerts;
-        alerts.last().is_some_and(|last| last.by == by && last.at == at)
+        alerts
+            .last()
+            .is_some_and(|last| last.by == by && last.at == at)
     }
 
     /// Whether these records of the upstream are tickets for all that is known: they came with the first
     /// request of a full handshake, and nothing else did.
-    fn takes_for_tickets(&mut self, at: Timestamp, run: &Exchange, records: u32, length: u16) -> bool {
+    fn takes_for_tickets(
+        &mut self,
+        at: Timestamp,
+        run: &Exchange,
+        records: u32,
+        length: u16,
+    ) -> bool {
         let (count, before) = self.tickets;
         let fits = run.ordinal == 1
             && records > 0
@@ -258,7 +266,8 @@ impl Exchanges {
             return;
         }
         self.tls_answered(done);
-        let runs_mean_nothing = self.begun > 0 && self.tls.as_ref().is_some_and(|tls| tls.may_be_h2());
+        let runs_mean_nothing =
+            self.begun > 0 && self.tls.as_ref().is_some_and(|tls| tls.may_be_h2());
         if !runs_mean_nothing {
             self.begin(at, offset, upstream_closed);
             if let Some(run) = self.open.back_mut() {
@@ -273,7 +282,11 @@ impl Exchanges {
     pub(super) fn tls_received(&mut self, at: Timestamp, chunk: Chunk<'_>) {
         let Some(tls) = &mut self.tls else { return };
         let carried = tls.received(at, chunk);
-        let Carried::Data { records, length: each } = carried else {
+        let Carried::Data {
+            records,
+            length: each,
+        } = carried
+        else {
             return;
         };
         self.last_end = Some(at);

@@ -114,9 +114,8 @@ impl Hop {
         if completed.stage != Stage::Lost {
             self.forget_losses(cx.stats.records_lost);
         }
-        let told = completed.findings.is_empty()
-            && completed.stage != Stage::Lost
-            && !self.speaks_tls();
+        let told =
+            completed.findings.is_empty() && completed.stage != Stage::Lost && !self.speaks_tls();
         if cx.tell_healthy && told {
             out.healthy.push((at, completed.exchange, completed.status));
         } else {

@@ -4,7 +4,7 @@ use super::{Context, Hop, Judged, Outcome};
 use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, tls};
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
-use crate::model::{EvidenceSource, LibraryFact, TlsInfo, Timestamp};
+use crate::model::{EvidenceSource, LibraryFact, Timestamp, TlsInfo};
 use crate::tls::cipher_name;
 
 impl Hop {
@@ -48,7 +48,10 @@ impl Hop {
             head: None,
             last_request: said_at,
             idle: None,
-            closed_before: self.from.closed().is_some_and(|(_, closed)| closed < connection.began),
+            closed_before: self
+                .from
+                .closed()
+                .is_some_and(|(_, closed)| closed < connection.began),
             first_response: None,
             last_response: heard_of.then(|| wire.from.last_at.max(said_at)),
             response_bytes: 0,

@@ -25,7 +25,7 @@ const START: u64 = 1_700_000_000_000_000_000;
 const ACK: TcpFlags = TcpFlags::ACK;
 
 /// Runs a scenario with kernel signals and from packets alone.
-pub(super) fn both(run: impl Fn(&mut Sim)) {
+pub(super) fn both(mut run: impl FnMut(&mut Sim)) {
     for mut sim in [Sim::live("nginx"), Sim::packets()] {
         run(&mut sim);
     }

@@ -13,7 +13,12 @@ fn exchanges_and_a_close_in_order() {
     let ends: [fn(&mut Sim) -> &mut Sim; 6] = [
         |sim| sim.upstream_fin().gateway_fin(),
         |sim| sim.gateway_fin().upstream_fin(),
-        |sim| sim.reply(&data(ALERT)).upstream_fin().send(&data(ALERT)).gateway_fin(),
+        |sim| {
+            sim.reply(&data(ALERT))
+                .upstream_fin()
+                .send(&data(ALERT))
+                .gateway_fin()
+        },
         |sim| sim.send(&data(ALERT)).gateway_fin().upstream_fin(),
         |sim| sim.upstream_rst(),
         |sim| sim.send(&data(ALERT)).gateway_rst(),
@@ -42,14 +47,21 @@ fn tls_12() {
         for _ in 0..3 {
             sim.ask().answer().ms(700);
         }
-        sim.reply(&alert_12()).upstream_fin().send(&alert_12()).gateway_fin();
+        sim.reply(&alert_12())
+            .upstream_fin()
+            .send(&alert_12())
+            .gateway_fin();
         sim.expect_none();
     });
 }
 
 #[test]
 fn a_bad_certificate_that_the_gateway_does_not_mind() {
-    let expired = Shown { expired: true, self_signed: true, ..Shown::default() };
+    let expired = Shown {
+        expired: true,
+        self_signed: true,
+        ..Shown::default()
+    };
     both(|sim| {
         sim.handshake_12(&hello(), expired).ask().answer();
         sim.upstream_fin().gateway_fin().expect_none();
@@ -63,14 +75,24 @@ fn checks_that_only_connect_or_only_shake_hands() {
             sim.open().gateway_rst().expect_none();
         }
         for mut sim in [Sim::live(comm), Sim::packets()] {
-            sim.handshake_13().send(&data(ALERT)).gateway_fin().upstream_fin().expect_none();
+            sim.handshake_13()
+                .send(&data(ALERT))
+                .gateway_fin()
+                .upstream_fin()
+                .expect_none();
         }
         for mut sim in [Sim::live(comm), Sim::packets()] {
             sim.handshake_13().tickets().gateway_rst().expect_none();
         }
-        let expired = Shown { expired: true, ..Shown::default() };
+        let expired = Shown {
+            expired: true,
+            ..Shown::default()
+        };
         for mut sim in [Sim::live(comm), Sim::packets()] {
-            sim.handshake_12(&hello(), expired).send(&alert_12()).gateway_fin().expect_none();
+            sim.handshake_12(&hello(), expired)
+                .send(&alert_12())
+                .gateway_fin()
+                .expect_none();
         }
     }
 }
@@ -79,28 +101,57 @@ fn checks_that_only_connect_or_only_shake_hands() {
 fn a_connection_that_is_never_used() {
     both(|sim| {
         sim.handshake_13().tickets().ms(60_000);
-        sim.reply(&data(ALERT)).upstream_fin().gateway_fin().expect_none();
+        sim.reply(&data(ALERT))
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none();
     });
     both(|sim| sim.handshake_13().ms(10).upstream_rst().expect_none());
     let mut sim = Sim::live("nginx");
-    sim.handshake_13().tickets().ms(60_000).send(&data(ALERT)).gateway_fin().expect_none();
+    sim.handshake_13()
+        .tickets()
+        .ms(60_000)
+        .send(&data(ALERT))
+        .gateway_fin()
+        .expect_none();
 }
 
 #[test]
 fn a_client_certificate_that_is_not_needed() {
     both(|sim| {
-        sim.hello(&hello()).reply(&server_13_asking()).send(&finished_13_with(25)).ack();
+        sim.hello(&hello())
+            .reply(&server_13_asking())
+            .send(&finished_13_with(25))
+            .ack();
         sim.tickets().ask().answer().ms(5000);
-        sim.reply(&data(ALERT)).upstream_fin().gateway_fin().expect_none();
+        sim.reply(&data(ALERT))
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none();
     });
     // Idle, and closed in order.
     both(|sim| {
-        sim.hello(&hello()).reply(&server_13_asking()).send(&finished_13_with(25)).ack();
-        sim.ms(5000).reply(&data(ALERT)).upstream_fin().gateway_fin().expect_none();
+        sim.hello(&hello())
+            .reply(&server_13_asking())
+            .send(&finished_13_with(25))
+            .ack();
+        sim.ms(5000)
+            .reply(&data(ALERT))
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none();
     });
     both(|sim| {
-        sim.hello(&hello()).reply(&server_13_asking()).send(&finished_13_with(860)).ack();
-        sim.tickets().ask().answer().reply(&data(ALERT)).upstream_fin().gateway_fin();
+        sim.hello(&hello())
+            .reply(&server_13_asking())
+            .send(&finished_13_with(860))
+            .ack();
+        sim.tickets()
+            .ask()
+            .answer()
+            .reply(&data(ALERT))
+            .upstream_fin()
+            .gateway_fin();
         sim.expect_none();
     });
 }
@@ -108,7 +159,9 @@ fn a_client_certificate_that_is_not_needed() {
 #[test]
 fn a_warning_about_the_name_that_changes_nothing() {
     both(|sim| {
-        sim.hello(&hello()).reply(&alert(1, 112)).reply(&server_13());
+        sim.hello(&hello())
+            .reply(&alert(1, 112))
+            .reply(&server_13());
         sim.send(&finished_13()).ack().tickets().ask().answer();
         sim.upstream_fin().gateway_fin().expect_none();
     });
@@ -149,7 +202,11 @@ fn an_unfinished_response_is_not_judged() {
         sim.upstream_rst().expect_none();
     });
     both(|sim| {
-        sim.handshake_13().tickets().ask().reply(&data(221)).ms(60_000);
+        sim.handshake_13()
+            .tickets()
+            .ask()
+            .reply(&data(221))
+            .ms(60_000);
         sim.send(&data(ALERT)).gateway_fin().expect_none();
     });
 }
@@ -160,7 +217,11 @@ fn small_records_are_no_requests() {
     for length in [17 + 9, 17 + 13, 17 + 6, 22] {
         both(|sim| {
             sim.handshake_13().tickets().ask().answer().ms(500);
-            sim.send(&data(length)).ack().upstream_fin().gateway_fin().expect_none();
+            sim.send(&data(length))
+                .ack()
+                .upstream_fin()
+                .gateway_fin()
+                .expect_none();
         });
     }
 }
@@ -187,7 +248,10 @@ fn segments_that_are_captured_short() {
             let response = [data(221), data(16_401), data(3000)].concat();
             sim.reply_short(&response, 64).ms(300);
         }
-        sim.reply_short(&data(ALERT), 24).upstream_fin().gateway_fin().expect_none();
+        sim.reply_short(&data(ALERT), 24)
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none();
     });
 }
 
@@ -196,7 +260,12 @@ fn exchanges_that_stay_in_the_kernel() {
     let mut sim = Sim::live("nginx");
     sim.handshake_13().tickets().ask().answer();
     sim.held(5, Duration::from_millis(300));
-    sim.ask().answer().ms(100).upstream_fin().gateway_fin().expect_none();
+    sim.ask()
+        .answer()
+        .ms(100)
+        .upstream_fin()
+        .gateway_fin()
+        .expect_none();
     assert_eq!(sim.engine.stats().exchanges, 7);
 }
 
@@ -204,7 +273,10 @@ fn exchanges_that_stay_in_the_kernel() {
 fn a_failed_verification_that_nobody_minds() {
     let mut sim = Sim::live("haproxy");
     sim.hello(&hello()).reply(&server_13());
-    sim.signal(Signal::Library(LibraryFact::Verified { code: 20, asked: false }));
+    sim.signal(Signal::Library(LibraryFact::Verified {
+        code: 20,
+        asked: false,
+    }));
     sim.send(&finished_13()).ack().tickets().ask().answer();
     sim.upstream_fin().gateway_fin().expect_none();
 }
@@ -213,19 +285,34 @@ fn a_failed_verification_that_nobody_minds() {
 fn a_hop_that_was_joined_says_nothing_of_its_requests() {
     let mut sim = Sim::live("nginx");
     sim.seeded();
-    sim.send(&data(180)).ack().ms(60).upstream_fin().gateway_fin().expect_none();
+    sim.send(&data(180))
+        .ack()
+        .ms(60)
+        .upstream_fin()
+        .gateway_fin()
+        .expect_none();
     let mut sim = Sim::packets();
-    sim.send(&data(180)).ack().ms(60).upstream_rst().expect_none();
+    sim.send(&data(180))
+        .ack()
+        .ms(60)
+        .upstream_rst()
+        .expect_none();
 }
 
 #[test]
 fn http_2_by_its_alpn() {
     both(|sim| {
         let offering = client_hello(Some("app.test"), &["h2", "http/1.1"], BOTH);
-        sim.hello(&offering).reply(&server_13()).send(&finished_13()).ack();
+        sim.hello(&offering)
+            .reply(&server_13())
+            .send(&finished_13())
+            .ack();
         sim.ask().reply(&data(60)).answer().ms(500);
         // A ping that the upstream's close crosses.
-        sim.send(&data(100)).upstream_fin().gateway_fin().expect_none();
+        sim.send(&data(100))
+            .upstream_fin()
+            .gateway_fin()
+            .expect_none();
     });
 }
 

@@ -1,13 +1,18 @@
 //! What the gateway's TLS library adds.
 
-use super::wire::{ALERT, alert, data, finished_13, finished_13_with, hello, server_13, server_13_asking};
+use super::wire::{
+    ALERT, alert, data, finished_13, finished_13_with, hello, server_13, server_13_asking,
+};
 use crate::engine::tests::sim::Sim;
 use crate::model::{Cause, EvidenceSource, LibraryFact, Proof, Signal};
 
 const SSL: u32 = 20;
 
 fn raised(reason: u32) -> Signal {
-    Signal::Library(LibraryFact::Raised { library: SSL, reason })
+    Signal::Library(LibraryFact::Raised {
+        library: SSL,
+        reason,
+    })
 }
 
 fn verified(code: u32, asked: bool) -> Signal {
@@ -48,8 +53,12 @@ fn nginx_asks_behind_the_handshake() {
 #[test]
 fn the_last_word_on_a_chain_counts() {
     let mut sim = Sim::live("nginx");
-    sim.handshake_13().signal(verified(20, true)).signal(verified(21, true));
-    sim.signal(verified(10, true)).send(&data(ALERT)).gateway_fin();
+    sim.handshake_13()
+        .signal(verified(20, true))
+        .signal(verified(21, true));
+    sim.signal(verified(10, true))
+        .send(&data(ALERT))
+        .gateway_fin();
     sim.expect(Cause::TlsCertificateExpired, Proof::Proven);
 }
 
@@ -96,7 +105,9 @@ fn alerts_that_only_the_library_can_read() {
     ] {
         let mut sim = Sim::live("nginx");
         sim.hello(&hello()).reply(&server_13_asking());
-        sim.send(&finished_13_with(certificate)).send(&data(180)).ack();
+        sim.send(&finished_13_with(certificate))
+            .send(&data(180))
+            .ack();
         sim.reply(&data(ALERT)).signal(raised(1000 + number));
         sim.upstream_fin().gateway_fin();
         let event = sim.expect(cause, Proof::Proven);
@@ -121,12 +132,19 @@ fn a_record_that_does_not_decrypt() {
 #[test]
 fn both_sources_say_the_same_in_other_words() {
     for (bytes, reason, cause) in [
-        (&b"HTTP/1.1 400 No\r\n\r\n"[..], 267, Cause::TlsPlaintextUpstream),
+        (
+            &b"HTTP/1.1 400 No\r\n\r\n"[..],
+            267,
+            Cause::TlsPlaintextUpstream,
+        ),
         (&alert(2, 70)[..], 1070, Cause::TlsVersionMismatch),
         (&alert(2, 112), 1112, Cause::TlsSniUnrecognised),
     ] {
         let mut sim = Sim::live("nginx");
-        sim.hello(&hello()).reply(bytes).signal(raised(reason)).gateway_fin();
+        sim.hello(&hello())
+            .reply(bytes)
+            .signal(raised(reason))
+            .gateway_fin();
         let event = sim.expect(cause, Proof::Proven);
         assert_eq!(event.tls.unwrap().source, EvidenceSource::Packet);
         assert_eq!(sim.engine.stats().tls_sources_disagree, 0);
@@ -136,7 +154,10 @@ fn both_sources_say_the_same_in_other_words() {
 #[test]
 fn a_disagreement_is_counted() {
     let mut sim = Sim::live("haproxy");
-    sim.hello(&hello()).reply(&alert(2, 70)).signal(raised(1112)).gateway_fin();
+    sim.hello(&hello())
+        .reply(&alert(2, 70))
+        .signal(raised(1112))
+        .gateway_fin();
     sim.expect(Cause::TlsVersionMismatch, Proof::Proven);
     assert_eq!(sim.engine.stats().tls_sources_disagree, 1);
 }
@@ -144,11 +165,17 @@ fn a_disagreement_is_counted() {
 #[test]
 fn an_end_that_the_library_did_not_expect() {
     let mut sim = Sim::live("nginx");
-    sim.hello(&hello()).upstream_fin().signal(raised(294)).gateway_fin();
+    sim.hello(&hello())
+        .upstream_fin()
+        .signal(raised(294))
+        .gateway_fin();
     sim.expect(Cause::TlsHandshakeClosed, Proof::Proven);
     // Behind the handshake, at rest, it means nothing.
     let mut sim = Sim::live("nginx");
-    sim.hello(&hello()).reply(&server_13()).send(&finished_13()).ack();
+    sim.hello(&hello())
+        .reply(&server_13())
+        .send(&finished_13())
+        .ack();
     sim.tickets().ask().answer().ms(500).upstream_fin();
     sim.signal(raised(294)).gateway_fin().expect_none();
 }
