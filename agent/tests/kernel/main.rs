@@ -14,6 +14,8 @@ mod connects;
 mod held;
 mod late;
 mod network;
+mod pair;
 mod segments;
 mod support;
+mod tls;
 mod unix;
