@@ -79,6 +79,9 @@ impl Default for Session {
 }
 
 impl Session {
+    /// The most memory that it keeps beside the size of this type, whatever is sent.
+    pub const MAX_KEPT_BYTES: usize = 256 * 1024;
+
     /// A connection from its first byte on.
     pub fn new() -> Self {
         Self::with(
@@ -120,10 +123,18 @@ impl Session {
     pub const fn kept_bytes(&self) -> usize {
         self.facts_bytes
             + self.facts.alerts.capacity() * size_of::<Alert>()
-            + MAX_FOREIGN
+            + match &self.facts.foreign {
+                Some(foreign) => foreign.bytes.capacity(),
+                None => 0,
+            }
             + self.offered.capacity()
             + self.to.messages.kept_bytes()
             + self.from.messages.kept_bytes()
+    }
+
+    /// Whether it was certain for every byte so far which record it belongs to.
+    pub(crate) const fn is_sure(&self) -> bool {
+        self.to.records.is_sure() && self.from.records.is_sure()
     }
 
     /// Takes what the gateway sent, in order.
@@ -302,8 +313,7 @@ impl Session {
                         None => {}
                     }
                 }
-                let wire = self.wire(by);
-                if wire.messages.is_lost() || wire.messages.is_cut() {
+                if self.wire(by).messages.take_missed() {
                     self.side(by).gap = true;
                 }
             }
@@ -430,8 +440,8 @@ impl Session {
             .facts
             .client
             .as_ref()
-            .is_none_or(|client| client.early_data);
-        let gap = self.facts.to.gap || self.facts.from.gap;
+            .is_none_or(|client| client.early_data || client.cut);
+        let sure = self.is_sure();
         let wire = self.wire(by);
         let finished = match (suite, by) {
             (Some(suite), Actor::Gateway) => wire.sealed.gateway(suite, len, early_data),
@@ -441,7 +451,7 @@ impl Session {
         let side = self.side(by);
         side.first_application.get_or_insert(len);
         self.reach(by, Step::Encrypted);
-        if finished && !gap {
+        if finished && sure {
             self.reach(by, Step::Finished);
             if by == Actor::Gateway {
                 // It answers the upstream's (RFC 8446 section 2).
