@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,7 +51,8 @@ impl Gateway {
         let name = format!("gw{}-{number}", std::process::id());
         let home = TempDir::new().unwrap();
         let shell = home.path().join(&name);
-        fs::copy("/bin/bash", &shell).unwrap();
+        // A process is named as the link by which it was started.
+        symlink("/bin/bash", &shell).unwrap();
         let mut command = if isolated {
             let mut command = Command::new("unshare");
             command.arg("--net").arg(&shell);
