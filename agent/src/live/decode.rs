@@ -70,6 +70,7 @@ pub(super) enum Body<'a> {
     Connect {
         ends: Ends,
         caller: Process,
+        turn: Turn,
         errno: i32,
     },
     UnixConnect {
@@ -77,6 +78,7 @@ pub(super) enum Body<'a> {
         path: &'a [u8],
         netns: u32,
         caller: Process,
+        turn: Turn,
         errno: i32,
     },
     ResetIn,
@@ -153,12 +155,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         }
         kind::CLIENT_LEFT => {
             exact(size_of::<OpenRecord>())?;
-            let caller = offset_of!(OpenRecord, caller);
             Body::ClientLeft {
-                turn: fields.turn(
-                    caller + offset_of!(Caller, tid),
-                    caller + offset_of!(Caller, turn),
-                )?,
+                turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
         kind::HELD => {
@@ -174,6 +172,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             Body::Connect {
                 ends: fields.ends(offset_of!(ConnectRecord, ends))?,
                 caller: fields.caller(offset_of!(ConnectRecord, caller))?,
+                turn: fields.caller_turn(offset_of!(ConnectRecord, caller))?,
                 errno: fields.i32(offset_of!(ConnectRecord, errno))?,
             }
         }
@@ -262,6 +261,10 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn caller_turn(&self, at: usize) -> Result<Turn, Malformed> {
+        self.turn(at + offset_of!(Caller, tid), at + offset_of!(Caller, turn))
+    }
+
     fn turn(&self, tid: usize, turn: usize) -> Result<Turn, Malformed> {
         Ok(Turn {
             thread: self.u32(tid)?,
@@ -323,6 +326,7 @@ impl<'a> Fields<'a> {
             path,
             netns: self.u32(offset_of!(UnixConnectRecord, netns))?,
             caller: self.caller(offset_of!(UnixConnectRecord, caller))?,
+            turn: self.caller_turn(offset_of!(UnixConnectRecord, caller))?,
             errno: self.i32(offset_of!(UnixConnectRecord, errno))?,
         })
     }

@@ -56,18 +56,21 @@ pub(super) fn input<'a>(
         Body::Connect {
             ends,
             caller,
+            turn,
             errno,
         } if record.cookie == 0 => {
             return Ok(Some(Input::ConnectFailed {
                 process: processes.of_caller(&caller, ends.netns),
                 upstream: ends.remote.into(),
                 errno: Errno(errno),
+                turn: Some(turn),
             }));
         }
         Body::UnixConnect {
             path,
             netns,
             caller,
+            turn,
             errno,
         } => {
             let upstream = unix::name(path).filter(|name| !unix::is_service(name));
@@ -75,6 +78,7 @@ pub(super) fn input<'a>(
                 process: processes.of_caller(&caller, netns),
                 upstream: Target::Unix(name),
                 errno: Errno(errno),
+                turn: Some(turn),
             }));
         }
         Body::Held(held) => Signal::Held(Box::new(HeldExchanges {
@@ -180,6 +184,7 @@ mod tests {
         let body = Body::Connect {
             ends: ends(0),
             caller: caller(),
+            turn: Turn::default(),
             errno: 101,
         };
         assert!(translate(0, body).contains("ConnectFailed"));
@@ -193,6 +198,7 @@ mod tests {
                 path,
                 netns: 7,
                 caller: caller(),
+                turn: Turn::default(),
                 errno: 2,
             };
             translate(0, body)

@@ -62,7 +62,9 @@ impl Filter {
         for upstream in upstreams {
             let upstream = upstream.as_ref();
             match upstream.parse() {
-                Ok(socket @ UpstreamAddress::Unix(_)) => filter.sockets.push(socket),
+                Ok(socket @ (UpstreamAddress::Unix(_) | UpstreamAddress::None)) => {
+                    filter.sockets.push(socket)
+                }
                 _ => filter.upstreams.push(upstream.parse()?),
             }
         }
