@@ -564,7 +564,7 @@ impl Engine {
         let mut hop = Hop::new(place.1, at, &self.limits);
         hop.mid_stream = mid_stream;
         hop.counted = mid_stream;
-        hop.lost_before = self.stats.records_lost;
+        hop.forget_losses(self.stats.records_lost);
         if !mid_stream {
             hop.connecting();
         }

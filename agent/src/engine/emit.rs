@@ -119,7 +119,7 @@ impl Engine {
             retransmits: hop.retransmits(),
         };
         event.completeness = Completeness {
-            lost_segments: hop.lost() + (self.stats.records_lost - hop.lost_before),
+            lost_segments: hop.touched_by_loss(self.stats.records_lost),
             truncated: hop.truncated(),
             mid_stream: hop.mid_stream,
         };

@@ -109,8 +109,11 @@ pub(super) struct Hop {
     pub(super) upstream: SocketAddr,
     pub(super) opened: Timestamp,
     pub(super) mid_stream: bool,
-    /// Records that the source had lost when the hop was opened.
-    pub(super) lost_before: u64,
+    /// Records that the source had lost when the hop was opened, or when its last healthy exchange
+    /// ended: what was lost before touches nothing that comes after.
+    lost_before: u64,
+    /// The same of segments that were missed.
+    missed_before: u64,
     /// When anything was last heard of it.
     pub(super) last_seen: Timestamp,
     /// For how long nothing had been heard of it before the last request.
@@ -159,6 +162,7 @@ impl Hop {
             opened: at,
             mid_stream: false,
             lost_before: 0,
+            missed_before: 0,
             last_seen: at,
             quiet: Duration::ZERO,
             rtt_us: None,
@@ -223,6 +227,19 @@ impl Hop {
     /// Segments that were missed.
     pub(super) const fn lost(&self) -> u64 {
         self.to.lost() + self.from.lost()
+    }
+
+    /// Notes that nothing that was lost so far touches what comes; `records_lost` were by the source.
+    pub(super) const fn forget_losses(&mut self, records_lost: u64) {
+        self.lost_before = records_lost;
+        self.missed_before = self.lost();
+    }
+
+    /// What was lost and may touch what is under way, of the `records_lost` by the source and of its
+    /// own segments.
+    pub(super) const fn touched_by_loss(&self, records_lost: u64) -> u64 {
+        self.lost().saturating_sub(self.missed_before)
+            + records_lost.saturating_sub(self.lost_before)
     }
 
     /// Whether payload was captured short.
@@ -358,6 +375,7 @@ impl Hop {
             Direction::ToUpstream => {
                 survived = from.survived_reset(at, segment);
                 let begun = exchanges.begun();
+                exchanges.acked = to.acked();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);
@@ -451,7 +469,6 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
-            Signal::Library(_) => {}
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -479,7 +496,8 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::ResetSent {
+            Signal::Library(_)
+            | Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}

@@ -111,6 +111,9 @@ impl Hop {
         cx: &Context<'_>,
         out: &mut Outcome,
     ) {
+        if completed.stage != Stage::Lost {
+            self.forget_losses(cx.stats.records_lost);
+        }
         if cx.tell_healthy && completed.findings.is_empty() && completed.stage != Stage::Lost {
             out.healthy.push((at, completed.exchange, completed.status));
         } else {

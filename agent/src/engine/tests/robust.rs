@@ -164,6 +164,17 @@ fn lost_records_make_a_verdict_less_firm() {
 }
 
 #[test]
+fn a_loss_does_not_touch_what_follows_a_healthy_exchange() {
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.input(Input::Lost { records: 3 });
+    sim.ms(5).reply(OK).ms(5).request();
+    sim.reply(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+    let event = sim.expect(Cause::UpstreamOwnError, Proof::Proven);
+    assert_eq!(event.completeness.lost_segments, 0);
+}
+
+#[test]
 fn the_same_inputs_give_the_same_events() {
     let run = || {
         let mut sim = Sim::live("nginx");
