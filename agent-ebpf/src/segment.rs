@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_
 use aya_ebpf::programs::SkBuffContext;
 use hopscope_ebpf::{Counter, HEADER_ROOM, Header, SEGMENT_TIERS, SegmentHeader, kind};
 
+use crate::client;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
 use crate::stage;
 
@@ -26,6 +27,7 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
+    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
@@ -67,7 +69,7 @@ pub(crate) struct Segment {
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     /// Where its payload begins, from the IP header on.
-    start: u32,
+    pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
     /// It neither opens nor ends a direction.
@@ -75,6 +77,20 @@ pub(crate) struct Shape {
 }
 
 impl Segment {
+    /// The whole packet of `ctx`.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &SkBuffContext, egress: u32) -> Self {
+        let skb = ctx.skb.skb;
+        Self {
+            skb,
+            // SAFETY: the program's own context.
+            cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
+            wire_len: ctx.len(),
+            captured: ctx.len(),
+            egress,
+        }
+    }
+
     /// Sends the segment up.
     #[inline(always)]
     fn send_up(&self) -> Option<()> {

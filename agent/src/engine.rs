@@ -124,7 +124,8 @@ pub struct Engine {
     deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
-    events: VecDeque<HopEvent>,
+    /// Events to be polled, and whether [`Engine::poll_judged`] gave them before.
+    events: VecDeque<(HopEvent, bool)>,
     /// Boxes of hops that are over, to be used again.
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
@@ -281,7 +282,20 @@ impl Engine {
     /// The next event, if one was decided.
     #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
+        self.poll_told().map(|(event, _)| event)
+    }
+
+    /// The same, and whether [`Engine::poll_judged`] gave it before.
+    #[inline]
+    pub fn poll_told(&mut self) -> Option<(HopEvent, bool)> {
         self.events.pop_front()
+    }
+
+    /// The next event that was judged just now and waits for what the gateway's client gets. Its packets
+    /// are at hand now, and may not be when it is polled. Events that wait for nothing are not given here.
+    #[inline]
+    pub fn poll_judged(&mut self) -> Option<&mut HopEvent> {
+        self.answers.show()
     }
 
     /// The next healthy exchange, where [`Config::tell_healthy`] asks for them. Those that nobody

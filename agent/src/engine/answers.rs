@@ -84,6 +84,8 @@ pub(super) struct Attempt {
     due: Timestamp,
     /// Whether an answer lists it as one of its attempts.
     listed: bool,
+    /// Whether it was shown to who keeps packets.
+    shown: bool,
 }
 
 impl Attempt {
@@ -95,6 +97,7 @@ impl Attempt {
             sure: false,
             due: Timestamp::MAX,
             listed: false,
+            shown: false,
         }
     }
 }
@@ -180,8 +183,8 @@ struct Failure {
 /// What became of an event or an answer.
 #[derive(Debug)]
 pub(super) enum Decided {
-    /// Publish this event.
-    Event(Box<HopEvent>),
+    /// Publish this event, and whether it was shown before.
+    Event(Box<HopEvent>, bool),
     /// Publish an event for an answer that no attempt on the wire explains.
     Unattempted(Box<Told>),
 }
@@ -293,7 +296,7 @@ impl Answers {
         if self.attempts.len() >= MAX_WAITING
             && let Some(oldest) = self.attempts.pop_front()
         {
-            self.publish(oldest.event);
+            self.publish(oldest.event, oldest.shown);
         }
         self.attempts.push_back(attempt);
         self.join_certain();
@@ -313,12 +316,13 @@ impl Answers {
             }
         }
         let netns = process.netns;
+        let requested = at.before(answer.waited);
         self.watched.entry(netns).or_insert(true);
         remember(
             &mut self.past,
             Past {
                 at,
-                requested: answer.requested,
+                requested,
                 process: Arc::clone(process),
                 ends: (answer.client, answer.listener),
             },
@@ -335,7 +339,7 @@ impl Answers {
             process: Arc::clone(process),
             turn: answer.turn,
             client: answer.client,
-            requested: answer.requested,
+            requested,
             request: RequestHead::of_start(answer.request).unwrap_or_default(),
             head,
             exit,
@@ -372,7 +376,7 @@ impl Answers {
             self.join(answer);
         }
         while let Some(attempt) = self.attempts.pop_front() {
-            self.publish(attempt.event);
+            self.publish(attempt.event, attempt.shown);
         }
     }
 
@@ -381,11 +385,25 @@ impl Answers {
         self.decided.pop_front()
     }
 
-    fn publish(&mut self, event: HopEvent) {
+    /// The next event that waits and was not shown yet.
+    pub(super) fn show(&mut self) -> Option<&mut HopEvent> {
+        let unseen = self
+            .attempts
+            .iter()
+            .rev()
+            .take_while(|attempt| !attempt.shown);
+        let first = self.attempts.len().checked_sub(unseen.count())?;
+        let attempt = self.attempts.get_mut(first)?;
+        attempt.shown = true;
+        Some(&mut attempt.event)
+    }
+
+    fn publish(&mut self, event: HopEvent, shown: bool) {
         if let Some(hop) = event.hop {
             remember(&mut self.told, (event.time, hop));
         }
-        self.decided.push_back(Decided::Event(Box::new(event)));
+        self.decided
+            .push_back(Decided::Event(Box::new(event), shown));
     }
 
     /// Joins the answers whose attempt is named beyond doubt.
@@ -454,7 +472,7 @@ impl Answers {
         let Some(attempt) = self.attempts.remove(last) else {
             return;
         };
-        let mut event = attempt.event;
+        let (mut event, shown) = (attempt.event, attempt.shown);
         if let Some(exit) = answer.exit.or_else(|| self.exit_of(&event)) {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
             if let Some(entry) = told.attempts.last_mut() {
@@ -481,7 +499,7 @@ impl Answers {
         }
         event.gateway_answer = Some(Box::new(told));
         self.name_second_gateway(&mut event);
-        self.publish(event);
+        self.publish(event, shown);
     }
 
     /// An answer that no failed attempt fits.
@@ -629,7 +647,7 @@ impl Answers {
             event.hidden_from_client = !own && !self.past.iter().any(covered);
             self.tally.hidden += u64::from(event.hidden_from_client);
         }
-        self.publish(event);
+        self.publish(event, attempt.shown);
     }
 
     /// How the gateway's process ended, where it ended at the time of this event.

@@ -202,16 +202,16 @@ impl Engine {
             self.answers.attempt(self.now, attempt);
             self.tell_answers();
         } else {
-            self.publish(attempt.event);
+            self.publish(attempt.event, false);
         }
     }
 
-    fn publish(&mut self, event: HopEvent) {
+    fn publish(&mut self, event: HopEvent, shown: bool) {
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;
         }
-        self.events.push_back(event);
+        self.events.push_back((event, shown));
     }
 }
 
@@ -242,7 +242,7 @@ impl Engine {
     pub(super) fn tell_answers(&mut self) {
         while let Some(decided) = self.answers.poll() {
             match decided {
-                Decided::Event(event) => self.publish(*event),
+                Decided::Event(event, shown) => self.publish(*event, shown),
                 Decided::Unattempted(told) => self.unattempted(*told),
             }
         }
@@ -284,7 +284,7 @@ impl Engine {
         let mut event = self.event(id, at, verdict, Target::None, Some(&process));
         event.gateway_answer = Some(Box::new(answer));
         self.stats.events += 1;
-        self.publish(event);
+        self.publish(event, false);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -21,8 +22,8 @@ pub struct ClientAnswer<'a> {
     pub listener: SocketAddr,
     /// The client's end.
     pub client: SocketAddr,
-    /// When the first byte of the request arrived.
-    pub requested: Timestamp,
+    /// Time from the first byte of the request to the first of the answer, or to the close.
+    pub waited: Duration,
     /// Place of the request on its connection, from 1; counted from the first that was seen.
     pub ordinal: u32,
     /// The first bytes of the request as captured, in plain text; empty where they are not known.

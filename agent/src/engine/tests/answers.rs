@@ -32,12 +32,13 @@ impl Asked {
     }
 
     fn answered(&self, sim: &mut Sim, end: AnswerEnd<'_>) {
+        let waited = sim.now().since(self.at);
         sim.input(Input::Answer(ClientAnswer {
             process: process("nginx", self.pid),
             turn: self.turn,
             listener: "10.0.0.1:80".parse().unwrap(),
             client: "198.51.100.7:50000".parse().unwrap(),
-            requested: self.at,
+            waited,
             ordinal: 1,
             request: self.head.as_bytes(),
             end,
