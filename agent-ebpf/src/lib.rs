@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -48,6 +48,8 @@ pub mod kind {
     pub const UNIX_CONNECT: u16 = 11;
     /// A [`super::HeldRecord`].
     pub const HELD: u16 = 12;
+    /// A [`super::LibraryRecord`].
+    pub const LIBRARY: u16 = 13;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -247,6 +249,32 @@ pub struct Held {
     pub first_byte: [u32; FIRST_BYTE_LEN],
 }
 
+/// What the TLS library of a gateway's process said about a hop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LibraryRecord {
+    /// Header, [`kind::LIBRARY`].
+    pub header: Header,
+    /// One of [`library`].
+    pub what: u32,
+    /// Of an error: number of the part of the library that raised it.
+    pub library: u32,
+    /// The error's reason, or an `X509_V_` code.
+    pub value: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a [`LibraryRecord`] tells, in [`LibraryRecord::what`].
+pub mod library {
+    /// An error was raised.
+    pub const RAISED: u32 = 1;
+    /// How the verification of the chain ended that the library now gives up on.
+    pub const REFUSED: u32 = 2;
+    /// How the verification of the chain ended, for the program that asked.
+    pub const ASKED: u32 = 3;
+}
+
 /// Classes of the time to the first response byte: up to half a second, and longer.
 pub const FIRST_BYTE_LEN: usize = 20;
 
@@ -292,10 +320,12 @@ pub enum Counter {
     NotHeld = 8,
     /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
     Opaque = 9,
+    /// Errors and results of a TLS library that may belong to either of two connections.
+    LibraryUnjoined = 10,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 10;
+pub const COUNTERS_LEN: u32 = 11;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -310,6 +340,7 @@ impl Counter {
         (Self::Filtered, "kernel_filtered"),
         (Self::NotHeld, "kernel_not_held"),
         (Self::Opaque, "kernel_opaque_segments"),
+        (Self::LibraryUnjoined, "kernel_library_unjoined"),
     ];
 }
 
@@ -401,6 +432,7 @@ layout! {
     UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
+    LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

@@ -28,9 +28,10 @@ mod maps;
 mod segment;
 mod socket;
 mod stage;
+mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint, uprobe};
+use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, SkBuffContext, TracePointContext};
 use hopscope_ebpf::{ABI_VERSION, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
@@ -105,6 +106,42 @@ fn segment_egress(ctx: SkBuffContext) -> i32 {
 fn segment_ingress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 0);
     segment::ALLOW
+}
+
+#[uprobe]
+fn tls_handshake(ctx: ProbeContext) -> u32 {
+    let _ = tls::handshake(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_raised(ctx: ProbeContext) -> u32 {
+    let _ = tls::raised(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_put(ctx: ProbeContext) -> u32 {
+    let _ = tls::put(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_verified(ctx: ProbeContext) -> u32 {
+    let _ = tls::verified(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_asked(ctx: ProbeContext) -> u32 {
+    let _ = tls::asked(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_freed(ctx: ProbeContext) -> u32 {
+    let _ = tls::freed(&ctx);
+    0
 }
 
 /// Never reached: the verifier rejects a program that could panic.

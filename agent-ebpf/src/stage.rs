@@ -26,6 +26,7 @@ use crate::emit::{emit, header};
 use crate::gateway::KEY_BITS;
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
 use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, bounded, now};
+use crate::tls;
 
 /// Room for a request or response, headers included: what is sent up of a segment by default.
 const CAP: usize = SEGMENT_TIERS[2] as usize;
@@ -103,9 +104,12 @@ pub(crate) fn is_kept(segment: &Segment) -> Option<bool> {
         }
         false
     } else if flags & hop_flag::SPOKE == 0 {
-        let opaque = segment
-            .start(&shape)
-            .is_some_and(|bytes| !is_request(&bytes));
+        let start = segment.start(&shape);
+        if start.is_some_and(|bytes| tls::is_hello(&bytes)) {
+            // SAFETY: as above; the process never changes.
+            let _ = tls::hello(segment.cookie, unsafe { (*hop).pid });
+        }
+        let opaque = start.is_some_and(|bytes| !is_request(&bytes));
         let opaque = if opaque { hop_flag::OPAQUE } else { 0 };
         set(hop, flags | hop_flag::SPOKE | opaque);
         false
