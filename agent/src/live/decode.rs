@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
     COMM_LEN, Caller, ConnectRecord, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord,
-    OpenRecord, SegmentHeader, SocketRecord, StateRecord, UnixConnectRecord, flag, kind,
+    LibraryRecord, OpenRecord, SegmentHeader, SocketRecord, StateRecord, UnixConnectRecord, flag,
+    kind, library,
 };
 use thiserror::Error;
 
-use crate::model::{TcpState, Turn};
+use crate::model::{LibraryFact, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -35,6 +36,9 @@ pub(super) enum Malformed {
     /// A TCP state that this version does not know.
     #[error("a kernel record has unknown TCP state {0}")]
     State(u32),
+    /// Something of a TLS library that this version does not know.
+    #[error("a kernel record tells unknown fact {0} of a TLS library")]
+    Library(u32),
 }
 
 /// A record.
@@ -67,6 +71,7 @@ pub(super) enum Body<'a> {
         turn: Turn,
     },
     Held(HeldBack),
+    Library(LibraryFact),
     Connect {
         ends: Ends,
         caller: Process,
@@ -164,6 +169,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         kind::HELD => {
             exact(size_of::<HeldRecord>())?;
             Body::Held(fields.held(offset_of!(HeldRecord, held))?)
+        }
+        kind::LIBRARY => {
+            exact(size_of::<LibraryRecord>())?;
+            fields.library()?
         }
         kind::STATE => {
             exact(size_of::<StateRecord>())?;
@@ -285,6 +294,21 @@ impl<'a> Fields<'a> {
             classes,
             first_byte,
         })
+    }
+
+    fn library(&self) -> Result<Body<'a>, Malformed> {
+        let value = self.u32(offset_of!(LibraryRecord, value))?;
+        let verified = |asked| LibraryFact::Verified { code: value, asked };
+        let fact = match self.u32(offset_of!(LibraryRecord, what))? {
+            library::RAISED => LibraryFact::Raised {
+                library: self.u32(offset_of!(LibraryRecord, library))?,
+                reason: value,
+            },
+            library::REFUSED => verified(false),
+            library::ASKED => verified(true),
+            other => return Err(Malformed::Library(other)),
+        };
+        Ok(Body::Library(fact))
     }
 
     fn state(&self) -> Result<Body<'a>, Malformed> {

@@ -20,7 +20,7 @@ use super::btf::Btf;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::offsets::{Offsets, ResetReasons};
-use super::{cgroup, tracefs};
+use super::{cgroup, tls, tracefs};
 use crate::stats::ProbeStatus;
 
 /// The object with the kernel programs; empty where the binary was built without them.
@@ -113,6 +113,8 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
         ("FILTERS", filters(config)),
+        ("SAVED_AT", tls::SAVED_REGISTERS.0),
+        ("SAVED_LEN", tls::SAVED_REGISTERS.1),
     ]);
 
     let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };

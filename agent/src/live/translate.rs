@@ -84,6 +84,7 @@ pub(super) fn input<'a>(
             response_bytes: held.response_bytes,
             first_byte: held.first_byte,
         })),
+        Body::Library(fact) => Signal::Library(fact),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),

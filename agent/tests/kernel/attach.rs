@@ -26,6 +26,9 @@ const PROGRAMS: [&str; 10] = [
     "segment_ingress",
 ];
 
+/// Programs that go into TLS libraries.
+const TLS_PROGRAMS: usize = 6;
+
 #[test]
 fn every_program_attaches() {
     let source = LiveSource::start(&LiveConfig::default()).unwrap();
@@ -56,7 +59,7 @@ fn a_check_finds_everything_here() {
     assert_complete(&rows);
     for name in PROGRAMS
         .iter()
-        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges"])
+        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges", "tls_programs"])
     {
         assert!(rows.iter().any(|row| row.name == *name), "no row {name}");
     }
@@ -167,7 +170,7 @@ fn a_killed_process_leaves_nothing_attached() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "holding"));
     let ids = own_programs(child.id());
-    assert_eq!(ids.len(), PROGRAMS.len(), "{ids:?}");
+    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(gone(&ids), "{ids:?} are still in the kernel");

@@ -16,4 +16,5 @@ mod late;
 mod network;
 mod segments;
 mod support;
+mod tls;
 mod unix;
