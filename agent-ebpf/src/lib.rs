@@ -318,7 +318,8 @@ pub enum Counter {
     /// Exchanges that were not held back because the table of held exchanges took no entry. Nothing is
     /// lost by that.
     NotHeld = 8,
-    /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
+    /// Segments of hops that carry neither HTTP/1 nor TLS, not sent up because nothing in them can be
+    /// read.
     Opaque = 9,
     /// Errors and results of a TLS library that may belong to either of two connections.
     LibraryUnjoined = 10,
@@ -371,14 +372,19 @@ pub const NO_OFFSET: u32 = u32::MAX;
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
-    /// The head of a final response has passed since the last request.
+    /// The head of a final response has passed since the last request; over TLS, application data of the
+    /// upstream behind such of the gateway.
     pub const ANSWERED: u32 = 2;
     /// The gateway has sent bytes.
     pub const SPOKE: u32 = 4;
-    /// The first of them began no HTTP/1 request.
+    /// The first of them began neither an HTTP/1 request nor a TLS record.
     pub const OPAQUE: u32 = 8;
-    /// From this bit on, segments with payload that passed since the hop was found to be opaque.
-    pub const SEGMENTS_SHIFT: u32 = 16;
+    /// The first of them began a TLS record.
+    pub const TLS: u32 = 16;
+    /// The gateway has sent application data over TLS.
+    pub const DATA: u32 = 32;
+    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1.
+    pub const SPENT_SHIFT: u32 = 16;
 }
 
 /// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it. It joins to the hop a reset

@@ -112,6 +112,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
+        ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),

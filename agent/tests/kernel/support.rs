@@ -164,6 +164,7 @@ pub(crate) enum Seen {
     },
     Icmp(IcmpError),
     ClientLeft,
+    Dns,
     Lost(u64),
 }
 
@@ -252,6 +253,7 @@ impl Watch {
                     }
                     Input::Icmp(error) => (None, Seen::Icmp(error)),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
+                    Input::Dns(_) => (None, Seen::Dns),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                     Input::Dns(_) => return,
                 });

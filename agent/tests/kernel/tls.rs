@@ -1,277 +1,227 @@
-//! What OpenSSL says inside a gateway, with OpenSSL's own client as the gateway.
+//! Hops that carry TLS: whole handshakes, then the heads of segments, and healthy exchanges held back.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::io::Read as _;
 
-use hopscope::model::{HopId, LibraryFact, Signal};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use tempfile::TempDir;
+use hopscope::model::{Direction, TcpFlags};
 
-use crate::support::{Gateway, Seen, Watch};
+use crate::pair::Pair;
+use crate::support::Seen;
 
-/// `ERR_LIB_SSL`.
-const SSL: u32 = 20;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+const ALERT: u8 = 21;
 
-const fn raised(reason: u32) -> LibraryFact {
-    LibraryFact::Raised {
-        library: SSL,
-        reason,
-    }
+/// A record of this type and length, as TLS 1.2 and later send it.
+fn record(kind: u8, len: u16) -> Vec<u8> {
+    let [high, low] = len.to_be_bytes();
+    let mut record = vec![kind, 3, 3, high, low];
+    record.resize(record.len() + usize::from(len), 0xaa);
+    record
 }
 
-const fn refused(code: u32) -> LibraryFact {
-    LibraryFact::Verified { code, asked: false }
-}
-
-const VERIFY_FAILED: LibraryFact = raised(134);
-
-/// A TLS client called like a gateway, and certificates.
-struct Bed {
-    gateway: Gateway,
-    files: TempDir,
-}
-
-impl Bed {
-    fn new() -> Self {
-        let gateway = Gateway::start();
-        let files = TempDir::new().unwrap();
-        let bed = Self { gateway, files };
-        fs::copy(openssl(), bed.client()).unwrap();
-
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(vec![]).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        bed.write("ca.pem", &ca.self_signed(&ca_key).unwrap().pem());
-        let ca = Issuer::new(ca, ca_key);
-        bed.leaf("good", 2999, Some(&ca));
-        bed.leaf("expired", 2001, Some(&ca));
-        bed.leaf("self", 2999, None);
-        let mut other = CertificateParams::new(vec![]).unwrap();
-        other.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let other = Issuer::new(other, KeyPair::generate().unwrap());
-        bed.leaf("untrusted", 2999, Some(&other));
-        bed
+impl Pair {
+    /// The gateway sends bytes, which the upstream takes.
+    fn tell(&mut self, bytes: &[u8]) {
+        self.send(bytes);
+        self.upstream.read_exact(&mut vec![0; bytes.len()]).unwrap();
     }
 
-    fn client(&self) -> std::path::PathBuf {
-        self.files.path().join(&self.gateway.name)
+    fn handshake(&mut self) {
+        self.tell(&record(HANDSHAKE, 500));
+        self.answer(record(HANDSHAKE, 1200));
+        self.tell(&record(HANDSHAKE, 80));
+        self.answer(record(HANDSHAKE, 40));
     }
 
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.files.path().join(name), text).unwrap();
+    /// An exchange whose request is this long.
+    fn exchange_of(&mut self, len: u16) {
+        self.tell(&record(DATA, len));
+        self.answer(record(DATA, 400));
     }
 
-    fn leaf(&self, name: &str, until: i32, issuer: Option<&Issuer<'_, KeyPair>>) {
-        let key = KeyPair::generate().unwrap();
-        let mut leaf = CertificateParams::new(vec!["upstream.test".to_owned()]).unwrap();
-        leaf.not_before = date_time_ymd(2000, 1, 1);
-        leaf.not_after = date_time_ymd(until, 1, 1);
-        let leaf = match issuer {
-            Some(issuer) => leaf.signed_by(&key, issuer),
-            None => leaf.self_signed(&key),
-        };
-        let text = leaf.unwrap().pem() + &key.serialize_pem();
-        self.write(&format!("{name}.pem"), &text);
+    /// Lengths on the wire of the segments with payload that came up, in order, and what was captured.
+    fn up(&self, towards: Direction) -> Vec<(u32, usize)> {
+        let segments = self.watch.seen.iter().filter_map(|(_, seen)| match seen {
+            Seen::Segment {
+                direction,
+                payload,
+                wire_len,
+                ..
+            } if *direction == towards && *wire_len > 0 => Some((*wire_len, payload.len())),
+            _ => None,
+        });
+        segments.collect()
     }
 
-    /// Runs the client once against `port`, to its end.
-    fn connect(&mut self, port: u16, flags: &str) {
-        let client = self.client();
-        let ca = self.files.path().join("ca.pem");
-        let command = format!(
-            "echo | {} s_client -connect 127.0.0.1:{port} -CAfile {} -verify_return_error -ign_eof {flags} >/dev/null 2>&1",
-            client.display(),
-            ca.display()
-        );
-        self.gateway.run(&command);
+    /// The same, of requests alone.
+    fn requests_up(&self) -> Vec<u32> {
+        let all = self.up(Direction::ToUpstream).into_iter();
+        // Behind the handshake.
+        all.skip(2).map(|(wire, _)| wire).collect()
     }
-}
 
-fn openssl() -> &'static Path {
-    Path::new("/usr/bin/openssl")
-}
-
-/// `openssl s_server` with one of the certificates, which answers a line and closes.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start(bed: &Bed, certificate: &str, flags: &[&str]) -> Self {
-        let certificate = bed.files.path().join(format!("{certificate}.pem"));
-        let mut child = Command::new(openssl())
-            .args(["s_server", "-accept", "127.0.0.1:0", "-rev", "-cert"])
-            .arg(&certificate)
-            .arg("-key")
-            .arg(&certificate)
-            .args(flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines
-            .find_map(|line| line.unwrap().strip_prefix("ACCEPT ").map(ToOwned::to_owned))
-            .unwrap();
-        let port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
-        thread::spawn(move || lines.for_each(drop));
-        Self { child, port }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A watch that has found the client's library. Another client keeps it mapped meanwhile.
-fn watch(bed: &mut Bed) -> (Watch, Child) {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let holder = Command::new(bed.client())
-        .args(["s_client", "-connect"])
-        .arg(silent.local_addr().unwrap().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let watch = {
-        let name = bed.gateway.name.clone();
-        let mut watch = Watch::start(&bed.gateway.config());
-        watch.until("library", |watch| {
-            let rows = watch.source.probes();
-            ["libssl", "libcrypto"].iter().all(|library| {
-                rows.iter().any(|row| {
-                    row.name == "tls_library"
-                        && row.attached
-                        && row.reason.contains(&name)
-                        && row.reason.contains(library)
-                })
+    /// Ends the connection and waits until that was seen.
+    fn close(mut self) -> Self {
+        self.upstream.shutdown(std::net::Shutdown::Write).unwrap();
+        self.watch.until("FIN", |watch| {
+            watch.has(|seen| {
+                seen.is_segment(Direction::FromUpstream, TcpFlags::FIN.union(TcpFlags::ACK))
             })
         });
-        watch
-    };
-    // The holder's connection stays in the backlog: nobody ever answers it.
-    std::mem::forget(silent);
-    (watch, holder)
-}
-
-/// What the library said since `from`, by hop.
-fn facts(watch: &Watch, from: usize) -> Vec<(HopId, LibraryFact)> {
-    watch.seen[from..]
-        .iter()
-        .filter_map(|(hop, seen)| match seen {
-            Seen::Signal(Signal::Library(fact)) => Some((hop.unwrap(), *fact)),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The hop to `port` that was opened since `from`.
-fn hop_to(watch: &Watch, from: usize, port: u16) -> HopId {
-    watch.seen[from..]
-        .iter()
-        .find_map(|(hop, seen)| match seen {
-            Seen::Signal(Signal::Opened { upstream, .. }) if upstream.port() == port => *hop,
-            _ => None,
-        })
-        .unwrap_or_else(|| panic!("no hop to {port} in\n{}", watch.trace()))
+        self.watch.settle();
+        self
+    }
 }
 
 #[test]
-fn a_refused_chain_comes_with_its_code_on_its_hop() {
-    let mut bed = Bed::new();
-    let (mut watch, mut holder) = watch(&mut bed);
-    let named = "-verify_hostname upstream.test";
-    for version in ["-tls1_2", "-tls1_3"] {
-        for (certificate, name, code) in [
-            ("expired", named, 10),
-            ("self", named, 18),
-            ("untrusted", named, 20),
-            ("good", "-verify_hostname other.test", 62),
-        ] {
-            let server = Server::start(&bed, certificate, &[]);
-            let from = watch.seen.len();
-            bed.connect(server.port, &format!("{version} {name}"));
-            watch.settle();
-            let hop = hop_to(&watch, from, server.port);
-            let facts = facts(&watch, from);
-            assert_eq!(
-                facts.get(..2),
-                Some(&[(hop, refused(code)), (hop, VERIFY_FAILED)][..]),
-                "{certificate} {version}: {facts:?}"
-            );
+fn a_handshake_is_seen_whole() {
+    let mut pair = Pair::start(|_| {});
+    pair.tell(&record(HANDSHAKE, 1800));
+    pair.answer(record(HANDSHAKE, 12_000));
+    pair.tell(&record(HANDSHAKE, 3000));
+    let pair = pair.close();
+    assert_eq!(pair.up(Direction::ToUpstream), [(1805, 1805), (3005, 3005)]);
+    assert_eq!(pair.up(Direction::FromUpstream), [(12_005, 12_005)]);
+    pair.watch.assert_no_loss();
+}
+
+#[test]
+fn what_goes_up_of_a_handshake_has_an_end() {
+    let mut pair = Pair::start(|_| {});
+    pair.tell(&record(HANDSHAKE, 500));
+    for _ in 0..70 {
+        pair.answer(record(HANDSHAKE, 100));
+    }
+    let pair = pair.close();
+    let segments = pair.up(Direction::FromUpstream);
+    let whole = segments
+        .iter()
+        .filter(|(wire, seen)| *wire as usize == *seen);
+    assert_eq!((segments.len(), whole.count()), (70, 63));
+}
+
+#[test]
+fn healthy_exchanges_over_tls_stay_in_the_kernel() {
+    let mut pair = Pair::start(|_| {});
+    pair.handshake();
+    // A ticket.
+    pair.answer(record(DATA, 250));
+    for len in 301..=310 {
+        pair.tell(&record(DATA, len));
+        pair.tell(&record(DATA, 20));
+        pair.answer(record(DATA, 400));
+        pair.answer(record(DATA, 4000));
+    }
+    pair.watch.settle();
+    assert_eq!(pair.requests_up(), [306, 25], "{}", pair.watch.trace());
+    let pair = pair.close();
+    assert_eq!(pair.requests_up(), [306, 25, 315, 25]);
+    let held = pair.held();
+    assert_eq!((held.exchanges, held.classes), (8, [0; 3]));
+    assert_eq!(held.request_bytes, (307..=314).sum::<u64>() + 8 * 25);
+    assert_eq!(held.response_bytes, 8 * (405 + 4005));
+    assert_eq!(held.first_byte.iter().sum::<u32>(), 8);
+    // Headers of records, and little else.
+    let data = |(wire, seen): &(u32, usize)| *wire > 300 && *seen > 5 && *seen < 100;
+    assert!(
+        pair.up(Direction::ToUpstream)[2..]
+            .iter()
+            .step_by(2)
+            .all(data)
+    );
+    pair.watch.assert_no_loss();
+}
+
+#[test]
+fn what_may_matter_over_tls_is_sent_up() {
+    for answer in [
+        record(ALERT, 26),
+        record(DATA, 19),
+        record(HANDSHAKE, 100),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        b"no".to_vec(),
+    ] {
+        let mut pair = Pair::start(|_| {});
+        pair.handshake();
+        for len in 301..=304 {
+            pair.exchange_of(len);
         }
+        pair.tell(&record(DATA, 305));
+        pair.answer(&answer);
+        let len = u32::try_from(answer.len()).unwrap();
+        pair.watch.until("the answer", |watch| {
+            watch.has(|seen| matches!(seen, Seen::Segment { wire_len, .. } if *wire_len == len))
+        });
+        assert_eq!(pair.requests_up(), [306, 310], "{answer:?}");
+        assert_eq!(pair.held().exchanges, 3);
     }
-    watch.assert_no_loss();
-    let _ = holder.kill();
-    let _ = holder.wait();
 }
 
 #[test]
-fn an_alert_and_a_foreign_protocol_come_as_they_are() {
-    let mut bed = Bed::new();
-    let (mut watch, mut holder) = watch(&mut bed);
-    for (version, reason) in [("-tls1_2", 1040), ("-tls1_3", 1116)] {
-        let server = Server::start(&bed, "good", &["-Verify", "1"]);
-        let from = watch.seen.len();
-        bed.connect(server.port, version);
-        watch.settle();
-        let hop = hop_to(&watch, from, server.port);
-        let facts = facts(&watch, from);
-        assert!(
-            facts.contains(&(hop, raised(reason))),
-            "{version}: {facts:?}"
-        );
+fn an_alert_of_the_gateway_sends_up_what_drew_it() {
+    for alert in [record(ALERT, 2), record(DATA, 19)] {
+        let mut pair = Pair::start(|_| {});
+        pair.handshake();
+        for len in 301..=304 {
+            pair.exchange_of(len);
+        }
+        pair.answer(b"in the middle of a response");
+        pair.tell(&alert);
+        let len = u32::try_from(alert.len()).unwrap();
+        pair.watch.until("the alert", |watch| {
+            watch.has(|seen| matches!(seen, Seen::Segment { wire_len, .. } if *wire_len == len))
+        });
+        assert_eq!(pair.requests_up(), [306, 309, len]);
+        let answers = pair.payloads(Direction::FromUpstream);
+        assert_eq!(answers.last().unwrap(), "in the middle of a response");
+        assert_eq!(pair.held().exchanges, 2);
     }
-
-    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = plain.local_addr().unwrap().port();
-    let answer = thread::spawn(move || {
-        let (mut stream, _) = plain.accept().unwrap();
-        let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
-    });
-    let from = watch.seen.len();
-    bed.connect(port, "");
-    answer.join().unwrap();
-    watch.settle();
-    let hop = hop_to(&watch, from, port);
-    assert_eq!(facts(&watch, from), [(hop, raised(267))]);
-    watch.assert_no_loss();
-    let _ = holder.kill();
-    let _ = holder.wait();
 }
 
 #[test]
-fn a_good_connection_has_nothing_but_the_answer_to_a_question() {
-    let mut bed = Bed::new();
-    let (mut watch, mut holder) = watch(&mut bed);
-    for version in ["-tls1_2", "-tls1_3"] {
-        let server = Server::start(&bed, "good", &[]);
-        let from = watch.seen.len();
-        bed.connect(server.port, &format!("{version} -verify_hostname upstream.test"));
-        watch.settle();
-        let hop = hop_to(&watch, from, server.port);
-        let asked = LibraryFact::Verified {
-            code: 0,
-            asked: true,
-        };
-        let facts = facts(&watch, from);
-        assert!(
-            facts.iter().all(|fact| *fact == (hop, asked)),
-            "{version}: {facts:?}"
-        );
+fn a_late_answer_over_tls_is_sent_up() {
+    let mut pair = Pair::start(|config| config.slow_first_byte_ms = 0);
+    pair.handshake();
+    for len in 301..=304 {
+        pair.exchange_of(len);
     }
-    watch.assert_no_loss();
-    let _ = holder.kill();
-    let _ = holder.wait();
+    let pair = pair.close();
+    assert_eq!(pair.requests_up(), [306, 307, 308, 309]);
+    assert_eq!(pair.held().exchanges, 0);
+}
+
+#[test]
+fn more_segments_than_there_is_room_for_are_sent_up() {
+    let mut pair = Pair::start(|_| {});
+    pair.handshake();
+    pair.exchange_of(301);
+    pair.exchange_of(302);
+    pair.tell(&record(DATA, 303));
+    for len in 1..=40 {
+        pair.answer(record(DATA, 1000 + len));
+    }
+    pair.exchange_of(304);
+    pair.exchange_of(305);
+    let pair = pair.close();
+    assert_eq!(pair.requests_up(), [306, 308, 310]);
+    assert_eq!(pair.held().exchanges, 2);
+    let expected = (1..=40).map(|len| 1005 + len);
+    let answers = pair.up(Direction::FromUpstream).into_iter().skip(3);
+    let answers: Vec<u32> = answers.map(|(wire, _)| wire).take(40).collect();
+    assert_eq!(answers, expected.collect::<Vec<_>>());
+    pair.watch.assert_no_loss();
+}
+
+#[test]
+fn a_connection_that_was_open_before_is_followed() {
+    let mut pair = Pair::start(|_| {});
+    // What a hop of which no handshake was seen begins with.
+    for len in 301..=305 {
+        pair.exchange_of(len);
+    }
+    let pair = pair.close();
+    let up = pair.up(Direction::ToUpstream);
+    let up: Vec<u32> = up.into_iter().map(|(wire, _)| wire).collect();
+    assert_eq!(up, [306, 310]);
+    assert_eq!(pair.held().exchanges, 3);
 }
