@@ -7,7 +7,8 @@ pub struct ProbeStatus {
     pub name: &'static str,
     /// Whether it is attached.
     pub attached: bool,
-    /// Why not, and what is lost by that; empty where it is attached.
+    /// Why not, and what is lost by that. Where it is attached it is empty, or says to what where there can
+    /// be several.
     pub reason: String,
 }
 

@@ -14,6 +14,7 @@ mod clients;
 mod connects;
 mod held;
 mod late;
+mod library;
 mod network;
 mod pair;
 mod segments;
