@@ -4,7 +4,7 @@ use super::certificate::{self, Chain};
 use super::hello::{self, Answer};
 use super::messages::{Message, Messages, kind};
 use super::record::{HEADER, Piece, Records, content};
-use super::sealed::{Sealed, Suite};
+use super::sealed::{Sealed, Suite, Told};
 use super::{Alert, Facts, Foreign, Side, Step, Version};
 use crate::model::{Actor, Timestamp};
 use crate::tcp::Chunk;
@@ -461,15 +461,18 @@ impl Session {
             .is_none_or(|client| client.early_data || client.cut);
         let sure = self.is_sure();
         let wire = self.wire(by);
-        let finished = match (suite, by) {
+        let told = match (suite, by) {
             (Some(suite), Actor::Gateway) => wire.sealed.gateway(suite, len, early_data),
             (Some(suite), Actor::Upstream) => wire.sealed.upstream(suite, len, resumed),
-            (None, _) => false,
+            (None, _) => Told::Nothing,
         };
         let side = self.side(by);
         side.first_application.get_or_insert(len);
+        if told == Told::Behind && sure && side.step < Step::Finished {
+            side.since_finished = side.since_finished.saturating_add(1);
+        }
         self.reach(by, Step::Encrypted);
-        if finished && sure {
+        if told != Told::Nothing && sure {
             self.reach(by, Step::Finished);
             if by == Actor::Gateway {
                 // It answers the upstream's (RFC 8446 section 2).

@@ -177,23 +177,41 @@ fn certificates_before_a_gap_are_kept() {
 
 #[test]
 fn finished_is_told_by_its_length_alone_where_that_is_certain() {
-    for (lengths, step, what) in [
-        (&[69][..], Step::Finished, "alone"),
-        (&[25, 69], Step::Finished, "behind no certificate"),
-        (&[433, 97, 69], Step::Finished, "behind a certificate"),
-        (&[433, 281, 69], Step::Finished, "behind one of RSA"),
-        (&[53], Step::Encrypted, "of another hash"),
-        (&[25], Step::Encrypted, "not yet"),
-        (&[19], Step::Encrypted, "an alert"),
-        (&[77], Step::Encrypted, "in one record with no certificate"),
-        (&[600], Step::Encrypted, "in one record with a certificate"),
-        (&[600, 69], Step::Encrypted, "or data behind it"),
+    for (lengths, step, since, what) in [
+        (&[69][..], Step::Finished, 0, "alone"),
+        (&[25, 69], Step::Finished, 0, "behind no certificate"),
+        (&[77], Step::Finished, 0, "in one record with none"),
+        (&[433, 97, 69], Step::Finished, 0, "behind a certificate"),
+        (&[433, 281, 69], Step::Finished, 0, "behind one of RSA"),
+        (&[520, 69], Step::Finished, 0, "behind both in one record"),
+        (&[433, 149], Step::Finished, 0, "with the verification"),
+        (&[600, 100], Step::Finished, 1, "all of it before data"),
         (
-            &[433, 90, 69],
-            Step::Encrypted,
-            "behind what verifies nothing",
+            &[600, 97, 100],
+            Step::Finished,
+            1,
+            "before data of any length",
         ),
-        (&[85], Step::Encrypted, "padded"),
+        (
+            &[600, 97, 69],
+            Step::Finished,
+            0,
+            "before data at the latest",
+        ),
+        (&[53], Step::Encrypted, 0, "of another hash"),
+        (&[25], Step::Encrypted, 0, "not yet"),
+        (&[25, 100], Step::Encrypted, 0, "not there"),
+        (&[19], Step::Encrypted, 0, "an alert"),
+        (&[600], Step::Encrypted, 0, "perhaps in one record"),
+        (&[600, 19], Step::Encrypted, 0, "perhaps before an alert"),
+        (&[433, 97], Step::Encrypted, 0, "not yet behind it"),
+        (
+            &[16401, 100],
+            Step::Encrypted,
+            0,
+            "behind a long certificate",
+        ),
+        (&[85], Step::Encrypted, 0, "padded"),
     ] {
         let mut session = tls13("tls13");
         received(&mut session, &sealed(&[3000]));
@@ -205,7 +223,7 @@ fn finished_is_told_by_its_length_alone_where_that_is_certain() {
         // Whoever finished had the upstream's Finished.
         assert_eq!(facts.from.step, step, "{what}");
         assert_eq!(facts.to.first_application, Some(lengths[0] as u16));
-        assert_eq!(facts.to.since_finished, 0);
+        assert_eq!(facts.to.since_finished, since, "{what}");
     }
 }
 
