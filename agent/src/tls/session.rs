@@ -3,7 +3,7 @@
 use super::certificate::{self, Chain};
 use super::hello::{self, Answer};
 use super::messages::{Message, Messages, kind};
-use super::record::{HEADER, Piece, Records, content};
+use super::record::{Piece, Records, content};
 use super::sealed::{Sealed, Suite, Told};
 use super::{Alert, Facts, Foreign, Side, Step, Version};
 use crate::model::{Actor, Timestamp};
@@ -86,8 +86,8 @@ impl Session {
     pub fn new() -> Self {
         Self::with(
             Facts::default(),
-            Wire::new(Records::new(true), Messages::default()),
-            Wire::new(Records::new(false), Messages::default()),
+            Wire::new(Records::new(), Messages::default()),
+            Wire::new(Records::new(), Messages::default()),
         )
     }
 
@@ -223,7 +223,7 @@ impl Session {
 
     fn piece(&mut self, by: Actor, at: Timestamp, piece: Piece<'_>) {
         match piece {
-            Piece::Begin { header, len, kind } => self.begin(by, header, kind, len),
+            Piece::Begin { kind, len } => self.begin(by, kind, len),
             Piece::Body(bytes) => self.body(by, bytes),
             Piece::Gap(gap) => self.gap(by, gap),
             Piece::End { kind, len } => self.end(by, at, kind, len),
@@ -255,7 +255,7 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, by: Actor, header: [u8; HEADER], content: u8, len: u16) {
+    fn begin(&mut self, by: Actor, content: u8, len: u16) {
         let version = self.version();
         let wire = self.wire(by);
         wire.reading = match content {
@@ -271,21 +271,12 @@ impl Session {
                     Reading::Messages
                 }
             },
-            content::COMPATIBLE => {
-                wire.messages.begin_compatible(len);
-                Reading::Messages
-            }
             content::ALERT if len == 2 => Reading::Alert {
                 bytes: [0; 2],
                 have: 0,
             },
             _ => Reading::Nothing,
         };
-        if content == content::COMPATIBLE {
-            // Its type and version were read along with its length.
-            let [_, _, read @ ..] = header;
-            self.body(by, &read);
-        }
     }
 
     fn body(&mut self, by: Actor, mut bytes: &[u8]) {
@@ -499,13 +490,6 @@ impl Session {
                     hello.bytes = len;
                     self.facts.client = Some(Box::new(hello));
                     self.offered = read.session_id;
-                }
-                self.reach(by, Step::Hello);
-            }
-            (Actor::Gateway, kind::COMPATIBLE_HELLO) => {
-                if let Some(mut hello) = hello::compatible(body) {
-                    hello.bytes = len;
-                    self.facts.client = Some(Box::new(hello));
                 }
                 self.reach(by, Step::Hello);
             }

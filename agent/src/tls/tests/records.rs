@@ -325,27 +325,14 @@ fn what_is_no_tls_is_told_with_its_place() {
 }
 
 #[test]
-fn the_hello_of_ssl_2_is_read() {
-    let ciphers = [0, 0, 0x2f, 7, 0, 0xc0, 0, 0, 0x0a];
-    let mut body = vec![1, 3, 1, 0, 9, 0, 0, 0, 16];
-    body.extend(ciphers);
-    body.extend([7; 16]);
-    let mut hello = vec![0x80, body.len() as u8];
-    hello.extend(&body);
+fn the_hello_of_ssl_2_is_no_record() {
+    // RFC 5246 appendix E.2.
+    let hello = [0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10];
     let mut session = Session::new();
-    for byte in &hello {
-        sent(&mut session, &[*byte]);
-    }
+    sent(&mut session, &hello);
     let facts = session.facts();
-    let client = facts.client.as_ref().unwrap();
-    assert_eq!(client.versions, [Version(0x0301)]);
-    assert_eq!(client.ciphers, [0x2f, 0x0a]);
-    assert_eq!(facts.to.step, Step::Hello);
-    assert_eq!(facts.foreign, None);
-    // The same from an upstream is nothing.
-    let mut session = Session::new();
-    received(&mut session, &hello);
-    assert!(session.facts().foreign.is_some());
+    assert_eq!(facts.foreign.as_ref().unwrap().bytes, hello);
+    assert_eq!((facts.to.records, facts.to.step), (0, Step::Nothing));
 }
 
 #[test]
