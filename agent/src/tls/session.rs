@@ -256,13 +256,14 @@ impl Session {
     }
 
     fn begin(&mut self, by: Actor, content: u8, len: u16) {
+        self.retract(by);
         let version = self.version();
         let wire = self.wire(by);
         wire.reading = match content {
             content::HANDSHAKE => match version {
                 Some(version) if wire.changed && !version.hides_handshake() => Reading::Encrypted,
                 None if wire.changed => {
-                    // Finished of TLS 1.2, or what follows a HelloRetryRequest that was missed.
+                    // The Finished of TLS 1.2, or what follows a HelloRetryRequest that was missed.
                     wire.messages.begin_changed(len);
                     Reading::Messages
                 }
@@ -326,7 +327,6 @@ impl Session {
     }
 
     fn end(&mut self, by: Actor, at: Timestamp, content: u8, len: u16) {
-        self.retract(by);
         let side = self.side(by);
         side.records = side.records.saturating_add(1);
         side.last = Some((content, len));
