@@ -330,6 +330,7 @@ impl Exchanges {
     /// Goes on behind healthy exchanges that passed unseen: what was open was over before.
     pub(super) fn tls_resume(&mut self, done: &mut Done) {
         if let Some(tls) = &mut self.tls {
+            tls.session.resume();
             tls.answered = true;
             tls.under_way = tls.under_way.take().or_else(|| self.open.pop_front());
             self.tls_answered(done);
