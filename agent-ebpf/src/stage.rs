@@ -140,8 +140,7 @@ fn opening(segment: &Segment) -> Option<Opening> {
     if segment.egress != 0 && flags & hop_flag::SPOKE == 0 {
         flags |= spoke(segment, &shape);
         set(hop, flags);
-        if flags & hop_flag::TLS != 0
-            && segment.start(&shape).is_some_and(|bytes| is_hello(&bytes))
+        if flags & hop_flag::TLS != 0 && segment.start(&shape).is_some_and(|bytes| is_hello(&bytes))
         {
             // SAFETY: as above; the process never changes.
             let _ = hello(segment.cookie, unsafe { (*hop).pid });

@@ -57,10 +57,14 @@ fn every_program_attaches_with_its_log() {
 fn a_check_finds_everything_here() {
     let rows = check();
     assert_complete(&rows);
-    for name in PROGRAMS
-        .iter()
-        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges", "tls_programs"])
-    {
+    for name in PROGRAMS.iter().chain(&[
+        "programs",
+        "btf",
+        "cgroup2",
+        "tracefs",
+        "privileges",
+        "tls_programs",
+    ]) {
         assert!(rows.iter().any(|row| row.name == *name), "no row {name}");
     }
 }

@@ -255,7 +255,6 @@ impl Watch {
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Dns(_) => (None, Seen::Dns),
                     Input::Lost { records } => (None, Seen::Lost(records)),
-                    Input::Dns(_) => return,
                 });
             });
         up_to.unwrap().as_nanos()

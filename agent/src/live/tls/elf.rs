@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt as _;
 
 use object::LittleEndian;
 use object::elf::{
-    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
-    SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
+    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHN_UNDEF,
+    SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
 };
 use thiserror::Error;
 
@@ -62,10 +62,7 @@ pub(super) struct Function {
 }
 
 /// The functions of `wanted` that `file` defines, each once.
-pub(super) fn functions(
-    file: &File,
-    wanted: &[&'static str],
-) -> Result<Vec<Function>, Unreadable> {
+pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
     let header = Bytes::read(file, 0, size_of::<FileHeader>() as u64)?;
     if header.bytes(0, 4)? != ELFMAG
         || header.bytes(offset_of!(FileHeader, e_ident) + 4, 2)? != [ELFCLASS64, ELFDATA2LSB]

@@ -177,7 +177,8 @@ broken
     #[test]
     fn files_that_a_process_serves_are_left_alone() {
         let found = candidates(MAPS, "");
-        let mounts = "30 1 0:47 / /opt rw - fuse.sshfs far rw\n31 1 254:0 / / rw - ext4 /dev/a rw\n";
+        let mounts =
+            "30 1 0:47 / /opt rw - fuse.sshfs far rw\n31 1 254:0 / / rw - ext4 /dev/a rw\n";
         let on_fuse: Vec<bool> = found.iter().map(|one| one.is_on_fuse(mounts)).collect();
         assert_eq!(on_fuse, [true, false]);
     }

@@ -15,9 +15,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
 use aya::Ebpf;
-use aya::programs::uprobe::{
-    UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope,
-};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
 
 use self::elf::Function;
@@ -212,7 +210,8 @@ impl Libraries {
             }
             let mut cookie = None;
             if function.name == RESULT {
-                let code = elf::code(&file, function, CODE_LEN).map_err(|error| error.to_string())?;
+                let code =
+                    elf::code(&file, function, CODE_LEN).map_err(|error| error.to_string())?;
                 let Some(offset) = accessor::offset(&code) else {
                     "where this build keeps the result of a verification cannot be told"
                         .clone_into(&mut library.missing);
