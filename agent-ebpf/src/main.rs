@@ -20,6 +20,7 @@
     reason = "the attribute of an entry point hands its context over by value"
 )]
 
+mod client;
 mod connect;
 mod ctx;
 mod emit;
@@ -32,7 +33,7 @@ mod tls;
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint, uprobe};
 use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, SkBuffContext, TracePointContext};
-use hopscope_ebpf::{ABI_VERSION, kind};
+use hopscope_ebpf::{ABI_VERSION, call, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
 #[used]
@@ -106,6 +107,44 @@ fn segment_egress(ctx: SkBuffContext) -> i32 {
 fn segment_ingress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 0);
     segment::ALLOW
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn client_state(ctx: BtfTracePointContext) -> i32 {
+    let _ = client::state_changed(&ctx);
+    0
+}
+
+/// Never attached: the segment programs call it.
+#[cgroup_skb(egress)]
+fn client_egress(ctx: SkBuffContext) -> i32 {
+    let _ = client::answered(&ctx);
+    segment::ALLOW
+}
+
+/// Never attached: the segment programs call it.
+#[cgroup_skb(ingress)]
+fn client_ingress(ctx: SkBuffContext) -> i32 {
+    let _ = client::asked(&ctx);
+    segment::ALLOW
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
+fn socket_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::SOCKET);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+fn accept_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::ACCEPT);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
+fn bind_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::BIND);
+    0
 }
 
 #[uprobe]

@@ -213,6 +213,14 @@ globals! {
     TASK_COMM: u32 = NO_OFFSET;
     /// `task_struct.nvcsw`, `u64`.
     TASK_SLEEPS: u32 = NO_OFFSET;
+    /// `task_struct.tgid`, `i32`.
+    TASK_TGID: u32 = NO_OFFSET;
+    /// `task_struct.pid`, `i32`.
+    TASK_PID: u32 = NO_OFFSET;
+    /// `task_struct.flags`, `u32`.
+    TASK_FLAGS: u32 = NO_OFFSET;
+    /// `task_struct.exit_code`, `i32`.
+    TASK_EXIT: u32 = NO_OFFSET;
     /// `task_struct.files`, pointer.
     TASK_FILES: u32 = NO_OFFSET;
     /// `files_struct.fdt`, pointer.

@@ -77,4 +77,28 @@ stats! {
     records_lost,
     /// Upstreams forgotten because the table was full.
     upstreams_dropped,
+    /// Answers 500 that gateways made themselves.
+    answers_500,
+    /// Answers 502 that gateways made themselves.
+    answers_502,
+    /// Answers 503 that gateways made themselves.
+    answers_503,
+    /// Answers 504 that gateways made themselves.
+    answers_504,
+    /// Other answers of 5xx that gateways made themselves.
+    answers_other,
+    /// Answers that gateways made themselves and that one failure or rule explains.
+    answers_explained,
+    /// Those that several failures explain alike.
+    answers_ambiguous,
+    /// Those that nothing explains, or no fact that is firm.
+    answers_unexplained,
+    /// Answers of 5xx that came from the upstream.
+    answers_passed_on,
+    /// Clients' connections that a gateway closed without a status.
+    answers_without_status,
+    /// Answers decided too soon because too many waited.
+    answers_dropped,
+    /// Failures that no client was told of.
+    events_hidden,
 }

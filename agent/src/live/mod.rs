@@ -7,6 +7,7 @@ mod boost;
 mod btf;
 mod cgroup;
 mod check;
+mod clients;
 mod clock;
 mod config;
 mod decode;

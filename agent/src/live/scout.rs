@@ -37,6 +37,18 @@ pub(super) enum Found {
         local: SocketAddr,
         upstream: SocketAddr,
     },
+    /// A gateway listens.
+    Listener {
+        process: Arc<Process>,
+        local: SocketAddr,
+    },
+    /// A connection that a gateway had accepted already.
+    Client {
+        cookie: u64,
+        netns: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
     /// A network namespace with a gateway in it.
     Namespace { netns: u64, sockets: icmp::Sockets },
     /// The last gateway of a namespace is gone. Its sockets have to go too: they keep it alive.
@@ -118,9 +130,10 @@ impl Scout {
         self.listen(&gateways, &mut found);
         for (netns, pid) in to_seed {
             let owners = owners(netns, &gateways, &others);
-            match seed::connections(&process::netns_path(pid)) {
-                Ok(connections) => {
-                    for connection in connections {
+            match seed::sockets(&process::netns_path(pid)) {
+                Ok(sockets) => {
+                    clients(netns, &sockets, &owners, &names, &mut found);
+                    for connection in sockets.outgoing {
                         self.seeded(netns, &connection, &owners, &names, &mut found);
                     }
                 }
@@ -192,6 +205,39 @@ impl Scout {
     }
 }
 
+/// Hands over where gateways listen, and what they have accepted.
+fn clients(
+    netns: u64,
+    sockets: &seed::Sockets,
+    owners: &HashMap<u64, (u32, bool)>,
+    names: &HashMap<u32, String>,
+    found: &mut impl FnMut(Found),
+) {
+    let of_gateway = |connection: &&seed::Connection| {
+        owners
+            .get(&connection.inode)
+            .is_some_and(|(_, is_gateway)| *is_gateway)
+    };
+    for listener in sockets.listening.iter().filter(of_gateway) {
+        let Some((pid, _)) = owners.get(&listener.inode) else {
+            continue;
+        };
+        let comm = names.get(pid).map_or("", String::as_str);
+        found(Found::Listener {
+            process: Arc::new(process::describe(*pid, comm, netns)),
+            local: listener.local,
+        });
+    }
+    for accepted in sockets.accepted.iter().filter(of_gateway) {
+        found(Found::Client {
+            cookie: accepted.cookie,
+            netns,
+            local: accepted.local,
+            remote: accepted.remote,
+        });
+    }
+}
+
 /// Who holds which socket in a namespace, and whether that is a gateway. Gateways come last, so that
 /// they win over a process that shares a socket with one.
 fn owners(
@@ -227,7 +273,7 @@ pub(super) fn gateways(config: &LiveConfig) -> Result<Vec<(u32, String)>, LiveEr
 /// Whether this host lets us look at all, tried on the network namespace that we are in.
 pub(super) fn rows() -> [ProbeStatus; 2] {
     let own = std::process::id();
-    let seeds = seed::connections(&process::netns_path(own)).map(|_| ()).map_err(|error| {
+    let seeds = seed::sockets(&process::netns_path(own)).map(|_| ()).map_err(|error| {
         format!("cannot ask the kernel for open connections (sock_diag, module tcp_diag): {error}: connections that were open before are not seen")
     });
     let icmp = icmp::open(own).map(|_| ()).map_err(|error| {

@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
 use super::boost::Boosts;
+use super::clients::Clients;
 use super::clock::{Clock, monotonic_ns};
 use super::config::LiveConfig;
 use super::decode::{Body, decode};
@@ -77,6 +78,7 @@ pub struct LiveSource {
     hops: Table<u64, [u32; 2]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
+    clients: Clients,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -90,6 +92,8 @@ pub struct LiveSource {
     icmp: Namespaces,
     /// Hops that were seeded and not handed over yet.
     waiting: Vec<(HopId, Signal)>,
+    /// Word of listeners that was not handed over yet.
+    listening: Vec<Input<'static>>,
     /// Hops that closed, with the time at which they are forgotten.
     closed: Closed,
     malformed: u64,
@@ -118,6 +122,7 @@ impl LiveSource {
         let Loaded {
             mut ebpf,
             mut probes,
+            clients,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
@@ -150,6 +155,7 @@ impl LiveSource {
             hops,
             ports,
             boosts,
+            clients,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -161,6 +167,7 @@ impl LiveSource {
             patrol,
             icmp: Namespaces::default(),
             waiting: Vec::new(),
+            listening: Vec::new(),
             closed: Closed::default(),
             malformed: 0,
             seeded: 0,
@@ -181,7 +188,7 @@ impl LiveSource {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, LiveError> {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.listening.is_empty() {
             self.wait(timeout.min(HOUSEKEEPING))?;
         }
         self.clock.refresh();
@@ -193,6 +200,9 @@ impl LiveSource {
         }
         for (hop, signal) in self.waiting.drain(..) {
             sink(now, Input::Signal { hop, signal });
+        }
+        for input in self.listening.drain(..) {
+            sink(now, input);
         }
         hear(&self.icmp, now, sink);
         self.drain_ring(now_ns, sink);
@@ -345,6 +355,17 @@ impl LiveSource {
                     Err(error) => tracing::debug!(%error, cookie, "not seeded"),
                 }
             }
+            Found::Listener { process, local } => {
+                self.clients.listen(process.netns, local);
+                self.listening
+                    .extend(self.processes.listeners.add(process, local));
+            }
+            Found::Client {
+                cookie,
+                netns,
+                local,
+                remote,
+            } => self.clients.seed(cookie, netns, local, remote),
             Found::Namespace { netns, sockets } => {
                 self.icmp.insert(netns, sockets);
             }

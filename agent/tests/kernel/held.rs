@@ -168,8 +168,8 @@ fn what_carries_no_http_is_seen_at_its_start_and_end() {
         pair.watch.seen.iter().filter(
             |(_, seen)| matches!(seen, Seen::Segment { payload, .. } if !payload.is_empty()),
         );
-    assert_eq!(segments.count(), 17);
-    assert_eq!(pair.watch.counter("kernel_opaque_segments"), 23);
+    assert_eq!(segments.count(), 16);
+    assert_eq!(pair.watch.counter("kernel_opaque_segments"), 24);
     assert!(
         !pair
             .watch

@@ -10,6 +10,7 @@
 )]
 
 mod attach;
+mod clients;
 mod connects;
 mod held;
 mod late;
