@@ -54,6 +54,8 @@ pub mod kind {
     pub const LISTEN: u16 = 21;
     /// A [`super::SocketCallRecord`].
     pub const SOCKET_CALL: u16 = 22;
+    /// A [`super::LibraryRecord`].
+    pub const LIBRARY: u16 = 13;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -362,6 +364,32 @@ pub struct Held {
     pub first_byte: [u32; FIRST_BYTE_LEN],
 }
 
+/// What the TLS library of a gateway's process said about a hop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LibraryRecord {
+    /// Header, [`kind::LIBRARY`].
+    pub header: Header,
+    /// One of [`library`].
+    pub what: u32,
+    /// Of an error: number of the part of the library that raised it.
+    pub library: u32,
+    /// The error's reason, or an `X509_V_` code.
+    pub value: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a [`LibraryRecord`] tells, in [`LibraryRecord::what`].
+pub mod library {
+    /// An error was raised.
+    pub const RAISED: u32 = 1;
+    /// How the verification of the chain ended that the library now gives up on.
+    pub const REFUSED: u32 = 2;
+    /// How the verification of the chain ended, for the program that asked.
+    pub const ASKED: u32 = 3;
+}
+
 /// Classes of the time to the first response byte: up to half a second, and longer.
 pub const FIRST_BYTE_LEN: usize = 20;
 
@@ -405,7 +433,8 @@ pub enum Counter {
     /// Exchanges that were not held back because the table of held exchanges took no entry. Nothing is
     /// lost by that.
     NotHeld = 8,
-    /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
+    /// Segments of hops that carry neither HTTP/1 nor TLS, not sent up because nothing in them can be
+    /// read.
     Opaque = 9,
     /// Clients' connections that are not watched because a table took no entry.
     ClientMapFull = 10,
@@ -413,10 +442,12 @@ pub enum Counter {
     ClientOpaque = 11,
     /// Answers to clients that begin no HTTP/1 response, such as bytes that a gateway passes on raw.
     ClientRaw = 12,
+    /// Errors and results of a TLS library that may belong to either of two connections.
+    LibraryUnjoined = 13,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 13;
+pub const COUNTERS_LEN: u32 = 14;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -434,6 +465,7 @@ impl Counter {
         (Self::ClientMapFull, "kernel_client_map_full"),
         (Self::ClientOpaque, "kernel_clients_opaque"),
         (Self::ClientRaw, "kernel_clients_raw"),
+        (Self::LibraryUnjoined, "kernel_library_unjoined"),
     ];
 }
 
@@ -464,16 +496,21 @@ pub const NO_OFFSET: u32 = u32::MAX;
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
-    /// The head of a final response has passed since the last request.
+    /// The head of a final response has passed since the last request; over TLS, application data of the
+    /// upstream behind such of the gateway.
     pub const ANSWERED: u32 = 2;
     /// The gateway has sent bytes.
     pub const SPOKE: u32 = 4;
-    /// The first of them began no HTTP/1 request.
+    /// The first of them began neither an HTTP/1 request nor a TLS record.
     pub const OPAQUE: u32 = 8;
+    /// The first of them began a TLS record.
+    pub const TLS: u32 = 16;
+    /// The gateway has sent application data over TLS.
+    pub const DATA: u32 = 32;
     /// It was reset, or an error was reported on it.
     pub const FAILED: u32 = 128;
-    /// From this bit on, segments with payload that passed since the hop was found to be opaque.
-    pub const SEGMENTS_SHIFT: u32 = 16;
+    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1.
+    pub const SPENT_SHIFT: u32 = 16;
 }
 
 /// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it. It joins to the hop a reset
@@ -531,6 +568,7 @@ layout! {
     Client { size: 1088, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, reserved: 60, request: 64 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
+    LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }

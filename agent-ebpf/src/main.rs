@@ -29,9 +29,10 @@ mod maps;
 mod segment;
 mod socket;
 mod stage;
+mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint, uprobe};
+use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, SkBuffContext, TracePointContext};
 use hopscope_ebpf::{ABI_VERSION, call, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
@@ -148,6 +149,42 @@ fn accept_exit(ctx: TracePointContext) -> u32 {
 #[tracepoint(category = "syscalls", name = "sys_exit_bind")]
 fn bind_exit(ctx: TracePointContext) -> u32 {
     let _ = client::call_returned(&ctx, call::BIND);
+    0
+}
+
+#[uprobe]
+fn tls_handshake(ctx: ProbeContext) -> u32 {
+    let _ = tls::handshake(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_raised(ctx: ProbeContext) -> u32 {
+    let _ = tls::raised(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_put(ctx: ProbeContext) -> u32 {
+    let _ = tls::put(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_verified(ctx: ProbeContext) -> u32 {
+    let _ = tls::verified(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_asked(ctx: ProbeContext) -> u32 {
+    let _ = tls::asked(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_freed(ctx: ProbeContext) -> u32 {
+    let _ = tls::freed(&ctx);
     0
 }
 

@@ -12,7 +12,7 @@ use crate::client;
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::maps::{self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count};
 use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
@@ -176,6 +176,9 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         return None;
     }
     maps::enter_port(ends.remote_port);
+    if GATEWAYS.get_ptr(caller.pid).is_none() {
+        let _ = GATEWAYS.insert(caller.pid, 0, 0);
+    }
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };

@@ -12,3 +12,4 @@ mod peers;
 mod robust;
 mod sim;
 mod tcp;
+mod tls;

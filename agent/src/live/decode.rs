@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
     CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
-    Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, OpenRecord, PF_EXITING, SegmentHeader,
-    SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, flag, kind,
+    Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord, OpenRecord, PF_EXITING,
+    SegmentHeader, SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, flag,
+    kind, library,
 };
 use thiserror::Error;
 
-use crate::model::{SocketCall, TcpState, Turn};
+use crate::model::{LibraryFact, SocketCall, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -39,6 +40,9 @@ pub(super) enum Malformed {
     /// A TCP state that this version does not know.
     #[error("a kernel record has unknown TCP state {0}")]
     State(u32),
+    /// Something of a TLS library that this version does not know.
+    #[error("a kernel record tells unknown fact {0} of a TLS library")]
+    Library(u32),
 }
 
 /// A record.
@@ -82,6 +86,7 @@ pub(super) enum Body<'a> {
         call: SocketCall,
         errno: i32,
     },
+    Library(LibraryFact),
     Connect {
         ends: Ends,
         caller: Process,
@@ -218,6 +223,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 errno: fields.i32(offset_of!(SocketCallRecord, errno))?,
             }
         }
+        kind::LIBRARY => {
+            exact(size_of::<LibraryRecord>())?;
+            fields.library()?
+        }
         kind::STATE => {
             exact(size_of::<StateRecord>())?;
             fields.state()?
@@ -343,6 +352,21 @@ impl<'a> Fields<'a> {
             classes,
             first_byte,
         })
+    }
+
+    fn library(&self) -> Result<Body<'a>, Malformed> {
+        let value = self.u32(offset_of!(LibraryRecord, value))?;
+        let verified = |asked| LibraryFact::Verified { code: value, asked };
+        let fact = match self.u32(offset_of!(LibraryRecord, what))? {
+            library::RAISED => LibraryFact::Raised {
+                library: self.u32(offset_of!(LibraryRecord, library))?,
+                reason: value,
+            },
+            library::REFUSED => verified(false),
+            library::ASKED => verified(true),
+            other => return Err(Malformed::Library(other)),
+        };
+        Ok(Body::Library(fact))
     }
 
     fn state(&self) -> Result<Body<'a>, Malformed> {

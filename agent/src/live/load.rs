@@ -21,7 +21,7 @@ use super::clients::Clients;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::offsets::{Offsets, ResetReasons};
-use super::{cgroup, tracefs};
+use super::{cgroup, tls, tracefs};
 use crate::stats::ProbeStatus;
 
 /// The object with the kernel programs; empty where the binary was built without them.
@@ -126,7 +126,10 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
+        ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
+        ("SAVED_AT", tls::SAVED_REGISTERS.0),
+        ("SAVED_LEN", tls::SAVED_REGISTERS.1),
     ]);
 
     let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };

@@ -21,6 +21,7 @@ mod process;
 mod scout;
 mod seed;
 mod source;
+mod tls;
 mod tracefs;
 mod translate;
 mod unix;

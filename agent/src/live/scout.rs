@@ -1,5 +1,5 @@
 //! Looks for gateway processes again and again, and for what belongs to them: connections that are
-//! open already, and a place to hear ICMP errors in their network namespaces.
+//! open already, a place to hear ICMP errors in their network namespaces, and their TLS libraries.
 //!
 //! Runs on a thread of its own, since reading `/proc` and entering namespaces would keep the ring
 //! waiting.
@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::config::LiveConfig;
 use super::process::{self, Matcher};
 use super::source::Waker;
+use super::tls::Libraries;
 use super::{LiveError, icmp, seed};
 use crate::model::{Process, UpstreamPattern};
 use crate::stats::ProbeStatus;
@@ -52,6 +53,8 @@ pub(super) enum Found {
     Namespace { netns: u64, sockets: icmp::Sockets },
     /// The last gateway of a namespace is gone. Its sockets have to go too: they keep it alive.
     NamespaceGone { netns: u64 },
+    /// What is heard of TLS libraries has changed.
+    Libraries { rows: Vec<ProbeStatus> },
 }
 
 /// The looking itself, without its thread.
@@ -59,6 +62,7 @@ pub(super) enum Found {
 pub(super) struct Scout {
     matcher: Matcher,
     upstreams: Vec<UpstreamPattern>,
+    libraries: Libraries,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// Namespaces that we listen for ICMP errors in, or could not.
@@ -68,10 +72,11 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(config: &LiveConfig) -> Result<Self, LiveError> {
+    pub(super) fn new(config: &LiveConfig, libraries: Libraries) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
             upstreams: config.upstreams.clone(),
+            libraries,
             gateways: HashMap::new(),
             namespaces: HashSet::new(),
             looked_everywhere: false,
@@ -112,6 +117,14 @@ impl Scout {
         }
         for (pid, netns) in &others {
             to_seed.entry(*netns).or_insert(*pid);
+        }
+        let with_names = gateways
+            .keys()
+            .map(|pid| (*pid, names.get(pid).map_or("", String::as_str)));
+        if self.libraries.look(with_names) {
+            found(Found::Libraries {
+                rows: self.libraries.rows().to_vec(),
+            });
         }
         // Listen first: an error that a seeded connection meets should not be missed.
         self.listen(&gateways, &mut found);
@@ -245,6 +258,16 @@ fn owners(
         })
     };
     of(others, false).chain(of(gateways, true)).collect()
+}
+
+/// The gateways that are there, with their names.
+pub(super) fn gateways(config: &LiveConfig) -> Result<Vec<(u32, String)>, LiveError> {
+    let matcher = Matcher::new(config)?;
+    Ok(process::pids()
+        .into_iter()
+        .filter_map(|pid| Some((pid, process::comm_of(pid)?)))
+        .filter(|(pid, comm)| matcher.is_gateway(*pid, comm))
+        .collect())
 }
 
 /// Whether this host lets us look at all, tried on the network namespace that we are in.

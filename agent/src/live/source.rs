@@ -7,7 +7,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use hopscope_ebpf::{Counter, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -24,6 +23,7 @@ use super::log::KernelLog;
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
+use super::tls::Libraries;
 use super::{LiveError, translate};
 use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
@@ -84,8 +84,10 @@ pub struct LiveSource {
     processes: Processes,
     reset_reasons: ResetReasons,
     probes: Vec<ProbeStatus>,
+    libraries: Vec<ProbeStatus>,
     log: Option<KernelLog>,
     waker: Waker,
+    /// Holds the kernel programs and their links as well.
     patrol: Patrol,
     icmp: Namespaces,
     /// Hops that were seeded and not handed over yet.
@@ -99,8 +101,6 @@ pub struct LiveSource {
     not_tcp: u64,
     lost: u64,
     lost_checked_ns: u64,
-    /// Holds the programs and their links.
-    _ebpf: Ebpf,
 }
 
 impl std::fmt::Debug for LiveSource {
@@ -119,7 +119,6 @@ impl LiveSource {
 
     /// The same with another object than the embedded one.
     pub fn start_with(object: &[u8], config: &LiveConfig) -> Result<Self, LiveError> {
-        let mut scout = Scout::new(config)?;
         let Loaded {
             mut ebpf,
             mut probes,
@@ -142,6 +141,9 @@ impl LiveSource {
         })?;
 
         probes.extend(scout::rows());
+        let libraries = Libraries::new(ebpf);
+        let rows = libraries.rows().to_vec();
+        let mut scout = Scout::new(config, libraries)?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(|source| LiveError::Io {
@@ -159,6 +161,7 @@ impl LiveSource {
             processes: Processes::default(),
             reset_reasons,
             probes,
+            libraries: rows,
             log,
             waker,
             patrol,
@@ -171,7 +174,6 @@ impl LiveSource {
             not_tcp: 0,
             lost: 0,
             lost_checked_ns: 0,
-            _ebpf: ebpf,
         };
         for found in first {
             source.take_up(found);
@@ -228,7 +230,8 @@ impl LiveSource {
 
     /// What is attached and what is not, and what is lost by that.
     pub fn probes(&self) -> Vec<ProbeStatus> {
-        self.probes.clone()
+        let libraries = self.libraries.iter().cloned();
+        self.probes.iter().cloned().chain(libraries).collect()
     }
 
     /// Every counter of the kernel programs and of this source.
@@ -369,6 +372,7 @@ impl LiveSource {
             Found::NamespaceGone { netns } => {
                 self.icmp.remove(&netns);
             }
+            Found::Libraries { rows } => self.libraries = rows,
         }
     }
 

@@ -109,6 +109,7 @@ pub(super) fn input<'a>(
                 errno: Errno(errno),
             }));
         }
+        Body::Library(fact) => Signal::Library(fact),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hopscope::model::{
     AttemptInfo, Cause, ClientInfo, Completeness, ConnectionInfo, Evidence, EvidenceSource,
     ExchangeInfo, FaultSide, GatewayAnswer, GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Target,
-    Timestamp, UpstreamInfo,
+    Timestamp, TlsInfo, UpstreamInfo,
 };
 use hopscope::serve::{Hub, HubConfig, Listener, serve_agent};
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
@@ -43,6 +43,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         gateway: None,
         exchange: None,
         connection: ConnectionInfo::default(),
+        tls: None,
         evidence: vec![Evidence {
             source: EvidenceSource::Kernel,
             what: "connect_errno".into(),
@@ -107,6 +108,13 @@ pub(crate) fn full_event() -> HopEvent {
             syn_retransmits: 1,
             retransmits: 2,
         },
+        tls: Some(TlsInfo {
+            version: Some("TLS 1.3".to_owned()),
+            cipher: Some("TLS_AES_128_GCM_SHA256".to_owned()),
+            sni: Some("shop.internal".to_owned()),
+            alpn: None,
+            source: EvidenceSource::Packet,
+        }),
         evidence: vec![Evidence {
             source: EvidenceSource::Packet,
             what: "fin_before_response".into(),
