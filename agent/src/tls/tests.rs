@@ -1,0 +1,3 @@
+//! Handshakes of real libraries, and what becomes of them in any split.
+
+mod recorded;
