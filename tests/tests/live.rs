@@ -6,6 +6,7 @@ mod live {
     pub(crate) mod captures;
     pub(crate) mod status;
     mod stopped;
+    mod tls;
 }
 
 use std::time::Duration;
