@@ -93,8 +93,13 @@ fn entries(body: &[u8], cut: bool) -> Option<Fields<'_>> {
     fields.take(len).map(Fields)
 }
 
-/// Reads one certificate in DER, keeping at most `names` of its names. Nothing where it is malformed.
-pub fn read(der: &[u8], names: usize) -> Option<Certificate> {
+/// Reads one certificate in DER. Nothing where it is malformed.
+pub fn read_certificate(der: &[u8]) -> Option<Certificate> {
+    read(der, MAX_NAMES)
+}
+
+/// The same, keeping at most `names` of its names.
+fn read(der: &[u8], names: usize) -> Option<Certificate> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let tbs = &parsed.tbs_certificate;
     let (key, key_bits) = key(&tbs.subject_pki);

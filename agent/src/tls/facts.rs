@@ -12,9 +12,12 @@ impl Version {
     /// TLS 1.3.
     pub const TLS13: Self = Self(0x0304);
 
+    /// Draft 26 of TLS 1.3 in a variant of Facebook's, which its applications still offer.
+    pub(super) const FACEBOOK: Self = Self(0xfb1a);
+
     /// Whether most of the handshake is encrypted: TLS 1.3 and its drafts, which are `0x7fxx`.
     pub const fn hides_handshake(self) -> bool {
-        self.0 == Self::TLS13.0 || self.0 >> 8 == 0x7f
+        self.0 == Self::TLS13.0 || self.0 >> 8 == 0x7f || self.0 == Self::FACEBOOK.0
     }
 }
 

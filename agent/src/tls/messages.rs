@@ -68,6 +68,8 @@ pub(super) struct Messages {
     kept: Vec<u8>,
     /// Whether nothing more of this message is kept: bytes are missing, or the cap is reached.
     cut: bool,
+    /// Whether bytes are missing that would have been read.
+    missed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,15 +108,16 @@ impl Messages {
         matches!(self.state, State::Lost)
     }
 
-    /// Whether bytes of the message at hand are missing, and would be read.
-    pub(super) const fn is_cut(&self) -> bool {
-        matches!(self.state, State::Body { kind, .. } if self.cut && is_read(kind))
+    /// Tells once that bytes are missing that would have been read.
+    pub(super) const fn take_missed(&mut self) -> bool {
+        core::mem::replace(&mut self.missed, false)
     }
 
     /// Forgets where messages begin.
     pub(super) fn lose(&mut self) {
         *self = Self {
             state: State::Lost,
+            missed: self.missed,
             ..Self::default()
         };
     }
@@ -205,15 +208,17 @@ impl Messages {
     /// Takes bytes that were not captured, up to the end of a message or to where it is lost.
     pub(super) fn skip(&mut self, gap: u64) -> (u64, Option<Message>) {
         match &mut self.state {
-            State::Body { left, .. } => {
+            State::Body { kind, left, .. } => {
                 let taken = gap.min(u64::from(*left));
                 *left = left.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
                 self.cut |= taken > 0;
+                self.missed |= taken > 0 && is_read(*kind);
                 (taken, self.ended())
             }
             State::Header { .. } | State::Lost => {
                 if gap > 0 {
                     self.lose();
+                    self.missed = true;
                 }
                 (gap, None)
             }

@@ -17,7 +17,7 @@ mod session;
 mod tests;
 mod text;
 
-pub use certificate::read as read_certificate;
+pub use certificate::read_certificate;
 pub use chain::{ChainShape, NameMatch, anchor, chain_shape, name_match};
 pub use facts::{
     Alert, Certificate, ClientHello, Facts, Foreign, ServerHello, Side, Step, SubjectName, Version,

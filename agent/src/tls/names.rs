@@ -242,6 +242,7 @@ impl fmt::Display for Version {
             draft @ 0x7f00..=0x7fff => {
                 return write!(f, "TLS 1.3 draft {}", draft & 0xff);
             }
+            0xfb1a => "TLS 1.3 draft 26",
             other => return write!(f, "0x{other:04x}"),
         })
     }

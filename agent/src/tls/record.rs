@@ -91,6 +91,12 @@ impl Records {
         }
     }
 
+    /// Whether the place of every header followed from the one before.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) const fn is_sure(&self) -> bool {
+        self.sure
+    }
+
     /// Bytes of the record that is not complete.
     pub(super) fn partial(&self) -> u32 {
         match self.state {

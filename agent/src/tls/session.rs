@@ -79,6 +79,9 @@ impl Default for Session {
 }
 
 impl Session {
+    /// The most memory that it keeps beside the size of this type, whatever is sent.
+    pub const MAX_KEPT_BYTES: usize = 256 * 1024;
+
     /// A connection from its first byte on.
     pub fn new() -> Self {
         Self::with(
@@ -124,6 +127,12 @@ impl Session {
             + self.offered.capacity()
             + self.to.messages.kept_bytes()
             + self.from.messages.kept_bytes()
+    }
+
+    /// Whether it was certain for every byte so far which record it belongs to.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) const fn is_sure(&self) -> bool {
+        self.to.records.is_sure() && self.from.records.is_sure()
     }
 
     /// Takes what the gateway sent, in order.
@@ -302,8 +311,7 @@ impl Session {
                         None => {}
                     }
                 }
-                let wire = self.wire(by);
-                if wire.messages.is_lost() || wire.messages.is_cut() {
+                if self.wire(by).messages.take_missed() {
                     self.side(by).gap = true;
                 }
             }

@@ -5,11 +5,27 @@ use crate::model::{Actor, Timestamp};
 use crate::tcp::Chunk;
 
 /// A recorded connection: who sent what, in turns.
+#[derive(Debug)]
 pub(super) struct Recording(pub(super) Vec<(Actor, Vec<u8>)>);
 
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/fixtures");
+
 impl Recording {
+    /// The names of all, sorted.
+    pub(super) fn names() -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(FIXTURES)
+            .unwrap()
+            .filter_map(|entry| {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                name.strip_suffix(".txt").map(str::to_owned)
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
     pub(super) fn read(name: &str) -> Self {
-        let path = format!("{}/src/tls/fixtures/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{FIXTURES}/{name}.txt");
         let text = std::fs::read_to_string(path).unwrap();
         let turns = text.lines().map(|line| {
             let (mark, hex) = line.split_once(' ').unwrap();
@@ -119,16 +135,8 @@ fn summary(facts: &Facts) -> Vec<String> {
 
 #[test]
 fn each_recording_shows_what_happened() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/fixtures");
-    let expected = std::fs::read_to_string(format!("{path}/expected")).unwrap();
-    let mut names: Vec<_> = std::fs::read_dir(path)
-        .unwrap()
-        .filter_map(|entry| {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            name.strip_suffix(".txt").map(str::to_owned)
-        })
-        .collect();
-    names.sort();
+    let expected = std::fs::read_to_string(format!("{FIXTURES}/expected")).unwrap();
+    let names = Recording::names();
     assert!(names.len() > 20);
     let mut told = Vec::new();
     for name in names {
