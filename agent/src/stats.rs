@@ -39,8 +39,12 @@ stats! {
     hops_mid_stream,
     /// Hops evicted because the table was full.
     hops_evicted,
-    /// Hops that carry something other than HTTP/1: judged by their connect only.
+    /// Hops that carry something other than HTTP/1 or TLS: judged by their connect only.
     hops_opaque,
+    /// Hops that carry TLS: judged by their handshake and by runs of records.
+    hops_tls,
+    /// Failures for which packets and the gateway's TLS library name different causes.
+    tls_sources_disagree,
     /// Exchanges that ended, failed ones included.
     exchanges,
     /// Those of them that were healthy and stayed in the kernel.

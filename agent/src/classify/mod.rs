@@ -6,6 +6,7 @@
 mod connect;
 mod exchange;
 mod peers;
+mod tls;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use peers::{
     Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
     process_died,
 };
+pub use tls::{TlsFacts, TlsRun, TlsVerdict, inside_tls, tls};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use owo_colors::{OwoColorize as _, Style};
 
-use crate::model::{ExchangeInfo, HopEvent, Proof, Timestamp};
+use crate::model::{ExchangeInfo, HopEvent, Proof, Timestamp, TlsInfo};
 
 /// Fits all but three ids of the catalogue; those shift their line.
 const CAUSE_WIDTH: usize = 30;
@@ -54,7 +54,7 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
         None => text.push_str("  -"),
     }
     if let Some(exchange) = &event.exchange {
-        write_exchange(text, exchange)?;
+        write_exchange(text, exchange, event.tls.is_some())?;
     }
     for piece in &event.evidence {
         write!(
@@ -98,6 +98,14 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
             printable(splitter)
         )?;
     }
+    if let Some(tls) = &event.tls {
+        write!(
+            text,
+            "\n    {:12}  {}",
+            "tls".style(faint),
+            printable(&tls_line(tls))
+        )?;
+    }
     if let Some(capture) = &event.capture_id {
         write!(
             text,
@@ -112,8 +120,23 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
     Ok(())
 }
 
-fn write_exchange(text: &mut String, exchange: &ExchangeInfo) -> fmt::Result {
-    let method = exchange.method.as_deref().unwrap_or("?");
+/// Version, cipher suite, server name and application protocol, as far as they are known.
+fn tls_line(tls: &TlsInfo) -> String {
+    let known = |text: &Option<String>| text.clone();
+    let named =
+        |name: &str, text: &Option<String>| text.as_ref().map(|text| format!("{name} {text}"));
+    let parts = [
+        known(&tls.version).or_else(|| Some("no version chosen".to_owned())),
+        known(&tls.cipher),
+        named("server name", &tls.sni),
+        named("ALPN", &tls.alpn),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn write_exchange(text: &mut String, exchange: &ExchangeInfo, tls: bool) -> fmt::Result {
+    let hidden = if tls { "(inside TLS)" } else { "?" };
+    let method = exchange.method.as_deref().unwrap_or(hidden);
     let host = exchange.host.as_deref().unwrap_or_default();
     let path = exchange.path.as_deref().unwrap_or_default();
     write!(

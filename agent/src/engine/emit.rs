@@ -99,6 +99,8 @@ impl Engine {
             address: local.ip(),
             port: local.port(),
         });
+        let source = event.evidence.first().map(|decisive| decisive.source);
+        event.tls = source.and_then(|source| hop.tls_info(source));
         event.connection = ConnectionInfo {
             reused: exchange
                 .as_ref()
@@ -171,6 +173,7 @@ impl Engine {
             gateway: process.map(|process| gateway_info(process)),
             exchange: None,
             connection: ConnectionInfo::default(),
+            tls: None,
             evidence: verdict.evidence,
             rejected_by: verdict.rejected_by,
             tolerated_by: verdict.tolerated_by,

@@ -10,6 +10,7 @@
 mod across;
 mod connecting;
 mod judge;
+mod tls;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -452,6 +453,7 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
+            Signal::Library(fact) => self.hear(fact),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -479,8 +481,7 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::Library(_)
-            | Signal::ResetSent {
+            Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}
@@ -586,7 +587,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else {
+        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

@@ -11,3 +11,4 @@ mod peers;
 mod robust;
 mod sim;
 mod tcp;
+mod tls;

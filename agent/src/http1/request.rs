@@ -265,8 +265,10 @@ impl RequestParser {
                 let room = MAX_HEAD_BYTES.saturating_sub(known);
                 head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
                 if let Some(protocol) = foreign(head) {
+                    let taken = head.len() - known;
+                    self.spare = std::mem::take(head);
                     self.state = State::Opaque;
-                    return (bytes.len(), Some(RequestEvent::Opaque(protocol)));
+                    return (taken, Some(RequestEvent::Opaque(protocol)));
                 }
                 let Some(end) = head_end(head, known) else {
                     if head.len() >= MAX_HEAD_BYTES {
@@ -341,6 +343,11 @@ impl RequestParser {
                 }
             },
         }
+    }
+
+    /// Takes out the first bytes of a direction that was just found to be no HTTP/1.
+    pub fn take_opaque(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
     }
 
     /// Takes a head that nobody needs any more: the next one may have its buffer.

@@ -54,6 +54,9 @@ pub struct HopEvent {
     pub exchange: Option<ExchangeInfo>,
     /// The connection it ran on.
     pub connection: ConnectionInfo,
+    /// Its TLS, where the gateway speaks that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsInfo>,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
     /// Gateways that were measured to reject what the upstream sent, each with the status that its
@@ -244,6 +247,25 @@ pub struct ConnectionInfo {
     pub syn_retransmits: u32,
     /// Other segments sent again by the gateway.
     pub retransmits: u32,
+}
+
+/// The TLS of a hop, as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsInfo {
+    /// Version chosen: `TLS 1.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Cipher suite chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// Server name that the gateway asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Application protocol chosen; TLS 1.3 hides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
+    /// Which source proved the cause.
+    pub source: EvidenceSource,
 }
 
 /// One fact that supports a verdict.

@@ -18,7 +18,7 @@ pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};
 pub use event::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent,
-    LocalInfo, Phase, UpstreamInfo,
+    LocalInfo, Phase, TlsInfo, UpstreamInfo,
 };
 pub use held::{FIRST_BYTE_CLASSES, HeldExchanges, first_byte_class};
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};

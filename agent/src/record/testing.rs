@@ -130,6 +130,7 @@ pub(super) fn event() -> HopEvent {
             ..ExchangeInfo::default()
         }),
         connection: ConnectionInfo::default(),
+        tls: None,
         evidence: vec![Evidence {
             source: EvidenceSource::Packet,
             what: Cow::Borrowed("broken_rule"),

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_event as part;
+use hopscope_proto::v1::hop_event::evidence::Source;
 use thiserror::Error;
 
 use crate::model::{
     Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress,
+    UpstreamInfo,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -124,6 +126,13 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
             syn_retransmits: event.connection.syn_retransmits,
             retransmits: event.connection.retransmits,
         }),
+        tls: event.tls.as_ref().map(|tls| part::Tls {
+            version: tls.version.clone(),
+            cipher: tls.cipher.clone(),
+            sni: tls.sni.clone(),
+            alpn: tls.alpn.clone(),
+            source: source_to_proto(tls.source).into(),
+        }),
         evidence: event.evidence.iter().map(evidence_to_proto).collect(),
         rejected_by: event.rejected_by.clone(),
         tolerated_by: event.tolerated_by.clone(),
@@ -153,15 +162,8 @@ fn exchange_to_proto(exchange: &ExchangeInfo) -> part::Exchange {
 }
 
 fn evidence_to_proto(evidence: &Evidence) -> part::Evidence {
-    use part::evidence::Source;
-    let source = match evidence.source {
-        EvidenceSource::Packet => Source::Packet,
-        EvidenceSource::Kernel => Source::Kernel,
-        EvidenceSource::TlsLibrary => Source::TlsLibrary,
-        EvidenceSource::Timer => Source::Timer,
-    };
     part::Evidence {
-        source: source.into(),
+        source: source_to_proto(evidence.source).into(),
         what: evidence.what.clone().into_owned(),
         offset: evidence.offset,
         bytes: evidence.bytes.clone(),
@@ -258,6 +260,16 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
             syn_retransmits: connection.syn_retransmits,
             retransmits: connection.retransmits,
         },
+        tls: match event.tls {
+            None => None,
+            Some(tls) => Some(TlsInfo {
+                version: tls.version,
+                cipher: tls.cipher,
+                sni: tls.sni,
+                alpn: tls.alpn,
+                source: source_from_proto(tls.source, "tls.source")?,
+            }),
+        },
         evidence,
         rejected_by: event.rejected_by,
         tolerated_by: event.tolerated_by,
@@ -290,23 +302,32 @@ fn exchange_from_proto(exchange: part::Exchange) -> Result<ExchangeInfo, Convert
 }
 
 fn evidence_from_proto(evidence: part::Evidence) -> Result<Evidence, ConvertError> {
-    use part::evidence::Source;
-    let source = match Source::try_from(evidence.source) {
-        Ok(Source::Packet) => EvidenceSource::Packet,
-        Ok(Source::Kernel) => EvidenceSource::Kernel,
-        Ok(Source::TlsLibrary) => EvidenceSource::TlsLibrary,
-        Ok(Source::Timer) => EvidenceSource::Timer,
-        Ok(Source::Unspecified) | Err(_) => {
-            return Err(bad_enum("evidence.source", evidence.source));
-        }
-    };
     Ok(Evidence {
-        source,
+        source: source_from_proto(evidence.source, "evidence.source")?,
         what: Cow::Owned(evidence.what),
         offset: evidence.offset,
         bytes: evidence.bytes,
         text: evidence.text,
     })
+}
+
+const fn source_to_proto(source: EvidenceSource) -> Source {
+    match source {
+        EvidenceSource::Packet => Source::Packet,
+        EvidenceSource::Kernel => Source::Kernel,
+        EvidenceSource::TlsLibrary => Source::TlsLibrary,
+        EvidenceSource::Timer => Source::Timer,
+    }
+}
+
+fn source_from_proto(source: i32, field: &'static str) -> Result<EvidenceSource, ConvertError> {
+    match Source::try_from(source) {
+        Ok(Source::Packet) => Ok(EvidenceSource::Packet),
+        Ok(Source::Kernel) => Ok(EvidenceSource::Kernel),
+        Ok(Source::TlsLibrary) => Ok(EvidenceSource::TlsLibrary),
+        Ok(Source::Timer) => Ok(EvidenceSource::Timer),
+        Ok(Source::Unspecified) | Err(_) => Err(bad_enum(field, source)),
+    }
 }
 
 fn proof_to_proto(proof: Proof) -> proto::Proof {

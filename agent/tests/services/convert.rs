@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use hopscope::model::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo,
-    HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo, catalogue,
+    HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress, UpstreamInfo,
+    catalogue,
 };
 use hopscope::serve::{ConvertError, from_proto, to_proto};
 use hopscope_proto::v1 as proto;
@@ -67,6 +68,19 @@ fn exchange() -> impl Strategy<Value = ExchangeInfo> {
     })
 }
 
+fn tls_info() -> impl Strategy<Value = TlsInfo> {
+    let source = select(vec![EvidenceSource::Packet, EvidenceSource::TlsLibrary]);
+    (of(text()), of(text()), of(text()), of(text()), source).prop_map(
+        |(version, cipher, sni, alpn, source)| TlsInfo {
+            version,
+            cipher,
+            sni,
+            alpn,
+            source,
+        },
+    )
+}
+
 fn gateway() -> impl Strategy<Value = GatewayInfo> {
     (any::<u32>(), text(), any::<u64>(), text(), of(text())).prop_map(
         |(pid, comm, netns, cgroup, container)| GatewayInfo {
@@ -123,6 +137,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
         of(text()),
         (any::<u64>(), any::<bool>(), any::<bool>()),
         (vec(text(), 0..3), vec(text(), 0..3)),
+        of(tls_info()),
     );
     let head = (text(), any::<u64>(), text());
     (head, verdict, ends, of(exchange()), connection, rest).prop_map(
@@ -155,6 +170,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
                 syn_retransmits: connection.4[0],
                 retransmits: connection.4[1],
             },
+            tls: rest.4,
             evidence: rest.0,
             rejected_by: rest.3.0,
             tolerated_by: rest.3.1,

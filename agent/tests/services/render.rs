@@ -25,6 +25,8 @@ fn json_keys_are_the_designs() {
             r#""request_bytes":321,"response_bytes":17},"#,
             r#""connection":{"reused":true,"age_ms":2500.0,"idle_ms":1000.0,"rtt_us":150,"#,
             r#""syn_retransmits":1,"retransmits":2},"#,
+            r#""tls":{"version":"TLS 1.3","cipher":"TLS_AES_128_GCM_SHA256","sni":"shop.internal","#,
+            r#""source":"packet"},"#,
             r#""evidence":[{"source":"packet","what":"fin_before_response","offset":17,"#,
             r#""bytes":"SFRUUC8xLjEgMjAwIE9LDQo=","text":"FIN in the middle of the head"}],"#,
             r#""rejected_by":["HAProxy 2.6 (502)"],"tolerated_by":["nginx 1.22"],"#,

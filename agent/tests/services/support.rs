@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hopscope::model::{
     Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamInfo,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamInfo,
 };
 use hopscope::serve::{Hub, HubConfig, Listener, serve_agent};
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
@@ -42,6 +42,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         gateway: None,
         exchange: None,
         connection: ConnectionInfo::default(),
+        tls: None,
         evidence: vec![Evidence {
             source: EvidenceSource::Kernel,
             what: "connect_errno".into(),
@@ -104,6 +105,13 @@ pub(crate) fn full_event() -> HopEvent {
             syn_retransmits: 1,
             retransmits: 2,
         },
+        tls: Some(TlsInfo {
+            version: Some("TLS 1.3".to_owned()),
+            cipher: Some("TLS_AES_128_GCM_SHA256".to_owned()),
+            sni: Some("shop.internal".to_owned()),
+            alpn: None,
+            source: EvidenceSource::Packet,
+        }),
         evidence: vec![Evidence {
             source: EvidenceSource::Packet,
             what: "fin_before_response".into(),
