@@ -48,6 +48,8 @@ pub struct Scenario {
     pub verdict: Option<Verdict>,
     /// What a client of this gateway may see instead, where that is a race inside it.
     pub or: Option<(Kind, Seen)>,
+    /// Gateways that reject a certificate once the handshake is over, without an alert.
+    pub late: &'static [Kind],
     /// The gateway that cannot do this, or does it more than once.
     pub without: Option<Kind>,
     /// The gateway that takes such a response as it is: behind it, nothing failed.
@@ -97,7 +99,28 @@ pub enum Shown {
     /// The kernel does: no packet was ever sent.
     Kernel,
     /// The gateway's TLS library does. Packets leave more than one cause, this among them.
+    Partly,
+    /// The gateway's TLS library does. Packets may look like a gateway that has nothing to ask.
     Library,
+    /// Packets leave it open whether there was a response. Nothing else knows.
+    Perhaps,
+}
+
+impl Shown {
+    /// Whether something must be said on a live host.
+    pub const fn live(self) -> bool {
+        !matches!(self, Self::Perhaps)
+    }
+
+    /// Whether something must be said of a recording.
+    pub const fn recorded(self) -> bool {
+        matches!(self, Self::Packets | Self::Partly)
+    }
+
+    /// Whether this cause may be one of several.
+    pub const fn rivals(self) -> bool {
+        matches!(self, Self::Partly | Self::Library | Self::Perhaps)
+    }
 }
 
 /// Where the gateway is told that its upstream is.
@@ -221,7 +244,15 @@ impl Scenario {
 
     /// What the agent must say of it behind `kind`.
     pub fn verdict(&self, kind: Kind) -> Option<Verdict> {
-        self.verdict.filter(|_| self.tolerated_by != Some(kind))
+        let verdict = self.verdict.filter(|_| self.tolerated_by != Some(kind))?;
+        Some(if self.late.contains(&kind) {
+            Verdict {
+                shown: Shown::Library,
+                ..verdict
+            }
+        } else {
+            verdict
+        })
     }
 
     /// Whether the gateway needs a pool of upstream connections for it.
@@ -325,6 +356,7 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
             shown: Shown::Packets,
         }),
         or: None,
+        late: &[],
         without: None,
         tolerated_by: None,
         check: None,

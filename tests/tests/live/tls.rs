@@ -17,12 +17,14 @@ use crate::{faults, live::status, names};
 
 #[test]
 fn every_tls_failure_is_named_once_live_and_from_the_recording() {
-    assert_eq!(judge("tls_failures", &failures()).unwrap(), "");
+    let wrong = judge("tls_failures", &failures()).unwrap();
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]
 fn healthy_tls_traffic_gives_no_event() {
-    assert_eq!(judge("tls_healthy", &healthy()).unwrap(), "");
+    let wrong = judge("tls_healthy", &healthy()).unwrap();
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 /// Plays `scenarios` through every gateway and says how what the agent says of them, and what the engine
@@ -63,6 +65,7 @@ fn faults_of_recording(one: &Played<'_>, recorded: &[Event]) -> Option<String> {
         .collect();
     match (one.verdict(), of_it.as_slice()) {
         (None, []) => None,
+        (Some(verdict), []) if !verdict.shown.recorded() => None,
         (Some(verdict), [event]) if names(event, verdict) => None,
         (expected, events) => {
             let said: Vec<String> = events.iter().map(|event| event.to_string()).collect();
