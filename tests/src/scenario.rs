@@ -50,8 +50,8 @@ pub struct Scenario {
     pub or: Option<(Kind, Seen)>,
     /// Gateways that reject a certificate once the handshake is over, without an alert.
     pub late: &'static [Kind],
-    /// The gateway that cannot do this, or does it more than once.
-    pub without: Option<Kind>,
+    /// Gateways that cannot do this, do it more than once, or much later.
+    pub without: &'static [Kind],
     /// The gateway that takes such a response as it is: behind it, nothing failed.
     pub tolerated_by: Option<Kind>,
     /// The checks that HAProxy makes meanwhile.
@@ -190,6 +190,8 @@ pub enum Drive {
     Again,
     /// Sends one that succeeds, and one more, each on a connection of its own.
     Twice,
+    /// Sends one, and waits until the gateway has closed the connection that it kept.
+    Idle,
     /// Sends one and goes away in the middle of the answer.
     GoAway,
     /// Sends this many on one connection, each after the other's answer.
@@ -239,7 +241,7 @@ impl Scenario {
 
     /// Whether it can be played through `kind`.
     pub fn plays(&self, kind: Kind) -> bool {
-        self.without != Some(kind)
+        !self.without.contains(&kind)
     }
 
     /// What the agent must say of it behind `kind`.
@@ -284,6 +286,14 @@ impl Scenario {
             // It must be the client whose patience ends.
             Drive::Leave(_) | Drive::Crawl => Duration::from_mins(1),
             _ => TIMEOUT,
+        }
+    }
+
+    /// How long nginx is to keep a connection that it has no use for.
+    pub const fn idle_timeout(&self) -> Duration {
+        match self.drive {
+            Drive::Idle => Duration::from_millis(300),
+            _ => Duration::from_mins(1),
         }
     }
 
@@ -357,7 +367,7 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
         }),
         or: None,
         late: &[],
-        without: None,
+        without: &[],
         tolerated_by: None,
         check: None,
     }

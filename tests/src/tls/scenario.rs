@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::client::Seen;
 use crate::gateway::Kind;
-use crate::scenario::{Check, Departure, Drive, Place, Scenario, Shown, Verdict};
+use crate::scenario::{Check, Departure, Drive, Place, Scenario, Shown, Trick, Verdict};
 use crate::tls::pki::{Chain, Identity};
 use crate::tls::server::{Close, Server, Then};
 use crate::tls::{Client, Versions, openssl};
@@ -66,7 +66,7 @@ fn hop(name: &'static str, [nginx, haproxy, apache]: [Seen; 3]) -> Scenario {
         verdict: None,
         or: None,
         late: &[],
-        without: None,
+        without: &[],
         tolerated_by: None,
         check: None,
     }
@@ -117,12 +117,9 @@ impl Scenario {
         }
     }
 
-    /// Apache cannot do it, or does it more than once.
-    fn without_apache(self) -> Self {
-        Self {
-            without: Some(Kind::Apache),
-            ..self
-        }
+    /// These gateways cannot do it, do it more than once, or much later.
+    fn without(self, without: &'static [Kind]) -> Self {
+        Self { without, ..self }
     }
 
     fn driven(self, drive: Drive) -> Self {
@@ -308,7 +305,7 @@ fn parameters() -> Vec<Scenario> {
             .client(http2)
             .openssl(with(Versions::Both, &["-alpn", "http/1.1"]))
             // It tries twice.
-            .without_apache(),
+            .without(&[Kind::Apache]),
         // This library refuses after its ServerHello, so that the alert is encrypted.
         refused("no_protocol_hidden", PROTOCOL)
             .client(http2)
@@ -318,7 +315,7 @@ fn parameters() -> Vec<Scenario> {
                 ..Server::HEALTHY
             })
             .shown(Shown::Partly)
-            .without_apache(),
+            .without(&[Kind::Apache]),
         refused("alert_40", PARAMETERS).records(alert!(2, 40), End::Fin),
         refused("alert_70", VERSION).records(alert!(2, 70), End::Fin),
         refused("alert_80", "tls.internal_error").records(alert!(2, 80), End::Fin),
@@ -355,7 +352,7 @@ fn client_certificates() -> Vec<Scenario> {
         fails("client_rejected_12", REJECTED, SEEN, NO_HANDSHAKE)
             .client(stranger)
             .openssl(asks(Versions::Only12))
-            .without_apache(),
+            .without(&[Kind::Apache]),
         fails("client_expired_12", REJECTED, SEEN, NO_HANDSHAKE)
             .client(expired)
             .openssl(asks(Versions::Only12)),
@@ -369,7 +366,7 @@ fn client_certificates() -> Vec<Scenario> {
             .client(stranger)
             .openssl(asks(Versions::Only13))
             .shown(Shown::Partly)
-            .without_apache(),
+            .without(&[Kind::Apache]),
         late("client_expired_13", REJECTED)
             .client(expired)
             .openssl(asks(Versions::Only13))
@@ -509,6 +506,13 @@ fn established() -> Vec<Scenario> {
         corrupt("corrupt_13", Versions::Only13),
         injected("injected_12", Versions::Only12),
         injected("injected_13", Versions::Only13),
+        // The upstream's FIN never arrives, so that the next request runs into the closed socket.
+        Scenario {
+            trick: Some(Trick::DropFin),
+            ..fails("tls_stale_reuse", "pool.stale_reuse", SEEN, NO_RESPONSE)
+        }
+        .library(then(Versions::Both, Then::CloseIdle(Duration::ZERO, fin)))
+        .driven(Drive::Again),
         silent("silent_12", Versions::Only12),
         silent("silent_13", Versions::Only13),
     ]
@@ -542,7 +546,7 @@ pub fn healthy() -> Vec<Scenario> {
             .library(only(versions, silence))
             .driven(Drive::Leave(departure))
             // It waits on for the upstream.
-            .without_apache()
+            .without(&[Kind::Apache])
     };
     let checked = |name, check| Scenario {
         check: Some(check),
@@ -592,6 +596,13 @@ pub fn healthy() -> Vec<Scenario> {
         library("resumed_13", idle(Versions::Only13, Close::Notify)).driven(Drive::Again),
         library("idle_fin_12", idle(Versions::Only12, bare)).driven(Drive::Again),
         library("idle_fin_13", idle(Versions::Only13, bare)).driven(Drive::Again),
+        // nginx closes a connection that it has no use for.
+        library("gateway_idle_12", only(Versions::Only12, Then::Answer))
+            .driven(Drive::Idle)
+            .without(&[Kind::Haproxy, Kind::Apache]),
+        library("gateway_idle_13", only(Versions::Only13, Then::Answer))
+            .driven(Drive::Idle)
+            .without(&[Kind::Haproxy, Kind::Apache]),
         library("large_12", only(Versions::Only12, Then::Flood(4 << 20))),
         library("large_13", only(Versions::Only13, Then::Flood(4 << 20))),
         library(
