@@ -78,7 +78,7 @@ impl<'c> Followed<'c> {
                 from.acknowledged(ack, |chunk| session.received(at, chunk));
             }
             to.push(seq, payload, wire_len, &limits, |chunk| {
-                session.sent(at, chunk)
+                session.sent(at, chunk);
             });
             if ends {
                 to.fin(end);
@@ -88,7 +88,7 @@ impl<'c> Followed<'c> {
                 to.acknowledged(ack, |chunk| session.sent(at, chunk));
             }
             from.push(seq, payload, wire_len, &limits, |chunk| {
-                session.received(at, chunk)
+                session.received(at, chunk);
             });
             if ends {
                 from.fin(end);
@@ -193,7 +193,7 @@ fn compare(facts: &Facts, tls: &Value) -> Vec<Difference> {
     }
     if tls["client_supported_versions"].is_array() {
         let ours = client.map(|client| {
-            let mut list: Vec<_> = client.versions.iter().map(version).collect();
+            let mut list: Vec<_> = client.versions.iter().copied().map(version).collect();
             list.retain(|version| !version.starts_with("0x"));
             list.sort();
             list.join(" ")
@@ -204,7 +204,7 @@ fn compare(facts: &Facts, tls: &Value) -> Vec<Difference> {
     // tshark does not know the draft of Facebook's own and tells the version that is there for show.
     let own_draft = server.is_some_and(|server| server.version == Version(0xfb1a));
     if tls["version"].is_string() && !own_draft {
-        let ours = server.map(|server| version(&server.version));
+        let ours = server.map(|server| version(server.version));
         note("version", ours, text(&tls["version"]));
     }
     if tls["cipher"].is_string() {
@@ -268,7 +268,7 @@ fn compare(facts: &Facts, tls: &Value) -> Vec<Difference> {
 }
 
 /// The version as tshark's rows have it, which know no drafts.
-fn version(version: &Version) -> String {
+fn version(version: Version) -> String {
     match version.0 {
         0x0300 => "SSL3".to_owned(),
         0x0301..=0x0304 => version.to_string().replace(' ', ""),
