@@ -386,7 +386,7 @@ fn broken_off() -> Vec<Scenario> {
         ..Server::HEALTHY
     };
     vec![
-        closed("hello_close_notify").records(alert!(1, 0), End::Fin),
+        fails("hello_close_notify", CLOSED, SEEN, NO_HANDSHAKE).records(alert!(1, 0), End::Fin),
         closed("hello_fin").records(b"", End::Fin),
         closed("hello_reset").records(b"", End::Reset),
         closed("flight_fin_12").library(flight(End::Fin)),
