@@ -12,6 +12,7 @@ mod oversize;
 mod profile;
 mod request;
 mod response;
+mod scan;
 mod status_line;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
