@@ -271,7 +271,10 @@ impl Engine {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
-        self.timers.next().into_iter().chain(over).min()
+        match (self.timers.next(), over) {
+            (Some(timer), Some(over)) => Some(timer.min(over)),
+            (timer, over) => timer.or(over),
+        }
     }
 
     /// Hops tracked now, those that are over left out.
