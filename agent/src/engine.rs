@@ -326,10 +326,10 @@ impl Engine {
     pub fn handle_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
         self.now = self.now.max(at);
         self.stats.segments += 1;
-        let short_way = self.has_short_way();
+        let (now, short_way) = (self.now, self.has_short_way());
         let mut local_known = true;
         let found = self.visit(id, |hop, cx| {
-            if short_way && hop.pass(at, segment) {
+            if short_way && hop.pass(at, now, segment, cx) {
                 return None;
             }
             local_known = hop.local.is_some();

@@ -1,5 +1,7 @@
 //! The exchanges of one hop: which bytes belong to which request and response.
 
+mod whole;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -129,6 +131,8 @@ pub(super) struct Exchanges {
     pub(super) missed: bool,
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
+    /// Whether the last response had a body of known length.
+    sized: bool,
     /// The last complete exchange, while a reset can still make a failure of it.
     pub(super) last: Option<Box<(Timestamp, Completed)>>,
 }
@@ -149,6 +153,7 @@ impl Exchanges {
             joined: false,
             missed: false,
             acked: 0,
+            sized: true,
             last: None,
         }
     }
@@ -238,6 +243,32 @@ impl Exchanges {
         }
     }
 
+    fn begin(&mut self, at: Timestamp, upstream_closed: bool) {
+        self.begun += 1;
+        self.sending = true;
+        self.last = None;
+        // Most hops never have two: room for one is enough until they do.
+        if self.open.capacity() == 0 {
+            self.open.reserve_exact(1);
+        }
+        self.open.push_back(Exchange {
+            ordinal: self.begun,
+            began: at,
+            offset: self.sent,
+            end_offset: self.sent,
+            complete: false,
+            head: None,
+            last_request: at,
+            idle: self.last_end.map(|end| at.since(end)),
+            closed_before: upstream_closed,
+            first_response: None,
+            last_response: None,
+            response_bytes: 0,
+            unasked: false,
+            judged: false,
+        });
+    }
+
     fn on_request(
         &mut self,
         at: Timestamp,
@@ -253,29 +284,7 @@ impl Exchanges {
                     stats.pipelined_dropped += 1;
                     return;
                 }
-                self.begun += 1;
-                self.sending = true;
-                self.last = None;
-                // Most hops never have two: room for one is enough until they do.
-                if self.open.capacity() == 0 {
-                    self.open.reserve_exact(1);
-                }
-                self.open.push_back(Exchange {
-                    ordinal: self.begun,
-                    began: at,
-                    offset: self.sent,
-                    end_offset: self.sent,
-                    complete: false,
-                    head: None,
-                    last_request: at,
-                    idle: self.last_end.map(|end| at.since(end)),
-                    closed_before: upstream_closed,
-                    first_response: None,
-                    last_response: None,
-                    response_bytes: 0,
-                    unasked: false,
-                    judged: false,
-                });
+                self.begin(at, upstream_closed);
             }
             RequestEvent::Head(head) => {
                 self.protocol = Some(Protocol::Http1);
@@ -460,6 +469,7 @@ impl Exchanges {
     }
 
     fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Done) {
+        self.sized = stage == Stage::SizedBody;
         if let Some(exchange) = self.open.pop_front() {
             if self.open.is_empty() {
                 // The rest of a request that was answered early belongs to no open exchange.

@@ -20,4 +20,4 @@ pub use coding::Coding;
 pub use finding::{Finding, FindingKind, Foreign, HeadSize};
 pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};
-pub use response::{RequestKind, ResponseEvent, ResponseParser, Stage};
+pub use response::{RequestKind, ResponseEvent, ResponseParser, SizedHead, Stage};

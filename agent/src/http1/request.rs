@@ -320,6 +320,22 @@ impl RequestParser {
         }
     }
 
+    /// The head of a request that is nothing else: what [`Self::take`] makes of these bytes in several
+    /// steps. `None`, with nothing done, where they are not certain to be one.
+    pub fn whole(&mut self, bytes: &[u8]) -> Option<RequestHead> {
+        let idle = matches!(self.state, State::Idle) && !self.ended;
+        // Most methods with a P have a body.
+        if !idle || bytes.len() > MAX_HEAD_BYTES || matches!(bytes, [b'P' | b'\r' | b'\n', ..]) {
+            return None;
+        }
+        let (end, facts) = Facts::read(bytes)?;
+        if end != bytes.len() || facts.body.is_some() {
+            return None;
+        }
+        let (head, _) = facts.keep(&mut self.spare);
+        Some(head)
+    }
+
     /// Skips bytes that were not captured. Returns whether the request ended in them.
     pub fn skip(&mut self, bytes: u64) -> bool {
         match &mut self.state {

@@ -9,7 +9,8 @@ use core::fmt;
 use thiserror::Error;
 
 use super::packet::{
-    IpLayer, IpPacket, PacketError, TcpPacket, clip, ip_layer, plain_segment, protocol, transport, u32_len,
+    IpLayer, IpPacket, PacketError, TcpPacket, clip, ip_layer, plain_segment, protocol, transport,
+    u32_len,
 };
 
 /// A link type as pcap and pcapng number them.

@@ -171,12 +171,7 @@ impl<'e> Analysis<'e> {
         reason = "where the address family is known, far fewer instructions remain"
     )]
     #[inline(always)]
-    fn segment(
-        &mut self,
-        at: Timestamp,
-        tcp: &TcpPacket<'_>,
-        on_event: &mut dyn FnMut(HopEvent),
-    ) {
+    fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         self.summary.segments += 1;
         let engine = &mut *self.engine;
         self.hops.segment(at, tcp, |at, hop, segment| {
