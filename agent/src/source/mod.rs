@@ -150,6 +150,7 @@ impl<'e> Analysis<'e> {
         }
     }
 
+    #[inline]
     fn count(&mut self, packet: &Packet<'_>) {
         let summary = &mut self.summary;
         summary.packets += 1;

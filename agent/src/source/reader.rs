@@ -287,6 +287,9 @@ impl<'r> Reader<'r> {
         };
         if !complete {
             reader.cut_here(CutReason::Ends);
+            // No part of a header is taken for a record.
+            let rest = reader.window.data().len();
+            reader.window.consume(rest);
         } else if matches!(reader.format, Format::Pcap(_)) {
             reader.window.consume(24);
         }
@@ -318,7 +321,8 @@ impl<'r> Reader<'r> {
         }))
     }
 
-    /// The next packet of a pcap file, if its record is whole in the window.
+    /// The next packet of a pcap file, if its record is whole in the window. Where reading was cut it is
+    /// not.
     #[inline]
     fn next_in_window(&self) -> Option<Found> {
         let Format::Pcap(format) = &self.format else {
