@@ -8,9 +8,11 @@ mod engine;
 #[cfg(test)]
 mod seeds;
 mod streams;
+mod tls;
 
 pub use engine::engine;
 pub use streams::{reassembly, request, response};
+pub use tls::{certificate, tls};
 
 use crate::input::frame::{LinkType, parse_frame};
 use crate::input::packet::{IpPacket, parse_ip};
@@ -28,6 +30,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("reassembly", reassembly),
     ("response", response),
     ("request", request),
+    ("tls", tls),
+    ("certificate", certificate),
     ("engine", engine),
 ];
 

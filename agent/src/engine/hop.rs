@@ -11,6 +11,7 @@ mod across;
 mod connecting;
 mod judge;
 mod pass;
+mod tls;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
+use crate::http1::RequestHead;
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
@@ -206,6 +208,22 @@ impl Hop {
     pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
+    }
+
+    /// The turn that closed the gateway's socket, where one did.
+    pub(super) const fn closer(&self) -> Option<Turn> {
+        self.closer
+    }
+
+    /// Whether it carries something in which nothing can be read.
+    pub(super) const fn is_opaque(&self) -> bool {
+        self.exchanges.is_opaque()
+    }
+
+    /// When each request began that waits for its response, and what its head says.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (Timestamp, Option<&RequestHead>)> {
+        let open = self.exchanges.open.iter().filter(|open| !open.judged);
+        open.map(|open| (open.began, open.head.as_ref()))
     }
 
     /// Segments that were missed.
@@ -414,6 +432,7 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
+            Signal::Library(fact) => self.hear(fact),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -441,8 +460,7 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::Library(_)
-            | Signal::ResetSent {
+            Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}
@@ -548,7 +566,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else {
+        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, FaultSide, HopId, Proof, Target, Timestamp, UpstreamAddress};
+use super::{Cause, FaultSide, GatewayAnswer, HopId, Proof, Target, Timestamp, UpstreamAddress};
 
 /// One failed exchange or failed connect. Never two for one failure, never one for a healthy
 /// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
@@ -54,6 +54,9 @@ pub struct HopEvent {
     pub exchange: Option<ExchangeInfo>,
     /// The connection it ran on.
     pub connection: ConnectionInfo,
+    /// Its TLS, where the gateway speaks that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsInfo>,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
     /// Gateways that were measured to reject what the upstream sent, each with the status that its
@@ -68,6 +71,14 @@ pub struct HopEvent {
     pub capture_id: Option<String>,
     /// Whether anything was lost that could have changed the verdict.
     pub completeness: Completeness,
+    /// What the gateway's own client got for it, where that was seen. The last of several attempts
+    /// carries it; an answer is carried by one event only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_answer: Option<Box<GatewayAnswer>>,
+    /// Whether no client of the gateway was told of the failure: it was tried again with success, or
+    /// what the client got looks like a good answer. Said only where the client side was watched.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hidden_from_client: bool,
 }
 
 /// Where in the life of an exchange a failure fell.
@@ -127,7 +138,7 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address or unix path.
+    /// IP address or unix path, or none.
     pub address: UpstreamAddress,
     /// TCP port, zero for a unix path.
     pub port: u16,
@@ -142,6 +153,7 @@ impl UpstreamInfo {
         match &self.address {
             UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
             UpstreamAddress::Unix(path) => Target::Unix(Arc::clone(path)),
+            UpstreamAddress::None => Target::None,
         }
     }
 
@@ -149,7 +161,7 @@ impl UpstreamInfo {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
-            Target::Unix(_) => None,
+            Target::Unix(_) | Target::None => None,
         }
     }
 }
@@ -159,6 +171,7 @@ impl From<Target> for UpstreamInfo {
         let (address, port) = match target {
             Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port()),
             Target::Unix(path) => (UpstreamAddress::Unix(path), 0),
+            Target::None => (UpstreamAddress::None, 0),
         };
         Self {
             address,
@@ -244,6 +257,25 @@ pub struct ConnectionInfo {
     pub syn_retransmits: u32,
     /// Other segments sent again by the gateway.
     pub retransmits: u32,
+}
+
+/// The TLS of a hop, as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsInfo {
+    /// Version chosen: `TLS 1.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Cipher suite chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// Server name that the gateway asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Application protocol chosen; TLS 1.3 hides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
+    /// Which source proved the cause.
+    pub source: EvidenceSource,
 }
 
 /// One fact that supports a verdict.

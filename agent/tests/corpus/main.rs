@@ -11,6 +11,7 @@
 
 mod facts;
 mod listed;
+mod tls;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,6 +15,7 @@ impl Exchanges {
         limits: &Limits,
     ) -> Option<RequestHead> {
         let free = self.open.is_empty()
+            && self.tls.is_none()
             && !self.overflowed
             && limits.pipelined > 0
             && self.response.is_fresh();
@@ -28,9 +29,8 @@ impl Exchanges {
 
     /// Begins an exchange with such a request.
     pub(in crate::engine) fn ask(&mut self, at: Timestamp, bytes: u32, head: RequestHead) {
-        self.begin(at, false);
+        self.begin(at, self.sent, false);
         self.sent += u64::from(bytes);
-        self.sending = false;
         self.protocol = Some(Protocol::Http1);
         if let Some(exchange) = self.open.back_mut() {
             exchange.end_offset = self.sent;
