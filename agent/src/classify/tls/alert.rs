@@ -93,7 +93,8 @@ pub(super) fn by_upstream(
     let none_given = wire.asked && wire.given == Some(0) || first.is_some_and(is_empty_certificate);
     let given = wire.given.is_some_and(|given| given > 0)
         || facts.hides_handshake() && first.is_some_and(full);
-    let answers_hello = own == Step::Nothing;
+    // A HelloRetryRequest is no answer yet (RFC 8446 section 4.1.4).
+    let answers_hello = own == Step::Nothing || wire.retried && wire.server.is_none();
     let verdict = match number {
         CLOSE_NOTIFY | USER_CANCELED if facts.is_done() => return None,
         70 | 86 => proven(Cause::TlsVersionMismatch).with(versions(facts)),
@@ -123,6 +124,7 @@ pub(super) fn by_upstream(
         40 | 71 if answers_hello => proven(Cause::TlsNoCommonParameters),
         40 | 47 | 71 | 109 => inferred(Cause::TlsNoCommonParameters),
         51 => inferred(Cause::TlsRecordCorrupt),
+        CLOSE_NOTIFY | USER_CANCELED => proven(Cause::TlsHandshakeClosed),
         _ => inferred(Cause::TlsHandshakeClosed),
     };
     Some(verdict.with(facts.offer()))
@@ -167,6 +169,8 @@ pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -
         51 => &[Cause::TlsCertificateUntrusted, Cause::TlsRecordCorrupt],
         // OpenSSL where the program's own check of the certificate failed.
         80 => &[Cause::TlsCertificateNameMismatch, Cause::TlsInternalError],
+        // A key below its security level may be among what it refuses so.
+        40 | 71 if spoke => &[Cause::TlsNoCommonParameters, Cause::TlsCertificateWeak],
         _ => &[],
     };
     let offer = facts.offer();
@@ -180,7 +184,7 @@ pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -
         120 => (Cause::TlsAlpnMismatch, Proof::Proven),
         20..=22 | 10 if spoke => (Cause::TlsRecordCorrupt, Proof::Proven),
         50 | 110 if spoke => (Cause::TlsRecordCorrupt, Proof::Inferred),
-        40 | 47 | 71 if spoke => (Cause::TlsNoCommonParameters, Proof::Inferred),
+        47 if spoke => (Cause::TlsNoCommonParameters, Proof::Inferred),
         _ => return None,
     };
     Some(
@@ -235,9 +239,24 @@ fn hidden_by_upstream(facts: &TlsFacts<'_>, alert: &Alert) -> Option<Verdict> {
             "the upstream sent a record of {length} bytes, as long as an alert, inside its part of the handshake and closed"
         );
         let decisive = packet("hidden_alert_received", text);
-        return Some(
-            verdict(Cause::TlsHandshakeClosed, Proof::Inferred, decisive).with(facts.offer()),
-        );
+        let offers = wire
+            .client
+            .as_ref()
+            .is_some_and(|client| !client.alpn.is_empty());
+        let (first, rivals): (_, &[Cause]) = if offers {
+            // Some servers choose the application protocol only here.
+            (
+                Cause::TlsAlpnMismatch,
+                &[Cause::TlsInternalError, Cause::TlsNoCommonParameters],
+            )
+        } else {
+            (Cause::TlsInternalError, &[Cause::TlsNoCommonParameters])
+        };
+        let refused = verdict(first, Proof::Underdetermined, decisive).with(facts.offer());
+        return Some(refused.against(
+            rivals,
+            "the upstream's log, or what the gateway's library says",
+        ));
     }
     // A ticket or an answer says that the upstream was content.
     let content = wire.from.since_finished > 1;
