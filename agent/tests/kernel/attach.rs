@@ -33,8 +33,8 @@ const TLS_PROGRAMS: usize = 6;
 fn every_program_attaches() {
     let source = LiveSource::start(&LiveConfig::default()).unwrap();
     let probes = source.probes();
-    for name in PROGRAMS {
-        let probe = probes.iter().find(|probe| probe.name == name).unwrap();
+    for name in PROGRAMS.iter().chain(&["tls_programs"]) {
+        let probe = probes.iter().find(|probe| probe.name == *name).unwrap();
         assert!(probe.attached, "{name}: {}", probe.reason);
     }
 }
@@ -176,6 +176,6 @@ fn a_killed_process_leaves_nothing_attached() {
     let ids = own_programs(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
+    assert!(ids.len() >= PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
     assert!(gone(&ids), "{ids:?} are still in the kernel");
 }
