@@ -11,7 +11,7 @@ use hopscope_ebpf::{
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count, is_hop_port};
 use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
@@ -41,9 +41,19 @@ const ECONNREFUSED: i32 = 111;
 /// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
 pub(crate) const TCP: u16 = 6;
 
+/// Whether the socket may be a hop, told by its other end: what most sockets of a host cost.
+#[inline(always)]
+fn may_be_hop(sk: Sock) -> bool {
+    sk.field(&maps::SKC_DPORT)
+        .is_none_or(|port| is_hop_port(u16::from_be(port)))
+}
+
 /// The cookie where the socket is a hop.
 #[inline(always)]
 fn hop(sk: Sock) -> Option<u64> {
+    if !may_be_hop(sk) {
+        return None;
+    }
     let cookie = sk.cookie();
     HOPS.get_ptr(cookie).map(|_| cookie)
 }
@@ -119,8 +129,10 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
 pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = sk.cookie();
-    // The last word about a socket: nothing of it passes any more. Most have no entry.
-    let _ = STAGES.remove(cookie);
+    if may_be_hop(sk) {
+        // The last word about a socket: nothing of it passes any more.
+        let _ = STAGES.remove(cookie);
+    }
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -211,8 +223,7 @@ pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
     let (kind, cookie) = match Sock::arg(ctx, 0) {
         None => (kind::RESET_OUT, too_late(ctx)?),
         Some(sk) => {
-            let own = sk.cookie();
-            if HOPS.get_ptr(own).is_some() {
+            if let Some(own) = hop(sk) {
                 (kind::RESET_OUT, own)
             } else {
                 (kind::RESET_PEER, peer(&sk.ends())?)
