@@ -9,6 +9,7 @@ use hopscope_ebpf::{
     Counter, HEADER_ROOM, Header, MAX_SNAP_LEN, SEGMENT_TIERS, SegmentHeader, kind,
 };
 
+use crate::client;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
 use crate::stage::{self, Fate, Record};
 
@@ -28,6 +29,7 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
+    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
@@ -74,7 +76,7 @@ pub(crate) struct Segment {
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     /// Where its payload begins, from the IP header on.
-    start: u32,
+    pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
     /// It neither opens nor ends a direction.
@@ -92,6 +94,20 @@ impl Segment {
                 most
             },
             ..*self
+        }
+    }
+
+    /// The whole packet of `ctx`.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &SkBuffContext, egress: u32) -> Self {
+        let skb = ctx.skb.skb;
+        Self {
+            skb,
+            // SAFETY: the program's own context.
+            cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
+            wire_len: ctx.len(),
+            captured: ctx.len(),
+            egress,
         }
     }
 

@@ -8,10 +8,13 @@ use hopscope_ebpf::{
     Counter, Endpoints, Hop, OpenRecord, SocketRecord, StateRecord, Tuple, flag, kind,
 };
 
+use crate::client;
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count, is_hop_port};
+use crate::maps::{
+    self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count, is_hop_port,
+};
 use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
@@ -41,11 +44,12 @@ const ECONNREFUSED: i32 = 111;
 /// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
 pub(crate) const TCP: u16 = 6;
 
-/// Whether the socket may be a hop, told by its other end: what most sockets of a host cost.
+/// Whether the socket may be a hop, told by its other end: all that most sockets of a host cost. One that
+/// was disconnected has forgotten it.
 #[inline(always)]
 fn may_be_hop(sk: Sock) -> bool {
     sk.field(&maps::SKC_DPORT)
-        .is_none_or(|port| is_hop_port(u16::from_be(port)))
+        .is_none_or(|port| port == 0 || is_hop_port(u16::from_be(port)))
 }
 
 /// The cookie where the socket is a hop.
@@ -132,7 +136,9 @@ pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     if may_be_hop(sk) {
         // The last word about a socket: nothing of it passes any more.
         let _ = STAGES.remove(cookie);
+        let _ = client::let_go_of_hop(cookie);
     }
+    client::gone(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -185,6 +191,9 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         return None;
     }
     maps::enter_port(ends.remote_port);
+    if GATEWAYS.get_ptr(caller.pid).is_none() {
+        let _ = GATEWAYS.insert(caller.pid, 0, 0);
+    }
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };
@@ -211,6 +220,7 @@ pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
         }
         return None;
     };
+    client::mark_failed(cookie);
     debug!(ctx, "hop {}: reset received", cookie);
     send(kind::RESET_IN, cookie, None)
 }
@@ -256,6 +266,7 @@ pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = hop(sk)?;
     let value = if kind == kind::ERROR {
+        client::mark_failed(cookie);
         sk.field::<i32>(&maps::SK_ERR)
     } else {
         sk.field::<u8>(&maps::SKC_STATE).map(i32::from)

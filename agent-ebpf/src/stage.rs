@@ -31,6 +31,7 @@ use crate::emit::header;
 use crate::gateway::KEY_BITS;
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
 use crate::segment::{Segment, SegmentRecord, Shape, bounded, now};
+use crate::tls::{hello, is_hello};
 
 /// Room for a segment of which only the headers and the first bytes are held.
 const HEAD_CAP: usize = SEGMENT_TIERS[0] as usize;
@@ -139,6 +140,11 @@ fn opening(segment: &Segment) -> Option<Opening> {
     if segment.egress != 0 && flags & hop_flag::SPOKE == 0 {
         flags |= spoke(segment, &shape);
         set(hop, flags);
+        if flags & hop_flag::TLS != 0 && segment.start(&shape).is_some_and(|bytes| is_hello(&bytes))
+        {
+            // SAFETY: as above; the process never changes.
+            let _ = hello(segment.cookie, unsafe { (*hop).pid });
+        }
     }
     Some(if flags & hop_flag::TLS != 0 {
         tls::opening(segment, &shape, hop)

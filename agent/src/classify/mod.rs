@@ -3,6 +3,7 @@
 //! Ordered rules over plain facts, pure: no table, no time, no IO. The first rule that fits decides;
 //! where none fits there is no verdict, because a wrong one is worse than none.
 
+mod answers;
 mod connect;
 mod exchange;
 mod peers;
@@ -11,6 +12,9 @@ mod tls;
 use std::borrow::Cow;
 use std::time::Duration;
 
+pub use answers::{
+    EarlierFailure, SocketError, Unattempted, second_gateway, unattempted, worker_died,
+};
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use exchange::{
     ALIKE, Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,

@@ -71,17 +71,19 @@ impl TlsFacts<'_> {
     fn offer(&self) -> Option<Evidence> {
         let client = self.wire.client.as_ref()?;
         let versions: Vec<_> = client.versions.iter().map(ToString::to_string).collect();
-        let mut text = format!("the gateway offered {}", versions.join(", "));
-        match &client.sni {
-            Some(name) => text += &format!(", server name {name}"),
-            None if client.cut => {}
-            None => text += ", no server name",
-        }
-        if !client.alpn.is_empty() {
-            text += &format!(", ALPN {}", client.alpn.join(" "));
-        }
-        text += &format!(
-            ", {} cipher suites, {} groups, {} signature schemes",
+        let name = match &client.sni {
+            Some(name) => format!(", server name {name}"),
+            None if client.cut => String::new(),
+            None => ", no server name".to_owned(),
+        };
+        let alpn = if client.alpn.is_empty() {
+            String::new()
+        } else {
+            format!(", ALPN {}", client.alpn.join(" "))
+        };
+        let text = format!(
+            "the gateway offered {}{name}{alpn}, {} cipher suites, {} groups, {} signature schemes",
+            versions.join(", "),
             client.ciphers.len(),
             client.groups.len(),
             client.signatures.len()

@@ -169,6 +169,11 @@ impl Exchanges {
         self.request.reuse(&mut old.request);
     }
 
+    /// Whether nothing of what the hop carries can be read.
+    pub(super) const fn is_opaque(&self) -> bool {
+        matches!(self.protocol, Some(protocol) if !matches!(protocol, Protocol::Http1))
+    }
+
     /// Requests begun.
     pub(super) const fn begun(&self) -> u32 {
         self.begun

@@ -24,6 +24,7 @@ use super::exchange::{Done, Exchange, Exchanges};
 use super::peers::{Peers, Place};
 use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
+use crate::http1::RequestHead;
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
@@ -206,6 +207,22 @@ impl Hop {
     pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
+    }
+
+    /// The turn that closed the gateway's socket, where one did.
+    pub(super) const fn closer(&self) -> Option<Turn> {
+        self.closer
+    }
+
+    /// Whether it carries something in which nothing can be read.
+    pub(super) const fn is_opaque(&self) -> bool {
+        self.exchanges.is_opaque()
+    }
+
+    /// When each request began that waits for its response, and what its head says.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (Timestamp, Option<&RequestHead>)> {
+        let open = self.exchanges.open.iter().filter(|open| !open.judged);
+        open.map(|open| (open.began, open.head.as_ref()))
     }
 
     /// Segments that were missed.

@@ -2,6 +2,7 @@
 //! and from packets alone.
 
 mod adversary;
+mod answers;
 mod connect;
 mod held;
 mod http;

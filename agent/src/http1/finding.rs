@@ -39,7 +39,7 @@ pub enum Foreign {
     RedisError,
     /// A `MySQL` handshake packet.
     Mysql,
-    /// An error message of PostgreSQL's protocol.
+    /// An error message of `PostgreSQL`'s protocol.
     Postgres,
     /// The header with which AMQP answers a client of another protocol.
     Amqp,

@@ -65,6 +65,22 @@ impl RequestHead {
         self.text(Text::Traceparent)
     }
 
+    /// What the first bytes of a request say, however many there are of its head: the lines that are
+    /// complete count. `None` where not even the request line is, or it is none of HTTP/1.
+    pub fn of_start(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..MAX_HEAD_BYTES).unwrap_or(bytes);
+        let facts = match Facts::read(bytes) {
+            Some((_, facts)) => facts.keep(&mut Vec::new()),
+            None => {
+                let end = memchr::memrchr(b'\n', bytes)? + 1;
+                let mut whole = bytes.get(..end)?.to_vec();
+                whole.extend_from_slice(b"\r\n");
+                Facts::read(&whole)?.1.keep(&mut Vec::new())
+            }
+        };
+        Some(facts.0)
+    }
+
     fn text(&self, text: Text) -> Option<Cow<'_, str>> {
         let (from, to) = (*self.places.get(text as usize)?)?;
         let bytes = self.texts.get(usize::from(from)..usize::from(to))?;

@@ -10,6 +10,9 @@ use serde::{Serialize, Serializer};
 /// What is written before a unix path, by gateways and by us.
 const UNIX: &str = "unix:";
 
+/// What is written where there is no address.
+const NONE: &str = "none";
+
 /// Where a connect was to go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -17,6 +20,8 @@ pub enum Target {
     Inet(SocketAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
+    /// Nowhere: no upstream was chosen, or it has no known address. Shown as `none`.
+    None,
 }
 
 impl From<SocketAddr> for Target {
@@ -31,18 +36,21 @@ impl fmt::Display for Target {
             Self::Inet(upstream) => fmt::Display::fmt(upstream, f),
             // Padding applies to the whole.
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
+            Self::None => f.pad(NONE),
         }
     }
 }
 
-/// The address of an upstream without its port. Shown and serialised as `10.0.0.1`, `::1` or
-/// `unix:/run/app.sock`.
+/// The address of an upstream without its port. Shown and serialised as `10.0.0.1`, `::1`,
+/// `unix:/run/app.sock` or `none`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
     /// IP address.
     Ip(IpAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
+    /// No upstream was chosen, or its address is not known.
+    None,
 }
 
 impl From<IpAddr> for UpstreamAddress {
@@ -56,6 +64,7 @@ impl fmt::Display for UpstreamAddress {
         match self {
             Self::Ip(address) => fmt::Display::fmt(address, f),
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
+            Self::None => f.pad(NONE),
         }
     }
 }
@@ -66,6 +75,7 @@ impl FromStr for UpstreamAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix(UNIX) {
             Some(path) => Ok(Self::Unix(Arc::from(path))),
+            None if text == NONE => Ok(Self::None),
             None => text.parse().map(Self::Ip),
         }
     }
@@ -83,7 +93,13 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_shown() {
-        for text in ["10.0.0.1", "2001:db8::7", "unix:/run/app.sock", "unix:@app"] {
+        for text in [
+            "10.0.0.1",
+            "2001:db8::7",
+            "unix:/run/app.sock",
+            "unix:@app",
+            "none",
+        ] {
             let address: UpstreamAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
             assert_eq!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, FaultSide, HopId, Proof, Target, Timestamp, UpstreamAddress};
+use super::{Cause, FaultSide, GatewayAnswer, HopId, Proof, Target, Timestamp, UpstreamAddress};
 
 /// One failed exchange or failed connect. Never two for one failure, never one for a healthy
 /// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
@@ -71,6 +71,14 @@ pub struct HopEvent {
     pub capture_id: Option<String>,
     /// Whether anything was lost that could have changed the verdict.
     pub completeness: Completeness,
+    /// What the gateway's own client got for it, where that was seen. The last of several attempts
+    /// carries it; an answer is carried by one event only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_answer: Option<Box<GatewayAnswer>>,
+    /// Whether no client of the gateway was told of the failure: it was tried again with success, or
+    /// what the client got looks like a good answer. Said only where the client side was watched.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hidden_from_client: bool,
 }
 
 /// Where in the life of an exchange a failure fell.
@@ -130,7 +138,7 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address or unix path.
+    /// IP address or unix path, or none.
     pub address: UpstreamAddress,
     /// TCP port, zero for a unix path.
     pub port: u16,
@@ -145,6 +153,7 @@ impl UpstreamInfo {
         match &self.address {
             UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
             UpstreamAddress::Unix(path) => Target::Unix(Arc::clone(path)),
+            UpstreamAddress::None => Target::None,
         }
     }
 
@@ -152,7 +161,7 @@ impl UpstreamInfo {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
-            Target::Unix(_) => None,
+            Target::Unix(_) | Target::None => None,
         }
     }
 }
@@ -162,6 +171,7 @@ impl From<Target> for UpstreamInfo {
         let (address, port) = match target {
             Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port()),
             Target::Unix(path) => (UpstreamAddress::Unix(path), 0),
+            Target::None => (UpstreamAddress::None, 0),
         };
         Self {
             address,

@@ -4,6 +4,7 @@
 //! or where an event goes.
 
 mod address;
+mod answer;
 mod catalogue;
 mod cause;
 mod event;
@@ -14,6 +15,9 @@ mod pattern;
 mod time;
 
 pub use address::{Target, UpstreamAddress};
+pub use answer::{
+    AnswerEnd, AttemptInfo, ClientAnswer, ClientInfo, Exit, GatewayAnswer, SocketCall,
+};
 pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};
 pub use event::{

@@ -142,6 +142,8 @@ pub(super) fn event() -> HopEvent {
         tolerated_by: Vec::new(),
         capture_id: None,
         completeness: Completeness::default(),
+        gateway_answer: None,
+        hidden_from_client: false,
     }
 }
 

@@ -97,11 +97,7 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
         recommended_status: event.recommended_status.map_or(0, u32::from),
         fault_side: fault_side_to_proto(event.fault_side).into(),
         phase: phase_to_proto(event.phase).into(),
-        upstream: Some(part::Upstream {
-            address: event.upstream.address.to_string(),
-            port: event.upstream.port.into(),
-            name: event.upstream.name.clone().unwrap_or_default(),
-        }),
+        upstream: Some(upstream_to_proto(&event.upstream)),
         local: event.local.map(|local| part::Local {
             address: local.address.to_string(),
             port: local.port.into(),
@@ -142,7 +138,27 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
             truncated: event.completeness.truncated,
             mid_stream: event.completeness.mid_stream,
         }),
+        gateway_answer: event.gateway_answer.as_deref().map(super::answer::to_proto),
+        hidden_from_client: event.hidden_from_client,
     }
+}
+
+/// The protobuf form of an upstream's end.
+pub(super) fn upstream_to_proto(upstream: &UpstreamInfo) -> part::Upstream {
+    part::Upstream {
+        address: upstream.address.to_string(),
+        port: upstream.port.into(),
+        name: upstream.name.clone().unwrap_or_default(),
+    }
+}
+
+/// An upstream's end from its protobuf form.
+pub(super) fn upstream_from_proto(upstream: part::Upstream) -> Result<UpstreamInfo, ConvertError> {
+    Ok(UpstreamInfo {
+        address: upstream_address(&upstream.address)?,
+        port: u16_of(upstream.port, "upstream.port")?,
+        name: filled(upstream.name),
+    })
 }
 
 fn exchange_to_proto(exchange: &ExchangeInfo) -> part::Exchange {
@@ -232,11 +248,7 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
         },
         fault_side: fault_side_from_proto(event.fault_side)?,
         phase: phase_from_proto(event.phase)?,
-        upstream: UpstreamInfo {
-            address: upstream_address(&upstream.address)?,
-            port: u16_of(upstream.port, "upstream.port")?,
-            name: filled(upstream.name),
-        },
+        upstream: upstream_from_proto(upstream)?,
         local: match event.local {
             None => None,
             Some(local) => Some(LocalInfo {
@@ -279,6 +291,11 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
             truncated: completeness.truncated,
             mid_stream: completeness.mid_stream,
         },
+        gateway_answer: match event.gateway_answer {
+            Some(answer) => Some(Box::new(super::answer::from_proto(answer)?)),
+            None => None,
+        },
+        hidden_from_client: event.hidden_from_client,
     })
 }
 
@@ -395,7 +412,7 @@ fn phase_from_proto(value: i32) -> Result<Phase, ConvertError> {
     })
 }
 
-fn required<T>(value: Option<T>, field: &'static str) -> Result<T, ConvertError> {
+pub(super) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, ConvertError> {
     value.ok_or(ConvertError::Missing { field })
 }
 
@@ -403,11 +420,11 @@ fn filled(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn cause(id: String, field: &'static str) -> Result<Cause, ConvertError> {
+pub(super) fn cause(id: String, field: &'static str) -> Result<Cause, ConvertError> {
     Cause::from_id(&id).ok_or(ConvertError::UnknownCause { field, id })
 }
 
-fn address(text: &str, field: &'static str) -> Result<IpAddr, ConvertError> {
+pub(super) fn address(text: &str, field: &'static str) -> Result<IpAddr, ConvertError> {
     text.parse().map_err(|_| ConvertError::BadAddress {
         field,
         value: text.to_owned(),
@@ -421,7 +438,7 @@ fn upstream_address(text: &str) -> Result<UpstreamAddress, ConvertError> {
     })
 }
 
-fn u16_of(value: u32, field: &'static str) -> Result<u16, ConvertError> {
+pub(super) fn u16_of(value: u32, field: &'static str) -> Result<u16, ConvertError> {
     u16::try_from(value).map_err(|_| ConvertError::TooLarge { field, value })
 }
 

@@ -108,14 +108,16 @@ impl Records {
         }
     }
 
-    /// Looks at the beginning of a run of bytes: where the place is lost, a record may begin here.
-    pub(super) fn begin(&mut self, bytes: &[u8]) {
+    /// Looks at the beginning of a run of bytes: where the place is lost, a record may begin here. Returns
+    /// whether the place is known.
+    pub(super) fn begin(&mut self, bytes: &[u8]) -> bool {
         if self.state == State::Lost && likely_records(bytes) {
             self.state = State::Header {
                 bytes: [0; HEADER],
                 have: 0,
             };
         }
+        self.state != State::Lost || bytes.is_empty()
     }
 
     /// Takes bytes up to the next thing worth telling. It is to be called until it has nothing to tell

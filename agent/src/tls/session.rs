@@ -137,6 +137,18 @@ impl Session {
         self.to.records.is_sure() && self.from.records.is_sure()
     }
 
+    /// Goes on behind healthy exchanges that passed unseen. Most likely both directions begin a record
+    /// next; where one does not, it is looked for, and that is a gap.
+    pub fn resume(&mut self) {
+        for by in [Actor::Gateway, Actor::Upstream] {
+            self.retract(by);
+            let wire = self.wire(by);
+            wire.records = Records::joined();
+            wire.messages.lose();
+            self.side(by).partial = 0;
+        }
+    }
+
     /// Takes what the gateway sent, in order.
     pub fn sent(&mut self, at: Timestamp, chunk: Chunk<'_>) {
         self.feed(Actor::Gateway, at, chunk);
@@ -173,7 +185,9 @@ impl Session {
     fn feed(&mut self, by: Actor, at: Timestamp, chunk: Chunk<'_>) {
         match chunk {
             Chunk::Data(mut bytes) => {
-                self.wire(by).records.begin(bytes);
+                if !self.wire(by).records.begin(bytes) {
+                    self.side(by).gap = true;
+                }
                 loop {
                     let wire = self.wire(by);
                     let (taken, piece) = wire.records.take(bytes);
@@ -321,16 +335,7 @@ impl Session {
     }
 
     fn end(&mut self, by: Actor, at: Timestamp, content: u8, len: u16) {
-        // An alert is the last that a side says in TLS 1.3: what was taken for one was data.
-        if core::mem::take(&mut self.wire(by).guessed) {
-            let last =
-                self.facts.alerts.iter().rposition(|alert| {
-                    alert.by == by && alert.record.0 == content::APPLICATION_DATA
-                });
-            if let Some(last) = last {
-                self.facts.alerts.remove(last);
-            }
-        }
+        self.retract(by);
         let side = self.side(by);
         side.records = side.records.saturating_add(1);
         side.last = Some((content, len));
@@ -358,6 +363,19 @@ impl Session {
             _ => {}
         }
         self.wire(by).reading = Reading::Nothing;
+    }
+
+    /// An alert is the last that a side says in TLS 1.3 (RFC 8446 section 6): what was taken for one was
+    /// data, where something follows.
+    fn retract(&mut self, by: Actor) {
+        if !core::mem::take(&mut self.wire(by).guessed) {
+            return;
+        }
+        let alerts = &mut self.facts.alerts;
+        let guess = |alert: &Alert| alert.by == by && alert.record.0 == content::APPLICATION_DATA;
+        if let Some(last) = alerts.iter().rposition(guess) {
+            alerts.remove(last);
+        }
     }
 
     fn reach(&mut self, by: Actor, step: Step) {

@@ -10,9 +10,11 @@
 )]
 
 mod attach;
+mod clients;
 mod connects;
 mod held;
 mod late;
+mod library;
 mod network;
 mod pair;
 mod segments;

@@ -24,6 +24,7 @@ fn upstream_address() -> impl Strategy<Value = UpstreamAddress> {
     prop_oneof![
         any::<IpAddr>().prop_map(UpstreamAddress::Ip),
         text().prop_map(|path| UpstreamAddress::Unix(path.into())),
+        Just(UpstreamAddress::None),
     ]
 }
 
@@ -180,6 +181,8 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
                 truncated: rest.2.1,
                 mid_stream: rest.2.2,
             },
+            gateway_answer: None,
+            hidden_from_client: rest.2.1,
         },
     )
 }

@@ -55,7 +55,7 @@ pub(super) fn plain(facts: &TlsFacts<'_>) -> Option<Verdict> {
                 place(alert.own, alert.other)
             );
             let decisive = packet("alert_received", text);
-            by_upstream(facts, number, alert.own, decisive)
+            by_upstream(facts, number, alert.own, &decisive)
         }
         Actor::Gateway => {
             let text = format!(
@@ -82,7 +82,7 @@ pub(super) fn by_upstream(
     facts: &TlsFacts<'_>,
     number: u8,
     own: Step,
-    decisive: Evidence,
+    decisive: &Evidence,
 ) -> Option<Verdict> {
     let wire = facts.wire;
     let proven = |cause| verdict(cause, Proof::Proven, decisive.clone());

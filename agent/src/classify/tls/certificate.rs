@@ -126,24 +126,25 @@ pub(super) fn after_handshake(facts: &TlsFacts<'_>, alert: Option<&Alert>) -> Op
 fn chain(facts: &TlsFacts<'_>) -> Option<Evidence> {
     let leaf = facts.wire.chain.first()?;
     let count = facts.wire.chain.len();
-    let mut text = format!(
-        "the upstream sent {count} certificate{}, the first for {}, issued by {}, good from {} to {}",
+    let whole = !facts.wire.chain_cut;
+    let order = match chain_shape(&facts.wire.chain).filter(|_| whole) {
+        Some(ChainShape::Unrelated) => "; none of the others is its issuer",
+        Some(ChainShape::OutOfOrder) => "; they are out of order",
+        _ => "",
+    };
+    let needed = anchor(&facts.wire.chain)
+        .filter(|_| whole && !leaf.self_issued)
+        .map_or_else(String::new, |anchor| {
+            format!("; the gateway needs {anchor} to trust it")
+        });
+    let text = format!(
+        "the upstream sent {count} certificate{}, the first for {}, issued by {}, good from {} to {}{order}{needed}",
         if count == 1 { "" } else { "s" },
         leaf.subject,
         leaf.issuer,
         date(leaf.not_before),
         date(leaf.not_after)
     );
-    if !facts.wire.chain_cut {
-        match chain_shape(&facts.wire.chain) {
-            Some(ChainShape::Unrelated) => text += "; none of the others is its issuer",
-            Some(ChainShape::OutOfOrder) => text += "; they are out of order",
-            _ => {}
-        }
-        if let Some(anchor) = anchor(&facts.wire.chain).filter(|_| !leaf.self_issued) {
-            text += &format!("; the gateway needs {anchor} to trust it");
-        }
-    }
     Some(packet("certificate_chain", text))
 }
 

@@ -141,7 +141,7 @@ fn of_reason(facts: &TlsFacts<'_>, reason: u32) -> Option<Verdict> {
         let number = u8::try_from(number).ok().filter(|_| !facts.answered)?;
         let text = format!("the gateway's library received the alert {}", named(number));
         let own = facts.wire.from.step;
-        return alert::by_upstream(facts, number, own, said("alert_received", text));
+        return alert::by_upstream(facts, number, own, &said("alert_received", text));
     }
     let done = facts.is_done();
     let silent = facts.wire.from.step == Step::Nothing;

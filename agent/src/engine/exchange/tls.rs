@@ -98,15 +98,13 @@ impl Tls {
     fn may_be_h2(&self) -> bool {
         let facts = self.session.facts();
         let server = facts.server.as_ref();
-        match server.and_then(|server| server.alpn.as_deref()) {
-            Some(chosen) => chosen == "h2",
-            None => {
-                let hidden = server.is_none_or(|server| server.version.hides_handshake());
-                let offers = |alpn: &String| alpn == "h2";
-                let client = facts.client.as_ref();
-                hidden && client.is_none_or(|client| client.cut || client.alpn.iter().any(offers))
-            }
+        if let Some(chosen) = server.and_then(|server| server.alpn.as_deref()) {
+            return chosen == "h2";
         }
+        let hidden = server.is_none_or(|server| server.version.hides_handshake());
+        let offers = |alpn: &String| alpn == "h2";
+        let client = facts.client.as_ref();
+        hidden && client.is_none_or(|client| client.cut || client.alpn.iter().any(offers))
     }
 
     fn is_full_handshake_of_13(&self) -> bool {
@@ -332,6 +330,7 @@ impl Exchanges {
     /// Goes on behind healthy exchanges that passed unseen: what was open was over before.
     pub(super) fn tls_resume(&mut self, done: &mut Done) {
         if let Some(tls) = &mut self.tls {
+            tls.session.resume();
             tls.answered = true;
             tls.under_way = tls.under_way.take().or_else(|| self.open.pop_front());
             self.tls_answered(done);

@@ -417,14 +417,17 @@ fn a_corrupt_handshake_record_is_told_by_the_gateways_alert() {
 
 #[test]
 fn a_request_inside_tls_that_gets_no_answer() {
-    let ends: [(fn(&mut Sim) -> &mut Sim, Cause); 2] = [
-        (Sim::upstream_fin, Cause::TcpClosedNoResponse),
-        (Sim::upstream_rst, Cause::TcpResetNoResponse),
-    ];
-    for (end, cause) in ends {
+    for (cause, rst) in [
+        (Cause::TcpClosedNoResponse, false),
+        (Cause::TcpResetNoResponse, true),
+    ] {
         both(|sim| {
             sim.handshake_12(&hello(), Shown::default()).ask().ms(60);
-            end(sim);
+            if rst {
+                sim.upstream_rst();
+            } else {
+                sim.upstream_fin();
+            }
             let event = sim.expect(cause, Proof::Inferred);
             assert_eq!(event.exchange.unwrap().request_bytes, 185);
         });

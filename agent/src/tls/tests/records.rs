@@ -379,3 +379,23 @@ fn a_hello_cut_short_does_not_say_what_was_not_sent() {
     assert!(client.versions.is_empty(), "they stand in an extension");
     assert_eq!(facts.to.step, Step::Hello);
 }
+
+#[test]
+fn behind_unseen_exchanges_records_go_on() {
+    let mut session = tls13("tls13");
+    received(&mut session, &sealed(&[23, 823, 281, 69]));
+    sent(&mut session, &sealed(&[69, 100, 19]));
+    // The end of this record passes unseen, with others.
+    received(&mut session, &sealed(&[500])[..200]);
+    session.resume();
+    assert_eq!(session.facts().alerts, []);
+    sent(&mut session, &sealed(&[100]));
+    received(&mut session, &sealed(&[300, 19]));
+    let facts = session.facts();
+    assert!(!facts.to.gap && !facts.from.gap && facts.is_complete());
+    assert_eq!((facts.to.since_finished, facts.from.since_finished), (3, 2));
+    assert_eq!(facts.alerts.len(), 1);
+    session.resume();
+    received(&mut session, b"neither the beginning of a record");
+    assert!(session.facts().from.gap && session.facts().foreign.is_none());
+}

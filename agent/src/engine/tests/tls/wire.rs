@@ -194,6 +194,7 @@ pub(super) fn finished_12() -> Vec<u8> {
 
 /// What kind of certificate an upstream shows. The simulation runs in November 2023.
 #[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flaw of its own")]
 pub(super) struct Shown {
     pub(super) expired: bool,
     pub(super) early: bool,
