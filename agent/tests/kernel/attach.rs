@@ -40,6 +40,22 @@ fn every_program_attaches() {
 }
 
 #[test]
+fn system_calls_are_left_alone_where_nobody_wants_them() {
+    let source = LiveSource::start(&LiveConfig {
+        system_calls: false,
+        ..LiveConfig::default()
+    })
+    .unwrap();
+    for probe in source.probes() {
+        let of_calls = probe.reason.starts_with("turned off");
+        assert!(probe.attached || of_calls || probe.name == "reset_reason");
+    }
+    let connect = source.probes();
+    let connect = connect.iter().find(|row| row.name == "connect_exit");
+    assert!(!connect.unwrap().attached);
+}
+
+#[test]
 fn every_program_attaches_with_its_log() {
     let mut gateway = Gateway::start();
     let mut watch = Watch::start(&LiveConfig {
