@@ -314,8 +314,11 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
         let answers = self.answers.next();
-        let timers = self.timers.next();
-        timers.into_iter().chain(over).chain(answers).min()
+        let earlier = |one: Option<Timestamp>, other: Option<Timestamp>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        earlier(earlier(self.timers.next(), over), answers)
     }
 
     /// Hops tracked now, those that are over left out.
@@ -387,10 +390,10 @@ impl Engine {
     pub fn handle_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
         self.now = self.now.max(at);
         self.stats.segments += 1;
-        let short_way = self.has_short_way();
+        let (now, short_way) = (self.now, self.has_short_way());
         let mut local_known = true;
         let found = self.visit(id, |hop, cx| {
-            if short_way && hop.pass(at, segment) {
+            if short_way && hop.pass(at, now, segment, cx) {
                 return None;
             }
             local_known = hop.local.is_some();

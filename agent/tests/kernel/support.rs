@@ -180,7 +180,6 @@ pub(crate) enum Seen {
     },
     Icmp(IcmpError),
     ClientLeft,
-    Dns,
     Lost(u64),
 }
 
@@ -289,9 +288,7 @@ impl Watch {
                     }
                     Input::Dns(_) => (None, Seen::Dns),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
-                    Input::Dns(_) => (None, Seen::Dns),
                     Input::Lost { records } => (None, Seen::Lost(records)),
-                    Input::Dns(_) => return,
                 });
             });
         up_to.unwrap().as_nanos()
