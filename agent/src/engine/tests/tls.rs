@@ -49,6 +49,28 @@ fn plaintext_upstreams_are_named() {
 }
 
 #[test]
+fn a_400_that_asks_for_tls() {
+    let page = b"<title>400 The plain HTTP request was sent to HTTPS port</title>";
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n",
+        page.len()
+    );
+    both(|sim| {
+        sim.open().request().reply(head.as_bytes());
+        sim.reply(&page[..30]).reply(&page[30..]).upstream_fin();
+        let event = sim
+            .gateway_fin()
+            .expect(Cause::TlsPlaintextToTlsPort, Proof::Inferred);
+        assert_eq!(event.exchange.unwrap().status, Some(400));
+    });
+    both(|sim| {
+        let other = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno\n";
+        sim.open().request().reply(other).upstream_fin();
+        sim.gateway_fin().expect_none();
+    });
+}
+
+#[test]
 fn a_banner_before_the_client_hello_is_its_answer() {
     both(|sim| {
         sim.open().reply(b"SSH-2.0-OpenSSH_9.2\r\n").send(&hello());
