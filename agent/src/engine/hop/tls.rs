@@ -106,7 +106,7 @@ impl Hop {
         let run = TlsRun {
             wire: connection.session.facts(),
             first: open.ordinal == 1,
-            doubtful: open.ordinal == 1 && connection.is_doubtful(),
+            doubtful: connection.is_doubtful() || connection.has_piece(),
             sending: open.last_request.since(open.began),
         };
         verdict.and_then(|verdict| inside_tls(verdict, &run))

@@ -2,6 +2,7 @@
 
 mod healthy;
 mod library;
+mod splits;
 mod wire;
 
 use self::wire::{
