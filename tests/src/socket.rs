@@ -46,7 +46,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// The upstream of an event: `{"address":"10.77.0.2","port":20000}`, or a unix path and port zero.
+/// The upstream of an event: `{"address":"10.77.0.2","port":20000}`, or a unix path and port zero. Where
+/// none was chosen, it is the unspecified address.
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -57,6 +58,7 @@ impl<'de> Deserialize<'de> for Target {
         let Ends { address, port } = Ends::deserialize(deserializer)?;
         match address.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(path.into())),
+            None if address == "none" => Ok(Self::Inet(([0, 0, 0, 0], 0).into())),
             None => address
                 .parse()
                 .map(|ip| Self::Inet(SocketAddr::new(ip, port)))

@@ -2,6 +2,7 @@
 //! gives exactly one event with the right cause, and healthy traffic gives none. Needs root and BTF.
 
 mod live {
+    mod answers;
     pub(crate) mod attached;
     pub(crate) mod captures;
     pub(crate) mod status;
