@@ -1,5 +1,7 @@
 //! Every cap of the engine in one struct, and the memory bound that it implies.
 
+use crate::tls::Session;
+
 /// Caps on what the engine keeps. Reaching one is counted, never silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -11,8 +13,8 @@ pub struct Limits {
     pub reassembly_pieces: usize,
     /// Bytes of a response head kept for judging it.
     pub head_bytes: usize,
-    /// Memory for out-of-order payload, incomplete heads and pipelined requests of all hops together;
-    /// the hop silent longest is evicted for more.
+    /// Memory for out-of-order payload, incomplete heads, TLS handshakes and pipelined requests of all
+    /// hops together; the hop silent longest is evicted for more.
     pub kept_bytes: usize,
     /// Requests kept on one hop whose response has not begun (pipelining).
     pub pipelined: usize,
@@ -51,8 +53,8 @@ impl Limits {
     /// The most memory that an engine takes, in bytes, whatever goes in. It is what hostile traffic
     /// may bring it to; healthy traffic stays far below.
     pub const fn memory_bound(&self) -> usize {
-        // One hop's head or pieces may be above the sum before another hop is evicted for them.
-        let one_hop = 2 * self.reassembly_bytes + 3 * self.head_bytes;
+        // One hop's head, handshake or pieces may be above the sum before another hop is evicted for them.
+        let one_hop = 2 * self.reassembly_bytes + 3 * self.head_bytes + Session::MAX_KEPT_BYTES;
         self.hops * Self::HOP_BYTES
             + self.kept_bytes
             + one_hop

@@ -4,6 +4,7 @@
 //! Everything attached hangs on file descriptors of this process, so that it is gone when the process
 //! is, however it ends.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
@@ -123,6 +124,9 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         Err(problem) => no_connect = Some(problem),
     }
+    if !config.system_calls {
+        no_connect = Some("turned off".to_owned());
+    }
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
@@ -164,7 +168,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         result,
         "what clients of gateways get is not seen",
     ));
-    attach_segments(&mut ebpf, &mut probes);
+    attach_segments(&mut ebpf, &config.packets_of, &mut probes);
     Ok(Loaded {
         ebpf,
         probes,
@@ -360,16 +364,30 @@ fn attach_syscall(ebpf: &mut Ebpf, name: &str, hook: &str) -> Result<(), String>
     Ok(())
 }
 
-fn attach_segments(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+fn attach_segments(ebpf: &mut Ebpf, packets_of: &[PathBuf], probes: &mut Vec<ProbeStatus>) {
     const LOSS: &str = "no bytes are seen that way, so that responses cannot be judged";
-    let root = cgroup::open_root();
+    let places = places(packets_of);
     for (name, direction) in SEGMENTS {
-        let result = match &root {
-            Ok(root) => attach_segment(ebpf, name, root, direction),
-            Err(error) => Err(no_cgroup(error)),
+        let result = match &places {
+            Ok(places) => attach_segment(ebpf, name, places, direction),
+            Err(reason) => Err(reason.clone()),
         };
         probes.push(status(name, result, LOSS));
     }
+}
+
+/// The cgroups whose packets are looked at, opened for attaching.
+fn places(packets_of: &[PathBuf]) -> Result<Vec<File>, String> {
+    let root = cgroup::root().map_err(|error| no_cgroup(&error))?;
+    if packets_of.is_empty() {
+        let root = File::open(root).map_err(|error| no_cgroup(&error))?;
+        return Ok(vec![root]);
+    }
+    let open = |path: &PathBuf| {
+        let path = cgroup::directory(&root, path);
+        File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))
+    };
+    packets_of.iter().map(open).collect()
 }
 
 /// Why there is no place for the segment programs.
@@ -382,16 +400,18 @@ pub(super) fn no_cgroup(error: &io::Error) -> String {
 fn attach_segment(
     ebpf: &mut Ebpf,
     name: &str,
-    root: &std::fs::File,
+    places: &[File],
     direction: CgroupSkbAttachType,
 ) -> Result<(), String> {
     let program: &mut CgroupSkb = program(ebpf, name)?;
     program.load().map_err(|error| reason(&error))?;
-    // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
-    // be zero.
-    program
-        .attach(root, direction, CgroupAttachMode::Single)
-        .map_err(|error| reason(&error))?;
+    for place in places {
+        // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
+        // be zero.
+        program
+            .attach(place, direction, CgroupAttachMode::Single)
+            .map_err(|error| reason(&error))?;
+    }
     Ok(())
 }
 

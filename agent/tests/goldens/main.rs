@@ -13,6 +13,7 @@ mod render;
 mod scenario;
 mod stream;
 mod tcp;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -39,6 +40,7 @@ fn all() -> Vec<Golden> {
         http1::goldens(),
         stream::goldens(),
         peers::goldens(),
+        tls::goldens(),
     ]
     .concat()
 }
@@ -114,9 +116,14 @@ fn every_file_has_its_scenario() {
         assert!(names.insert(name.to_owned()), "{name} is there twice");
     }
     let mut found = BTreeSet::new();
-    for group in ["connect", "tcp", "http1", "stream", "peers"] {
+    for group in ["connect", "tcp", "http1", "stream", "peers", "tls"] {
         for entry in fs::read_dir(folder().join(group)).unwrap() {
-            let path = entry.unwrap().path().with_extension("");
+            let path = entry.unwrap().path();
+            // What scenarios are made of.
+            if path.extension().is_some_and(|extension| extension == "der") {
+                continue;
+            }
+            let path = path.with_extension("");
             let name = path.strip_prefix(folder()).unwrap();
             found.insert(name.to_str().unwrap().to_owned());
         }

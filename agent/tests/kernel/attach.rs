@@ -40,10 +40,26 @@ const TLS_PROGRAMS: usize = 6;
 fn every_program_attaches() {
     let source = LiveSource::start(&LiveConfig::default()).unwrap();
     let probes = source.probes();
-    for name in PROGRAMS {
-        let probe = probes.iter().find(|probe| probe.name == name).unwrap();
+    for name in PROGRAMS.iter().chain(&["tls_programs"]) {
+        let probe = probes.iter().find(|probe| probe.name == *name).unwrap();
         assert!(probe.attached, "{name}: {}", probe.reason);
     }
+}
+
+#[test]
+fn system_calls_are_left_alone_where_nobody_wants_them() {
+    let source = LiveSource::start(&LiveConfig {
+        system_calls: false,
+        ..LiveConfig::default()
+    })
+    .unwrap();
+    for probe in source.probes() {
+        let of_calls = probe.reason.starts_with("turned off");
+        assert!(probe.attached || of_calls || probe.name == "reset_reason");
+    }
+    let connect = source.probes();
+    let connect = connect.iter().find(|row| row.name == "connect_exit");
+    assert!(!connect.unwrap().attached);
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn capture_lines(
     let unjudged = [
         (
             stats.hops_opaque,
-            "hops that carry something other than HTTP/1",
+            "hops that carry something other than HTTP/1 or TLS",
         ),
         (stats.unjudged_gap, "exchanges behind a gap in the capture"),
         (

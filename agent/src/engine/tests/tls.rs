@@ -336,7 +336,7 @@ fn a_handshake_that_the_upstream_closes() {
     }
     // "Go away", in order.
     let bytes = alert(1, 0);
-    answered(&hello(), &bytes, Cause::TlsHandshakeClosed, Proof::Inferred);
+    answered(&hello(), &bytes, Cause::TlsHandshakeClosed, Proof::Proven);
 }
 
 #[test]
@@ -473,6 +473,13 @@ fn tickets_are_no_response() {
         sim.hello(&hello()).reply(&server_13());
         sim.send(&finished_13()).send(&data(180)).ack().tickets();
         sim.ms(60).upstream_fin().gateway_fin();
+        sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    });
+    // One ahead of it, one with it.
+    both(|sim| {
+        sim.handshake_13().reply(&data(wire::TICKET)).ask();
+        sim.reply(&data(wire::TICKET)).ms(60);
+        sim.upstream_fin().gateway_fin();
         sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
     });
     // One record alone may be either.
