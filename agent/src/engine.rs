@@ -7,6 +7,7 @@ mod deadlines;
 mod emit;
 mod exchange;
 mod hop;
+mod names;
 mod peers;
 mod recent;
 mod slots;
@@ -27,6 +28,7 @@ use hashbrown::HashTable;
 
 use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
+use self::names::Names;
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
 use self::timers::Timers;
@@ -113,6 +115,7 @@ pub struct Engine {
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
     peers: Peers,
+    names: Names,
     /// When a gateway let go of clients that had left.
     departures: Departures,
     deadlines: Deadlines,
@@ -166,6 +169,7 @@ impl Engine {
     pub fn new(config: Config, limits: Limits) -> Self {
         Self {
             peers: Peers::new(&limits),
+            names: Names::new(&limits),
             config,
             limits,
             stats: Stats::default(),
@@ -204,7 +208,7 @@ impl Engine {
                 self.connect_failed(at, &process, upstream, errno);
             }
             Input::Icmp(icmp) => self.icmp(at, icmp),
-            Input::Dns(_) => {}
+            Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
         }
@@ -234,6 +238,7 @@ impl Engine {
                 self.forget(id);
             }
         }
+        self.tell_unresolved();
     }
 
     /// Ends the observation: decides what can be decided of the hops that are still open.
@@ -248,6 +253,7 @@ impl Engine {
             self.with_hop(id, |hop, cx| hop.finish(now, cx));
             self.forget(id);
         }
+        self.finish_names();
     }
 
     /// The next event, if one was decided.
@@ -271,7 +277,8 @@ impl Engine {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
-        self.timers.next().into_iter().chain(over).min()
+        let names = self.names.next_due();
+        self.timers.next().into_iter().chain(over).chain(names).min()
     }
 
     /// Hops tracked now, those that are over left out.
@@ -313,8 +320,11 @@ impl Engine {
 
     /// Counters.
     pub const fn stats(&self) -> Stats {
+        let (dns_unmatched, dns_evicted) = self.names.counts();
         Stats {
             upstreams_dropped: self.peers.dropped(),
+            dns_unmatched,
+            dns_evicted,
             ..self.stats
         }
     }
@@ -350,7 +360,22 @@ impl Engine {
             self.track(at, id, (0, segment.upstream), !opening);
         }
         self.know_ends(at, id, (segment.local, segment.upstream));
+        self.name(at, id);
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
+    }
+
+    /// Looks up by what name the gateway knows the upstream that it connects to.
+    fn name(&mut self, at: Timestamp, id: HopId) {
+        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
+            return;
+        };
+        let hop = &mut tracked.hop;
+        if let Some(told) = self
+            .names
+            .connects(at, hop.process.as_ref(), hop.local, hop.upstream)
+        {
+            hop.name = Some(Box::new(told));
+        }
     }
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
@@ -427,7 +452,11 @@ impl Engine {
             } => Some((*local, *upstream)),
             _ => None,
         };
+        let opened = matches!(signal, Signal::Opened { .. });
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+        if opened {
+            self.name(at, id);
+        }
         // The hop knows its process, and so its namespace, only now.
         if let Some(ends) = seeded {
             self.enter_ends(id, ends);
@@ -460,6 +489,7 @@ impl Engine {
         let verdict = match upstream {
             Target::Inet(_) => connect_call(errno),
             Target::Unix(_) => connect_unix(errno),
+            Target::Name(_) => None,
         };
         let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;

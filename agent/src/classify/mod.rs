@@ -4,6 +4,7 @@
 //! where none fits there is no verdict, because a wrong one is worse than none.
 
 mod connect;
+mod dns;
 mod exchange;
 mod peers;
 
@@ -11,6 +12,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
+pub use dns::{Behind, StaleFacts, may_be_stale, stale_address, unresolved};
 pub use exchange::{
     ALIKE, Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };

@@ -43,7 +43,7 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 const LEAST_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Queries kept of one resolution, repeats of the same one not counted.
-const MAX_ASKED: usize = 16;
+const MAX_ASKED: usize = 12;
 
 /// Resolutions of one asker whose names have the same first label.
 const MAX_ALIKE: usize = 32;
@@ -64,12 +64,16 @@ pub struct Exchanged<'a> {
     pub asker: Asker,
     /// The same as the kernel tells it.
     pub process: Option<&'a Arc<Process>>,
+    /// Whether that is a resolver of the gateway's host, which asks on behalf of others.
+    pub on_behalf: bool,
     /// The end that asks.
     pub local: SocketAddr,
     /// The end that answers.
     pub resolver: SocketAddr,
     /// Whether it came over TCP.
     pub tcp: bool,
+    /// Records that the source had lost by then.
+    pub lost: u64,
 }
 
 /// Addresses that an answer told.

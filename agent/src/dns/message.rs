@@ -21,8 +21,8 @@ const MAX_ADDRESSES: usize = 64;
 /// Aliases that are kept: resolvers follow fewer.
 const MAX_ALIASES: usize = 16;
 /// Extended errors that are kept, and bytes of the text of one.
-const MAX_EDE: usize = 4;
-const MAX_EDE_TEXT: usize = 200;
+const MAX_EDE: usize = 2;
+const MAX_EDE_TEXT: usize = 120;
 
 /// Record types (IANA "DNS Parameters").
 pub mod kind {
@@ -213,18 +213,9 @@ impl Ede {
 impl Message {
     /// Reads a message that had `wire_len` bytes, of which `bytes` were captured.
     pub fn parse(bytes: &[u8], wire_len: u32) -> Result<Self, Malformed> {
-        let head: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Short)?;
+        let mut header = Header::read(bytes)?;
+        let head = header.bytes;
         let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let flags = word(2);
-        let mut header = Header {
-            id: word(0),
-            response: flags & 0x8000 != 0,
-            opcode: (head[2] >> 3) & 0x0f,
-            truncated: flags & 0x0200 != 0,
-            recursion_desired: flags & 0x0100 != 0,
-            rcode: flags & 0x000f,
-            bytes: *head,
-        };
         let (question, at) = match word(4) {
             0 => (None, HEADER_LEN),
             1 => {
@@ -236,9 +227,9 @@ impl Message {
             more => return Err(Malformed::Questions(more)),
         };
         let mut body = Body::default();
+        let whole = usize::try_from(wire_len).is_ok_and(|len| bytes.len() >= len);
         let sections = [word(6), word(8), word(10)];
         if records(bytes, at, sections, &mut header, &mut body).is_err() {
-            let whole = usize::try_from(wire_len).is_ok_and(|len| bytes.len() >= len);
             body.damaged = whole;
             body.cut |= !whole;
         }
@@ -246,6 +237,36 @@ impl Message {
             header,
             question,
             body,
+        })
+    }
+
+    /// What stands for an answer of which only the header can be read.
+    pub fn damaged(bytes: &[u8]) -> Option<Self> {
+        let header = Header::read(bytes).ok().filter(|header| header.response)?;
+        Some(Self {
+            header,
+            question: None,
+            body: Body {
+                damaged: true,
+                ..Body::default()
+            },
+        })
+    }
+}
+
+impl Header {
+    /// The header (RFC 1035 section 4.1.1).
+    fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+        let head: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Short)?;
+        let flags = u16::from_be_bytes([head[2], head[3]]);
+        Ok(Self {
+            id: u16::from_be_bytes([head[0], head[1]]),
+            response: flags & 0x8000 != 0,
+            opcode: (head[2] >> 3) & 0x0f,
+            truncated: flags & 0x0200 != 0,
+            recursion_desired: flags & 0x0100 != 0,
+            rcode: flags & 0x000f,
+            bytes: *head,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::exchange::Exchange;
 use super::hop::Judged;
+use super::names::Told;
 use super::{Engine, Slot};
 use crate::classify::Verdict;
 use crate::http1::RequestHead;
@@ -85,6 +86,8 @@ impl Engine {
             return;
         };
         let hop = &tracked.hop;
+        let told = hop.name.as_deref();
+        let verdict = self.names.with_name(verdict, told, hop.upstream, hop.opened);
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(
@@ -95,6 +98,7 @@ impl Engine {
             hop.process.as_ref(),
         );
         event.hop = Some(id);
+        event.upstream.name = told.map(Told::text);
         event.local = hop.local.map(|local| LocalInfo {
             address: local.ip(),
             port: local.port(),

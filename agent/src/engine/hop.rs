@@ -20,6 +20,7 @@ use self::connecting::ConnectEnd;
 use super::Departures;
 use super::deadlines::Deadlines;
 use super::exchange::{Done, Exchange, Exchanges};
+use super::names::Told;
 use super::peers::{Peers, Place};
 use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
@@ -106,6 +107,8 @@ pub(super) struct Hop {
     pub(super) process: Option<Arc<Process>>,
     pub(super) local: Option<SocketAddr>,
     pub(super) upstream: SocketAddr,
+    /// By what name the gateway knew it when it connected.
+    pub(super) name: Option<Box<Told>>,
     pub(super) opened: Timestamp,
     pub(super) mid_stream: bool,
     /// Records that the source had lost when the hop was opened, or when its last healthy exchange
@@ -158,6 +161,7 @@ impl Hop {
             process: None,
             local: None,
             upstream,
+            name: None,
             opened: at,
             mid_stream: false,
             lost_before: 0,

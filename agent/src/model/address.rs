@@ -1,4 +1,5 @@
-//! Where an upstream is reached: over IP, or through a unix socket of the gateway's own host.
+//! Where an upstream is reached: over IP, through a unix socket of the gateway's own host, or nowhere, as
+//! its name gave no address.
 
 use core::fmt;
 use core::net::{AddrParseError, IpAddr, SocketAddr};
@@ -17,6 +18,8 @@ pub enum Target {
     Inet(SocketAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
+    /// A name that gave no address.
+    Name(Arc<str>),
 }
 
 impl From<SocketAddr> for Target {
@@ -31,18 +34,28 @@ impl fmt::Display for Target {
             Self::Inet(upstream) => fmt::Display::fmt(upstream, f),
             // Padding applies to the whole.
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
+            Self::Name(name) => f.pad(name),
         }
     }
 }
 
-/// The address of an upstream without its port. Shown and serialised as `10.0.0.1`, `::1` or
-/// `unix:/run/app.sock`.
+/// The address of an upstream without its port. Shown and serialised as `10.0.0.1`, `::1`,
+/// `unix:/run/app.sock`, or nothing at all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
     /// IP address.
     Ip(IpAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
+    /// None: its name could not be resolved.
+    Unresolved,
+}
+
+impl UpstreamAddress {
+    /// Whether there is none.
+    pub const fn is_unresolved(&self) -> bool {
+        matches!(self, Self::Unresolved)
+    }
 }
 
 impl From<IpAddr> for UpstreamAddress {
@@ -56,6 +69,7 @@ impl fmt::Display for UpstreamAddress {
         match self {
             Self::Ip(address) => fmt::Display::fmt(address, f),
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
+            Self::Unresolved => f.pad(""),
         }
     }
 }
@@ -66,6 +80,7 @@ impl FromStr for UpstreamAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix(UNIX) {
             Some(path) => Ok(Self::Unix(Arc::from(path))),
+            None if text.is_empty() => Ok(Self::Unresolved),
             None => text.parse().map(Self::Ip),
         }
     }
@@ -83,7 +98,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_shown() {
-        for text in ["10.0.0.1", "2001:db8::7", "unix:/run/app.sock", "unix:@app"] {
+        for text in ["10.0.0.1", "2001:db8::7", "unix:/run/app.sock", "unix:@app", ""] {
             let address: UpstreamAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
             assert_eq!(

@@ -127,9 +127,10 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address or unix path.
+    /// IP address or unix path; none where `name` could not be resolved.
+    #[serde(skip_serializing_if = "UpstreamAddress::is_unresolved")]
     pub address: UpstreamAddress,
-    /// TCP port, zero for a unix path.
+    /// TCP port, zero for a unix path or a name alone.
     pub port: u16,
     /// Name that resolved to it, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,11 +138,14 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Address and port together, as `10.0.0.1:80`, `[::1]:80` or `unix:/run/app.sock`.
+    /// Address and port together, as `10.0.0.1:80`, `[::1]:80` or `unix:/run/app.sock`, or else the name.
     pub fn target(&self) -> Target {
         match &self.address {
             UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
             UpstreamAddress::Unix(path) => Target::Unix(Arc::clone(path)),
+            UpstreamAddress::Unresolved => {
+                Target::Name(Arc::from(self.name.as_deref().unwrap_or_default()))
+            }
         }
     }
 
@@ -149,21 +153,22 @@ impl UpstreamInfo {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
-            Target::Unix(_) => None,
+            Target::Unix(_) | Target::Name(_) => None,
         }
     }
 }
 
 impl From<Target> for UpstreamInfo {
     fn from(target: Target) -> Self {
-        let (address, port) = match target {
-            Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port()),
-            Target::Unix(path) => (UpstreamAddress::Unix(path), 0),
+        let (address, port, name) = match target {
+            Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port(), None),
+            Target::Unix(path) => (UpstreamAddress::Unix(path), 0, None),
+            Target::Name(name) => (UpstreamAddress::Unresolved, 0, Some(name.to_string())),
         };
         Self {
             address,
             port,
-            name: None,
+            name,
         }
     }
 }

@@ -99,8 +99,12 @@ pub struct Resolution {
     pub name: Name,
     /// The process that asked, where the kernel told it.
     pub process: Option<Arc<Process>>,
+    /// Whether that is a resolver of the gateway's host, which asked on behalf of others.
+    pub on_behalf: bool,
     /// The end that asked first.
     pub local: SocketAddr,
+    /// Records that the source had lost when it began.
+    pub lost_before: u64,
     /// When it began.
     pub began: Timestamp,
     /// When its last query or answer was seen.
@@ -129,7 +133,9 @@ pub(super) enum State {
 pub(super) struct Lookup {
     pub(super) asker: Asker,
     pub(super) process: Option<Arc<Process>>,
+    pub(super) on_behalf: bool,
     pub(super) name: Name,
+    pub(super) lost_before: u64,
     pub(super) began: Timestamp,
     pub(super) ended: Timestamp,
     pub(super) asked: Vec<Asked>,
@@ -149,7 +155,9 @@ impl Lookup {
         Self {
             asker: with.asker,
             process: with.process.cloned(),
+            on_behalf: with.on_behalf,
             name,
+            lost_before: with.lost,
             began: at,
             ended: at,
             asked: Vec::new(),

@@ -128,7 +128,9 @@ impl Lookup {
         Resolution {
             name: self.name,
             process: self.process,
+            on_behalf: self.on_behalf,
             local,
+            lost_before: self.lost_before,
             began: self.began,
             ended: self.ended,
             decided,

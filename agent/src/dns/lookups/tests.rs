@@ -31,9 +31,11 @@ impl Bench {
         let with = Exchanged {
             asker: Asker::Process(7),
             process: None,
+            on_behalf: false,
             local: SocketAddr::from(([10, 0, 0, 1], self.port)),
             resolver: self.resolver.into(),
             tcp: self.tcp,
+            lost: 0,
         };
         let message = Message::parse(bytes, bytes.len() as u32).unwrap();
         self.lookups.message(Self::at(ms), &with, &message)
