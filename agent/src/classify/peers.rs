@@ -77,17 +77,25 @@ fn packet(what: &'static str, text: String) -> Evidence {
     fact(EvidenceSource::Packet, what, text)
 }
 
+/// The decisive fact where a process closed a reused connection with a request in its queue.
+pub(super) const UNREAD_ON_CLOSE: &str = "closed_with_request_unread";
+
 /// Whether a verdict says that the upstream closed with the exchange in flight.
-pub const fn is_cut(cause: Cause) -> bool {
-    matches!(
-        cause,
+pub fn is_cut(verdict: &Verdict) -> bool {
+    match verdict.cause {
         Cause::TcpClosedNoResponse
-            | Cause::TcpResetNoResponse
-            | Cause::Http1HeadTruncated
-            | Cause::Http1BodyTruncated
-            | Cause::Http1LastChunkMissing
-            | Cause::Http1EofBodyReset
-    )
+        | Cause::TcpResetNoResponse
+        | Cause::Http1HeadTruncated
+        | Cause::Http1BodyTruncated
+        | Cause::Http1LastChunkMissing
+        | Cause::Http1EofBodyReset => true,
+        // A process that ends leaves what it did not read as well.
+        Cause::PoolStaleReuse => {
+            let decisive = verdict.evidence.first();
+            decisive.is_some_and(|evidence| evidence.what == UNREAD_ON_CLOSE)
+        }
+        _ => false,
+    }
 }
 
 /// A verdict that explains another, whose evidence supports it.

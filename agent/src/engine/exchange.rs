@@ -332,6 +332,7 @@ impl Exchanges {
                 return;
             };
             let stage = self.response.stage();
+            let seen = gap == 0;
             let (taken, event) = if gap > 0 {
                 self.response.skip(gap)
             } else {
@@ -353,7 +354,7 @@ impl Exchanges {
                     exchange.first_response = Some(at);
                     // Nobody answers a request before its first byte has come.
                     exchange.unasked |=
-                        exchange.ordinal > 1 && gap == 0 && self.acked <= exchange.offset;
+                        exchange.ordinal > 1 && seen && self.acked <= exchange.offset;
                 }
                 Some(ResponseEvent::End) => self.complete(at, stage, done),
                 None if bytes.is_empty() && gap == 0 => return,

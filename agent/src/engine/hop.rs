@@ -362,6 +362,7 @@ impl Hop {
             Direction::ToUpstream => {
                 survived = from.survived_reset(at, segment);
                 let begun = exchanges.begun();
+                exchanges.acked = to.acked();
                 if acks {
                     from.acknowledged(segment.ack, |chunk| {
                         exchanges.received(at, chunk, cx.stats, &mut done);
@@ -455,7 +456,6 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
-            Signal::Library(_) => {}
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -483,7 +483,8 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::ResetSent {
+            Signal::Library(_)
+            | Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}

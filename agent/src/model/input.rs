@@ -188,26 +188,28 @@ pub enum Signal {
     },
 }
 
-/// What OpenSSL said to the program that uses it.
+/// What OpenSSL said about a hop to the program that uses it. Only what somebody acts on is told: a hop
+/// that is well has none of this, save a [`Verified`](Self::Verified) with code zero from a program that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LibraryFact {
-    /// It raised an error inside a handshake, a read or a write (`ERR_set_error`).
+    /// It raised an error in the handshake of this hop, or as this hop was read or written
+    /// (`ERR_set_error`).
     Raised {
-        /// Number of the library that raised it: 20 is SSL.
+        /// Number of the library that raised it: 20 is SSL, 2 is the system, with an errno as reason.
         library: u32,
         /// Its reason. From 1000 on, of library 20: alert `reason - 1000` was received.
         reason: u32,
     },
-    /// The verification of the upstream's certificate chain ended, or the program asked how it had
-    /// ended: an `X509_V_` code, zero for a good chain.
+    /// How the verification of the upstream's certificate chain ended. A chain that does not verify and
+    /// that the program does not mind is not told.
     Verified {
-        /// The code.
+        /// An `X509_V_` code, zero for a good chain.
         code: u32,
-    },
-    /// The handshake call returned for good.
-    Handshake {
-        /// Whether the handshake is complete.
-        complete: bool,
+        /// Whether the program asked after the handshake (`SSL_get_verify_result`), as nginx does where it
+        /// is to verify. Else the library gave up on it, and `Raised` with library 20 and reason 134
+        /// (`CERTIFICATE_VERIFY_FAILED`) follows; with code zero it was the program's own check, of the
+        /// name mostly, that failed.
+        asked: bool,
     },
 }
 

@@ -6,6 +6,7 @@ use super::{
     Acked, Ended, ExchangeFacts, ON_ACCEPT, early, idle, in_body, injected, packet, reason,
     response_phase, tail,
 };
+use crate::classify::peers::UNREAD_ON_CLOSE;
 use crate::classify::{Verdict, human};
 use crate::http1::Stage;
 use crate::model::{Cause, Phase, Proof, ResetReason};
@@ -14,6 +15,10 @@ use crate::tcp::Reset;
 /// A reset this soon after a request on a reused connection may answer a request that crossed the
 /// upstream's close: round trips are shorter, and few handlers are.
 const CROSSING: Duration = Duration::from_millis(50);
+
+/// A request of no more bytes is taken by one read of any server: nginx reads 1024 bytes at first, others
+/// more. What is unread of it then is all of it.
+const ONE_READ: u64 = 1024;
 
 /// The upstream closed a fresh connection before the gateway sent a byte, and the gateway then closed
 /// without sending one.
@@ -94,6 +99,9 @@ pub(super) fn reset_silent(facts: &ExchangeFacts<'_>) -> Verdict {
         };
     }
     let unread = facts.reset_reason == Some(&ResetReason::AbortOnClose);
+    if unread && facts.is_pooled() && facts.silence <= CROSSING && facts.request_bytes <= ONE_READ {
+        return stale_reuse(facts, "RST");
+    }
     if unread
         && facts.fresh
         && facts
@@ -157,10 +165,27 @@ fn closed_on_accept(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {
 }
 
 fn stale_reuse(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {
-    let how = if facts.closed_before {
-        "the upstream had closed before the request was sent"
+    let closed = "closed_while_idle";
+    let (fact, how) = if facts.closed_before {
+        (
+            closed,
+            "the upstream had closed before the request was sent",
+        )
+    } else if facts.acked == Acked::Nothing {
+        (
+            closed,
+            "the upstream's close crossed the request: it acknowledged none of it",
+        )
+    } else if facts.reset_reason == Some(&ResetReason::AbortOnClose) {
+        (
+            UNREAD_ON_CLOSE,
+            "the upstream's close crossed the request: its process closed with the request unread",
+        )
     } else {
-        "the upstream's close crossed the request: it acknowledged none of it"
+        (
+            closed,
+            "the upstream's close crossed the request: its socket was gone",
+        )
     };
     let connection = facts.unused().map_or_else(
         || "a reused connection".to_owned(),
@@ -171,10 +196,7 @@ fn stale_reuse(facts: &ExchangeFacts<'_>, what: &str) -> Verdict {
             )
         },
     );
-    let decisive = packet(
-        "closed_while_idle",
-        format!("{what} on {connection}: {how}"),
-    );
+    let decisive = packet(fact, format!("{what} on {connection}: {how}"));
     let proof = if facts.closed_before || what == "FIN" {
         Proof::Proven
     } else {

@@ -63,7 +63,7 @@ impl Hop {
     /// Tells the verdict on an open exchange, or holds it.
     pub(super) fn tell(&mut self, judged: Judged, cx: &Context<'_>, out: &mut Outcome) {
         let at = judged.at;
-        if !is_cut(judged.verdict.cause) {
+        if !is_cut(&judged.verdict) {
             out.judged.push(judged);
             return;
         }
@@ -134,10 +134,7 @@ impl Hop {
         if let Some((began, None)) = died
             && !last
             && now < began.after(AFTER_INSTANT)
-            && held
-                .judged
-                .iter()
-                .any(|judged| is_cut(judged.verdict.cause))
+            && held.judged.iter().any(|judged| is_cut(&judged.verdict))
         {
             self.held = Some(held);
             self.waits.push((began.after(AFTER_INSTANT), Wait::Held));
@@ -158,9 +155,9 @@ impl Hop {
         let mut judged = held.judged;
         for Judged { at, verdict, .. } in &mut judged {
             let refused = verdict.cause == Cause::TcpConnectRefused;
-            if let Some(died) = died.as_ref().filter(|_| is_cut(verdict.cause)) {
+            if let Some(died) = died.as_ref().filter(|_| is_cut(verdict)) {
                 change(verdict, |verdict| process_died(verdict, died));
-            } else if is_cut(verdict.cause) {
+            } else if is_cut(verdict) {
                 change(verdict, |verdict| self.may_drain(verdict, *at, peer));
             } else if refused && drains {
                 change(verdict, |verdict| draining_connect(verdict, finished));

@@ -115,7 +115,7 @@ fn ends_without_a_response() {
     });
     same(SOON, Cause::TcpResetNoResponse, |sim| {
         let reason = ResetReason::AbortOnClose;
-        sim.request().ms(30).reason(reason).upstream_rst().ms(200);
+        sim.request().ms(60).reason(reason).upstream_rst().ms(200);
     });
     same(SOON, Cause::UpstreamSlowFirstByte, |sim| {
         sim.request().ms(2_000).gateway_fin().ms(200);

@@ -352,6 +352,21 @@ fn connections_cut_at_once_and_a_refused_syn_are_a_process_that_died() {
 }
 
 #[test]
+fn a_request_that_a_process_left_unread_when_it_died_is_its_victim() {
+    let mut sim = Sim::live("nginx");
+    for hop in 1..=3 {
+        sim.pooled(hop);
+    }
+    sim.on(1).ms(100).request().ms(1).upstream_rst();
+    sim.reason(ResetReason::AbortOnClose);
+    sim.on(2).upstream_fin();
+    sim.on(3).upstream_fin();
+    sim.on(4).ms(200).syn().refuse();
+    let told: Vec<_> = told(&mut sim).into_iter().map(|(cause, _)| cause).collect();
+    assert_eq!(told, [Cause::TcpConnectRefused, Cause::UpstreamProcessDied]);
+}
+
+#[test]
 fn one_connection_cut_alone_is_its_own_failure() {
     both(|sim| {
         sim.pooled(1);

@@ -162,6 +162,23 @@ fn stale_reuse_only_the_reset_is_seen() {
 }
 
 #[test]
+fn stale_reuse_of_a_request_that_was_acknowledged_and_never_read() {
+    let end = |request: &[u8], reason| {
+        let mut sim = Sim::live("nginx");
+        sim.open().request().reply(OK).ms(5000);
+        sim.send(request).ack().ms(1).upstream_rst().reason(reason);
+        sim
+    };
+    let mut read_in_part = b"GET / HTTP/1.1\r\nCookie: ".to_vec();
+    read_in_part.extend([b'c'; 1200]);
+    read_in_part.extend(b"\r\n\r\n");
+    end(GET, ResetReason::AbortOnClose).expect(Cause::PoolStaleReuse, Proof::Inferred);
+    end(&read_in_part, ResetReason::AbortOnClose)
+        .expect(Cause::TcpResetNoResponse, Proof::Underdetermined);
+    end(GET, ResetReason::AbortOnLinger).expect(Cause::TcpResetNoResponse, Proof::Proven);
+}
+
+#[test]
 fn a_pool_that_closes_idle_is_healthy() {
     both(|sim| {
         sim.open()
