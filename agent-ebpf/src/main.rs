@@ -22,6 +22,7 @@
 
 mod connect;
 mod ctx;
+mod dns;
 mod emit;
 mod gateway;
 mod maps;
@@ -29,8 +30,8 @@ mod segment;
 mod socket;
 mod stage;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockContext, TracePointContext};
 use hopscope_ebpf::{ABI_VERSION, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
@@ -104,6 +105,12 @@ fn segment_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn segment_ingress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 0);
+    segment::ALLOW
+}
+
+#[cgroup_sock(sock_create)]
+fn dns_socket(ctx: SockContext) -> i32 {
+    let _ = dns::created(&ctx);
     segment::ALLOW
 }
 

@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_
 use aya_ebpf::programs::SkBuffContext;
 use hopscope_ebpf::{Counter, HEADER_ROOM, Header, SEGMENT_TIERS, SegmentHeader, kind};
 
+use crate::dns;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
 use crate::stage;
 
@@ -29,7 +30,8 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
-    if !is_hop_port(port as u16) {
+    let to_resolver = dns::may_pass(skb, port as u16, egress);
+    if !to_resolver && !is_hop_port(port as u16) {
         return None;
     }
     let wire_len = ctx.len();
@@ -42,6 +44,9 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
         captured: if wire_len < wanted { wire_len } else { wanted },
         egress,
     };
+    if to_resolver {
+        return dns::seen(&segment);
+    }
     if stage::is_kept(&segment)? {
         return Some(());
     }
@@ -57,7 +62,7 @@ pub(crate) struct Segment {
     pub(crate) skb: *mut __sk_buff,
     pub(crate) cookie: u64,
     /// Length from the IP header on.
-    wire_len: u32,
+    pub(crate) wire_len: u32,
     captured: u32,
     /// One towards the upstream, else zero.
     pub(crate) egress: u32,
@@ -244,7 +249,7 @@ pub(crate) fn now() -> u64 {
 /// `base + offset`, kept in one register: the verifier knows where a pointer points only if it sees the
 /// end checked on the very sum that is read from, which the compiler would take apart.
 #[inline(always)]
-fn behind(base: usize, offset: usize) -> usize {
+pub(crate) fn behind(base: usize, offset: usize) -> usize {
     let mut sum = base;
     // SAFETY: adds two registers, and touches nothing else.
     unsafe {

@@ -278,7 +278,12 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
         let names = self.names.next_due();
-        self.timers.next().into_iter().chain(over).chain(names).min()
+        self.timers
+            .next()
+            .into_iter()
+            .chain(over)
+            .chain(names)
+            .min()
     }
 
     /// Hops tracked now, those that are over left out.
@@ -360,20 +365,20 @@ impl Engine {
             self.track(at, id, (0, segment.upstream), !opening);
         }
         self.know_ends(at, id, (segment.local, segment.upstream));
-        self.name(at, id);
+        if segment.flags.contains(TcpFlags::SYN) {
+            self.name(at, id, Some(segment.local));
+        }
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
     }
 
     /// Looks up by what name the gateway knows the upstream that it connects to.
-    fn name(&mut self, at: Timestamp, id: HopId) {
+    fn name(&mut self, at: Timestamp, id: HopId, local: Option<SocketAddr>) {
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return;
         };
         let hop = &mut tracked.hop;
-        if let Some(told) = self
-            .names
-            .connects(at, hop.process.as_ref(), hop.local, hop.upstream)
-        {
+        let (process, local) = (hop.process.as_ref(), local.or(hop.local));
+        if let Some(told) = self.names.connects(at, process, local, hop.upstream) {
             hop.name = Some(Box::new(told));
         }
     }
@@ -455,7 +460,7 @@ impl Engine {
         let opened = matches!(signal, Signal::Opened { .. });
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
         if opened {
-            self.name(at, id);
+            self.name(at, id, None);
         }
         // The hop knows its process, and so its namespace, only now.
         if let Some(ends) = seeded {

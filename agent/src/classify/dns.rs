@@ -121,9 +121,18 @@ fn told(resolution: &Resolution, asked: &Asked) -> Evidence {
         let text = format!(
             "no answer from {resolver}{over} for {question} in {silence}, asked {times} times"
         );
-        return fact(EvidenceSource::Timer, "dns_unanswered", text.replace("1 times", "once"));
+        return fact(
+            EvidenceSource::Timer,
+            "dns_unanswered",
+            text.replace("1 times", "once"),
+        );
     };
-    let after = human(reply.at.since(asked.last.min(reply.at)));
+    let sent = if asked.last <= reply.at {
+        asked.last
+    } else {
+        asked.first
+    };
+    let after = human(reply.at.since(sent));
     let what = match reply.outcome {
         Outcome::NoData => "NOERROR without an address".to_owned(),
         Outcome::NxDomain => code(rcode::NXDOMAIN),
@@ -150,7 +159,9 @@ fn unusable(why: Unusable, asked: &Asked, reply: &Reply) -> String {
             asked.id
         ),
         Unusable::WrongQuestion => "another question than the one".to_owned(),
-        Unusable::Truncated => "truncated, without an address and without more over TCP,".to_owned(),
+        Unusable::Truncated => {
+            "truncated, without an address and without more over TCP,".to_owned()
+        }
         Unusable::Damaged => "a message whose records do not fit into it".to_owned(),
     }
 }
@@ -198,7 +209,11 @@ fn ede_text(ede: &Ede) -> String {
 
 /// What search domains made of the name, and what came of that.
 fn searched(resolution: &Resolution) -> Option<Evidence> {
-    let mut names: Vec<&Name> = resolution.expansions.iter().map(|asked| &asked.name).collect();
+    let mut names: Vec<&Name> = resolution
+        .expansions
+        .iter()
+        .map(|asked| &asked.name)
+        .collect();
     names.dedup();
     let first = names.first()?;
     let more = match names.len() {
@@ -225,8 +240,12 @@ fn behind_told(behind: &Behind) -> Evidence {
                 Outcome::Addresses | Outcome::Unknown => "addresses".to_owned(),
                 Outcome::Unusable(why) => unusable(why, asked, reply),
             };
-            let ede: String = reply.ede.iter().map(|ede| format!(", {}", ede_text(ede))).collect();
-            format!("{who} had asked {} and was answered {what}{ede}", asked.resolver)
+            let ede = reply.ede.first().map(ede_text);
+            let ede = ede.map_or_else(String::new, |ede| format!(", {ede}"));
+            format!(
+                "{who} had asked {} and was answered {what}{ede}",
+                asked.resolver
+            )
         }
         None => format!("{who} had asked {} and was not answered", asked.resolver),
     };
@@ -269,7 +288,7 @@ pub fn stale_address(connect: Verdict, facts: &StaleFacts<'_>) -> Verdict {
         count => format!(" and {} more", count - 1),
     };
     let text = format!(
-        "{} has {}{more} since {} at the least; it had this address {} ago, for {} s",
+        "{} was {}{more} in its last answer, {} before; it was this address last {} before, for {} s",
         facts.name,
         facts.now,
         human(facts.moved),
@@ -277,6 +296,11 @@ pub fn stale_address(connect: Verdict, facts: &StaleFacts<'_>) -> Verdict {
         facts.ttl.as_secs()
     );
     let decisive = fact(EvidenceSource::Packet, "dns_moved", text);
-    Verdict::new(Cause::DnsStaleAddress, Proof::Inferred, connect.phase, decisive)
-        .with(connect.evidence)
+    Verdict::new(
+        Cause::DnsStaleAddress,
+        Proof::Inferred,
+        connect.phase,
+        decisive,
+    )
+    .with(connect.evidence)
 }

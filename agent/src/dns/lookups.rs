@@ -179,7 +179,13 @@ impl Lookups {
         }
         let question = message.question.as_ref()?;
         if message.header.recursion_desired && question.is_for_address() {
-            self.query(at, with, message.header.id, question.name.clone(), question.kind);
+            self.query(
+                at,
+                with,
+                message.header.id,
+                question.name.clone(),
+                question.kind,
+            );
         }
         None
     }
@@ -306,12 +312,7 @@ impl Lookups {
         }
     }
 
-    fn reply(
-        &mut self,
-        at: Timestamp,
-        with: &Exchanged<'_>,
-        message: &Message,
-    ) -> Option<Learned> {
+    fn reply(&mut self, at: Timestamp, with: &Exchanged<'_>, message: &Message) -> Option<Learned> {
         let key = (with.asker, with.local, message.header.id);
         let number = self.queries.get(&key).copied();
         let question = message.question.as_ref();

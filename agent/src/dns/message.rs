@@ -416,7 +416,10 @@ mod tests {
             .address([10, 0, 0, 2].into(), 30)
             .bytes();
         let body = parse(&bytes).body;
-        assert_eq!(body.addresses, [IpAddr::from([10, 0, 0, 1]), [10, 0, 0, 2].into()]);
+        assert_eq!(
+            body.addresses,
+            [IpAddr::from([10, 0, 0, 1]), [10, 0, 0, 2].into()]
+        );
         assert_eq!(body.aliases.len(), 1);
         assert_eq!(body.aliases[0].as_str(), "lb.example");
         assert_eq!(body.ttl, Some(Duration::from_secs(30)));
@@ -431,7 +434,7 @@ mod tests {
             .bytes();
         let message = parse(&bytes);
         assert_eq!(message.header.rcode, rcode::NXDOMAIN);
-        assert_eq!(message.body.negative_ttl, Some(Duration::from_secs(60)));
+        assert_eq!(message.body.negative_ttl, Some(Duration::from_mins(1)));
         assert!(message.body.addresses.is_empty());
     }
 
@@ -478,7 +481,7 @@ mod tests {
     #[test]
     fn an_old_ttl_with_the_top_bit_is_zero() {
         assert_eq!(seconds(0x8000_0000), Duration::ZERO);
-        assert_eq!(seconds(60), Duration::from_secs(60));
+        assert_eq!(seconds(60), Duration::from_mins(1));
     }
 
     proptest! {

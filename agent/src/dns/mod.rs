@@ -12,7 +12,7 @@ mod stream;
 pub(crate) mod testing;
 
 pub use lookups::{
-    Asked, Asker, Exchanged, Learned, Lookups, LookupLimits, Outcome, Reply, Resolution, Unusable,
+    Asked, Asker, Exchanged, Learned, LookupLimits, Lookups, Outcome, Reply, Resolution, Unusable,
 };
 pub use message::{Body, Ede, Header, Malformed, Message, Question, kind, rcode};
 pub use name::Name;

@@ -86,8 +86,10 @@ impl Engine {
             return;
         };
         let hop = &tracked.hop;
-        let told = hop.name.as_deref();
-        let verdict = self.names.with_name(verdict, told, hop.upstream, hop.opened);
+        let told = hop.name.as_deref().or_else(|| self.names.name_of_hop(hop));
+        let verdict = self
+            .names
+            .with_name(verdict, told, hop.upstream, hop.opened);
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(

@@ -5,14 +5,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::recent::Recent;
 use super::Engine;
+use super::hop::Hop;
+use super::recent::Recent;
 use crate::classify::{Behind, StaleFacts, Verdict, may_be_stale, stale_address, unresolved};
-use crate::dns::{
-    Asker, Exchanged, Learned, LookupLimits, Lookups, Message, Name, Outcome, Resolution, kind,
-};
+use crate::dns::{Asker, Exchanged, Learned, LookupLimits, Lookups, Message, Name, Resolution};
 use crate::limits::Limits;
-use crate::model::{Cause, DnsMessage, LocalInfo, Process, Proof, Target, Timestamp};
+use crate::model::{Cause, Direction, DnsMessage, LocalInfo, Process, Proof, Target, Timestamp};
 
 /// Names remembered of one address, and addresses of one name.
 const MAX_NAMES: usize = 4;
@@ -110,14 +109,6 @@ impl Names {
         (self.lookups.unmatched(), self.lookups.evicted())
     }
 
-    /// Entries of the tables.
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn sizes(&self) -> [usize; 4] {
-        let [told, _] = self.told.sizes();
-        let [current, _] = self.current.sizes();
-        [self.lookups.len(), told, current, self.behind.len()]
-    }
-
     fn learn(&mut self, at: Timestamp, message: &DnsMessage<'_>, learned: Learned) {
         let program = if message.on_behalf {
             Program::OnBehalf
@@ -171,6 +162,13 @@ impl Names {
         }
     }
 
+    /// The name of the upstream of a hop that was joined mid-stream, by now.
+    pub(super) fn name_of_hop(&self, hop: &Hop) -> Option<&Told> {
+        let local = hop.local.filter(|_| hop.mid_stream)?.ip();
+        let program = Program::of(hop.process.as_ref(), local);
+        self.name_of(program, hop.upstream.ip(), hop.last_seen)
+    }
+
     /// Takes the word that a gateway connects to `upstream` at `at`, and returns the name of that.
     pub(super) fn connects(
         &mut self,
@@ -187,7 +185,12 @@ impl Names {
         let local = local.unwrap_or(upstream).ip();
         let program = Program::of(process, local);
         let told = self.name_of(program, upstream.ip(), at)?.clone();
-        for known in self.told.get(&(program, upstream.ip())).into_iter().flatten() {
+        for known in self
+            .told
+            .get(&(program, upstream.ip()))
+            .into_iter()
+            .flatten()
+        {
             self.lookups.used(asker, &known.name);
         }
         Some(told)
@@ -197,9 +200,15 @@ impl Names {
     fn is_stale(&self, told: &Told, address: IpAddr, at: Timestamp) -> Option<StaleFacts<'_>> {
         let key = (told.resolver, told.name.clone(), address.is_ipv6());
         let (key, current) = self.current.get_with_key(&key)?;
-        let held = current.addresses.iter().find(|(known, ..)| *known == address);
+        let held = current
+            .addresses
+            .iter()
+            .find(|(known, ..)| *known == address);
         let (_, held, ttl) = *held?;
-        let mut now = current.addresses.iter().filter(|(_, seen, _)| *seen == current.at);
+        let mut now = current
+            .addresses
+            .iter()
+            .filter(|(_, seen, _)| *seen == current.at);
         // A gateway that connects may have begun with an answer that is a moment old, or with one whose
         // time to live has not passed.
         let moved = current.whole
@@ -282,7 +291,7 @@ impl Engine {
             return;
         };
         // Both may use port 53, as name servers among themselves do.
-        let answers = message.direction == crate::model::Direction::FromUpstream;
+        let answers = message.direction == Direction::FromUpstream;
         if parsed.header.response != answers {
             return;
         }

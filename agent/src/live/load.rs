@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramError,
+    TracePoint,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
@@ -19,6 +20,7 @@ use object::{Object as _, ObjectSection as _};
 use super::btf::Btf;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
+use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
 use super::{cgroup, tracefs};
 use crate::stats::ProbeStatus;
@@ -141,6 +143,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     }
     attach_connect(&mut ebpf, no_connect, &mut probes);
     attach_segments(&mut ebpf, &mut probes);
+    attach_dns(&mut ebpf, &mut probes);
     Ok(Loaded {
         ebpf,
         probes,
@@ -205,6 +208,15 @@ fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
             .insert(comm(name)?, 1, 0)
             .map_err(|source| LiveError::Map {
                 name: "COMMS",
+                source,
+            })?;
+    }
+    let mut resolvers: HashMap<_, [u8; COMM_LEN], u8> = map(ebpf, "RESOLVERS")?;
+    for name in RESOLVERS {
+        resolvers
+            .insert(comm(name)?, 1, 0)
+            .map_err(|source| LiveError::Map {
+                name: "RESOLVERS",
                 source,
             })?;
     }
@@ -333,6 +345,25 @@ fn attach_segments(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
         };
         probes.push(status(name, result, LOSS));
     }
+}
+
+fn attach_dns(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+    const NAME: &str = "dns_socket";
+    const LOSS: &str = "names that a gateway looks up are seen only from sockets that were open before, so that most failed lookups are not named";
+    let result = match cgroup::open_root() {
+        Ok(root) => attach_sockets(ebpf, NAME, &root),
+        Err(error) => Err(no_cgroup(&error)),
+    };
+    probes.push(status(NAME, result, LOSS));
+}
+
+fn attach_sockets(ebpf: &mut Ebpf, name: &str, root: &std::fs::File) -> Result<(), String> {
+    let program: &mut CgroupSock = program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    program
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|error| reason(&error))?;
+    Ok(())
 }
 
 /// Why there is no place for the segment programs.

@@ -98,7 +98,13 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_shown() {
-        for text in ["10.0.0.1", "2001:db8::7", "unix:/run/app.sock", "unix:@app", ""] {
+        for text in [
+            "10.0.0.1",
+            "2001:db8::7",
+            "unix:/run/app.sock",
+            "unix:@app",
+            "",
+        ] {
             let address: UpstreamAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);
             assert_eq!(

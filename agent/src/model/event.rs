@@ -1,5 +1,6 @@
 //! The event: one failed exchange or connect, its cause, and what proves it.
 
+use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -154,6 +155,17 @@ impl UpstreamInfo {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
             Target::Unix(_) | Target::Name(_) => None,
+        }
+    }
+}
+
+/// Where it is and what it is called, as people read it: `10.0.0.1:80 (app.example)`.
+impl fmt::Display for UpstreamInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = self.target();
+        match &self.name {
+            Some(name) if !self.address.is_unresolved() => f.pad(&format!("{target} ({name})")),
+            _ => fmt::Display::fmt(&target, f),
         }
     }
 }

@@ -13,7 +13,7 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "state",
     "reset_in",
     "destroyed",
@@ -24,6 +24,7 @@ const PROGRAMS: [&str; 10] = [
     "connect_exit",
     "segment_egress",
     "segment_ingress",
+    "dns_socket",
 ];
 
 #[test]

@@ -252,6 +252,7 @@ impl Watch {
                     }
                     Input::Icmp(error) => (None, Seen::Icmp(error)),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
+                    Input::Dns(message) => (None, Seen::dns(&message)),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });

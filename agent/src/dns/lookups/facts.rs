@@ -4,9 +4,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    AT_ONCE, Asker, Exchanged, LEAST_TIMEOUT, LONGEST, Learned, MAX_ASKED, QUIET, SETTLE,
-};
+use super::{AT_ONCE, Asker, Exchanged, LEAST_TIMEOUT, LONGEST, Learned, MAX_ASKED, QUIET, SETTLE};
 use crate::dns::{Ede, Message, Name, Question, rcode};
 use crate::model::{Process, Timestamp};
 
@@ -218,9 +216,7 @@ impl Lookup {
     ) -> bool {
         self.state() == State::Waiting
             && self.of_kind(kind).any(|asked| {
-                asked.id != id
-                    && asked.local == with.local
-                    && at.since(asked.last) >= LEAST_TIMEOUT
+                asked.id != id && asked.local == with.local && at.since(asked.last) >= LEAST_TIMEOUT
             })
     }
 
@@ -285,8 +281,9 @@ impl Lookup {
         let own = |asked: &&mut Asked| {
             (asked.id, asked.tcp) == (id, with.tcp)
                 && asked.local == with.local
-                && question
-                    .is_none_or(|question| asked.kind == question.kind && asked.name == question.name)
+                && question.is_none_or(|question| {
+                    asked.kind == question.kind && asked.name == question.name
+                })
         };
         // The same query may have gone to several resolvers from one port; a capture of translated
         // addresses shows other ones.
@@ -378,7 +375,9 @@ impl Lookup {
                 Some(Outcome::NoData) if self.is_followed(kind, alias) => {}
                 Some(Outcome::Addresses | Outcome::Unknown) => return State::Resolved,
                 Some(Outcome::NxDomain | Outcome::NoData) => answered = true,
-                Some(Outcome::ServFail | Outcome::Refused | Outcome::Unusable(Unusable::NotImp)) => {}
+                Some(
+                    Outcome::ServFail | Outcome::Refused | Outcome::Unusable(Unusable::NotImp),
+                ) => {}
                 // Programs wait for a better answer.
                 Some(Outcome::Unusable(_)) | None => state = State::Waiting,
             }

@@ -40,13 +40,17 @@ impl Lookups {
             let Some(related) = self.open.get(&other) else {
                 continue;
             };
-            let follows = related.began >= lookup.ended
-                && related.began.since(lookup.ended) <= AT_ONCE;
+            let follows =
+                related.began >= lookup.ended && related.began.since(lookup.ended) <= AT_ONCE;
             let chained = match relation {
                 Relation::Bare | Relation::Expansion => true,
                 Relation::Sibling => follows,
                 Relation::Same => {
-                    follows && related.asked.iter().all(|asked| !lookup.asked_from(asked.local))
+                    follows
+                        && related
+                            .asked
+                            .iter()
+                            .all(|asked| !lookup.asked_from(asked.local))
                 }
             };
             if !chained {

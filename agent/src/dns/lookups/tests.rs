@@ -244,7 +244,10 @@ fn answers_that_nobody_takes_are_remembered() {
 fn an_alias_is_followed() {
     let mut bench = Bench::new();
     bench.ask(0, 1, "www.example", kind::A);
-    bench.answer(1, &Answer::to(1, "www.example", kind::A).alias("lb.other", 60));
+    bench.answer(
+        1,
+        &Answer::to(1, "www.example", kind::A).alias("lb.other", 60),
+    );
     bench.ask(2, 2, "lb.other", kind::A);
     let answer = Answer::to(2, "lb.other", kind::A).address([10, 0, 0, 9].into(), 60);
     let learned = bench.answer(3, &answer).unwrap();
@@ -252,7 +255,10 @@ fn an_alias_is_followed() {
     assert_eq!(bench.failed(), [""; 0]);
 
     bench.ask(0, 1, "www.example", kind::A);
-    bench.answer(1, &Answer::to(1, "www.example", kind::A).alias("lb.other", 60));
+    bench.answer(
+        1,
+        &Answer::to(1, "www.example", kind::A).alias("lb.other", 60),
+    );
     bench.ask(2, 2, "lb.other", kind::A);
     bench.code(3, 2, "lb.other", kind::A, rcode::NXDOMAIN);
     assert_eq!(bench.failed(), ["www.example"]);
