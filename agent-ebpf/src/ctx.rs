@@ -179,7 +179,7 @@ pub(crate) fn segment_ends(
 
 /// The value at `address` of kernel memory.
 #[inline(always)]
-fn read<T: Copy>(address: u64) -> Option<T> {
+pub(crate) fn read<T: Copy>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address; every `T` used here is an integer or an array of them.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

@@ -15,10 +15,15 @@ pub(crate) const KEY_BITS: u32 = 16 + 128;
 /// Whether the process called `comm` that connects to `addr` and `port` is a gateway.
 #[inline(always)]
 pub(crate) fn is_gateway(comm: &[u8; COMM_LEN], addr: &[u8; 16], port: u16) -> bool {
+    is_gateway_process(comm) || (FILTERS.load() & filter::UPSTREAM != 0 && is_upstream(addr, port))
+}
+
+/// Whether the process called `comm` is a gateway wherever it connects to.
+#[inline(always)]
+pub(crate) fn is_gateway_process(comm: &[u8; COMM_LEN]) -> bool {
     let filters = FILTERS.load();
     (filters & filter::COMM != 0 && COMMS.get_ptr(comm).is_some())
         || (filters & filter::CGROUP != 0 && in_cgroup())
-        || (filters & filter::UPSTREAM != 0 && is_upstream(addr, port))
 }
 
 #[inline(always)]

@@ -50,6 +50,14 @@ pub mod kind {
     pub const HELD: u16 = 12;
     /// A [`super::DnsHeader`] and the packet's bytes from the IP header on.
     pub const DNS: u16 = 15;
+    /// A [`super::ClientRecord`].
+    pub const CLIENT: u16 = 20;
+    /// An [`super::OpenRecord`] about a socket on which a gateway begins to listen.
+    pub const LISTEN: u16 = 21;
+    /// A [`super::SocketCallRecord`].
+    pub const SOCKET_CALL: u16 = 22;
+    /// A [`super::LibraryRecord`].
+    pub const LIBRARY: u16 = 13;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -275,6 +283,115 @@ pub struct HeldRecord {
     pub held: Held,
 }
 
+/// Bytes kept of a client's request, and sent up of the answer to it.
+pub const CLIENT_REQUEST_LEN: usize = 1024;
+/// The same of an answer.
+pub const CLIENT_RESPONSE_LEN: usize = 256;
+
+/// A gateway answered a client with a 5xx, or closed its connection without an answer. What runs then is
+/// the thread that writes or closes, unless the kernel sends later by itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ClientRecord {
+    /// Header, [`kind::CLIENT`].
+    pub header: Header,
+    /// Both ends of the client's connection; the gateway's is the local one.
+    pub ends: Endpoints,
+    /// When the first byte of the request arrived.
+    pub requested_ns: u64,
+    /// Requests that began on the connection.
+    pub ordinal: u32,
+    /// Bytes of `request` that count.
+    pub request_len: u32,
+    /// Bytes of `response` that count; zero where the connection was closed without one.
+    pub response_len: u32,
+    /// Process id (tgid) of what ran, zero where unknown.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Its turn, as in [`Caller::turn`].
+    pub turn: u32,
+    /// Its `task_struct.flags`: [`PF_EXITING`] where it is about to end.
+    pub task_flags: u32,
+    /// Its `task_struct.exit_code`, in the form of wait(2).
+    pub exit_code: u32,
+    /// Name of its process.
+    pub comm: [u8; COMM_LEN],
+    /// The first bytes of the request.
+    pub request: [u8; CLIENT_REQUEST_LEN],
+    /// The first bytes of the answer.
+    pub response: [u8; CLIENT_RESPONSE_LEN],
+}
+
+/// The task is getting shut down (`include/linux/sched.h`).
+pub const PF_EXITING: u32 = 4;
+
+/// A client's connection in the `CLIENTS` map; its key is the socket cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// Both ends; the gateway's is the local one.
+    pub ends: Endpoints,
+    /// When the request began that was not answered yet.
+    pub requested_ns: u64,
+    /// Requests begun.
+    pub ordinal: u32,
+    /// Bytes of `request` that count.
+    pub request_len: u32,
+    /// Bits of [`client_flag`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The first bytes of that request.
+    pub request: [u8; CLIENT_REQUEST_LEN],
+}
+
+/// Bits of [`Client::flags`].
+pub mod client_flag {
+    /// A request began and was not answered yet.
+    pub const ASKED: u32 = 1;
+    /// The client closed its side, or reset it.
+    pub const GONE: u32 = 2;
+    /// Its requests cannot be read.
+    pub const OPAQUE: u32 = 4;
+}
+
+/// Key of the `LISTENERS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerKey {
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Port in host byte order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// System calls of a [`SocketCallRecord`].
+pub mod call {
+    /// `socket()`.
+    pub const SOCKET: u32 = 1;
+    /// `accept4()`.
+    pub const ACCEPT: u32 = 2;
+    /// `bind()`.
+    pub const BIND: u32 = 3;
+}
+
+/// A system call of a gateway about a socket failed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SocketCallRecord {
+    /// Header, [`kind::SOCKET_CALL`], without a cookie.
+    pub header: Header,
+    /// The caller.
+    pub caller: Caller,
+    /// One of [`call`].
+    pub call: u32,
+    /// The error, positive.
+    pub errno: i32,
+}
+
 /// Exchanges that were held back, summed up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -290,6 +407,32 @@ pub struct Held {
     /// How many of them waited how long for their first response byte: less than 2^(n + 1) microseconds
     /// at index n, or longer at the last.
     pub first_byte: [u32; FIRST_BYTE_LEN],
+}
+
+/// What the TLS library of a gateway's process said about a hop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LibraryRecord {
+    /// Header, [`kind::LIBRARY`].
+    pub header: Header,
+    /// One of [`library`].
+    pub what: u32,
+    /// Of an error: number of the part of the library that raised it.
+    pub library: u32,
+    /// The error's reason, or an `X509_V_` code.
+    pub value: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a [`LibraryRecord`] tells, in [`LibraryRecord::what`].
+pub mod library {
+    /// An error was raised.
+    pub const RAISED: u32 = 1;
+    /// How the verification of the chain ended that the library now gives up on.
+    pub const REFUSED: u32 = 2;
+    /// How the verification of the chain ended, for the program that asked.
+    pub const ASKED: u32 = 3;
 }
 
 /// Classes of the time to the first response byte: up to half a second, and longer.
@@ -335,14 +478,23 @@ pub enum Counter {
     /// Exchanges that were not held back because the table of held exchanges took no entry. Nothing is
     /// lost by that.
     NotHeld = 8,
-    /// Segments of hops that carry no HTTP/1, not sent up because nothing in them can be read.
+    /// Segments of hops that carry neither HTTP/1 nor TLS, not sent up because nothing in them can be
+    /// read.
     Opaque = 9,
+    /// Clients' connections that are not watched because a table took no entry.
+    ClientMapFull = 10,
+    /// Clients' connections whose requests cannot be read: TLS or HTTP/2. Their answers are not seen.
+    ClientOpaque = 11,
+    /// Answers to clients that begin no HTTP/1 response, such as bytes that a gateway passes on raw.
+    ClientRaw = 12,
+    /// Errors and results of a TLS library that may belong to either of two connections.
+    LibraryUnjoined = 13,
     /// Sockets to name servers lost because their table took no entry.
-    DnsMapFull = 10,
+    DnsMapFull = 14,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 11;
+pub const COUNTERS_LEN: u32 = 15;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -357,6 +509,10 @@ impl Counter {
         (Self::Filtered, "kernel_filtered"),
         (Self::NotHeld, "kernel_not_held"),
         (Self::Opaque, "kernel_opaque_segments"),
+        (Self::ClientMapFull, "kernel_client_map_full"),
+        (Self::ClientOpaque, "kernel_clients_opaque"),
+        (Self::ClientRaw, "kernel_clients_raw"),
+        (Self::LibraryUnjoined, "kernel_library_unjoined"),
         (Self::DnsMapFull, "kernel_dns_map_full"),
     ];
 }
@@ -388,14 +544,21 @@ pub const NO_OFFSET: u32 = u32::MAX;
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
-    /// The head of a final response has passed since the last request.
+    /// The head of a final response has passed since the last request; over TLS, application data of the
+    /// upstream behind such of the gateway.
     pub const ANSWERED: u32 = 2;
     /// The gateway has sent bytes.
     pub const SPOKE: u32 = 4;
-    /// The first of them began no HTTP/1 request.
+    /// The first of them began neither an HTTP/1 request nor a TLS record.
     pub const OPAQUE: u32 = 8;
-    /// From this bit on, segments with payload that passed since the hop was found to be opaque.
-    pub const SEGMENTS_SHIFT: u32 = 16;
+    /// The first of them began a TLS record.
+    pub const TLS: u32 = 16;
+    /// The gateway has sent application data over TLS.
+    pub const DATA: u32 = 32;
+    /// It was reset, or an error was reported on it.
+    pub const FAILED: u32 = 128;
+    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1.
+    pub const SPENT_SHIFT: u32 = 16;
 }
 
 /// Key of the `TUPLES` map: a hop as its *upstream's* socket would see it. It joins to the hop a reset
@@ -449,6 +612,11 @@ layout! {
     UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
+    ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
+    Client { size: 1088, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, reserved: 60, request: 64 }
+    ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
+    SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
+    LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }

@@ -20,6 +20,7 @@
     reason = "the attribute of an entry point hands its context over by value"
 )]
 
+mod client;
 mod connect;
 mod ctx;
 mod dns;
@@ -29,10 +30,13 @@ mod maps;
 mod segment;
 mod socket;
 mod stage;
+mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockContext, TracePointContext};
-use hopscope_ebpf::{ABI_VERSION, kind};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, tracepoint, uprobe};
+use aya_ebpf::programs::{
+    BtfTracePointContext, ProbeContext, SkBuffContext, SockContext, TracePointContext,
+};
+use hopscope_ebpf::{ABI_VERSION, call, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
 #[used]
@@ -112,6 +116,80 @@ fn segment_ingress(ctx: SkBuffContext) -> i32 {
 fn dns_socket(ctx: SockContext) -> i32 {
     let _ = dns::created(&ctx);
     segment::ALLOW
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn client_state(ctx: BtfTracePointContext) -> i32 {
+    let _ = client::state_changed(&ctx);
+    0
+}
+
+/// Never attached: the segment programs call it.
+#[cgroup_skb(egress)]
+fn client_egress(ctx: SkBuffContext) -> i32 {
+    let _ = client::answered(&ctx);
+    segment::ALLOW
+}
+
+/// Never attached: the segment programs call it.
+#[cgroup_skb(ingress)]
+fn client_ingress(ctx: SkBuffContext) -> i32 {
+    let _ = client::asked(&ctx);
+    segment::ALLOW
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_socket")]
+fn socket_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::SOCKET);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
+fn accept_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::ACCEPT);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
+fn bind_exit(ctx: TracePointContext) -> u32 {
+    let _ = client::call_returned(&ctx, call::BIND);
+    0
+}
+
+#[uprobe]
+fn tls_handshake(ctx: ProbeContext) -> u32 {
+    let _ = tls::handshake(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_raised(ctx: ProbeContext) -> u32 {
+    let _ = tls::raised(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_put(ctx: ProbeContext) -> u32 {
+    let _ = tls::put(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_verified(ctx: ProbeContext) -> u32 {
+    let _ = tls::verified(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_asked(ctx: ProbeContext) -> u32 {
+    let _ = tls::asked(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_freed(ctx: ProbeContext) -> u32 {
+    let _ = tls::freed(&ctx);
+    0
 }
 
 /// Never reached: the verifier rejects a program that could panic.

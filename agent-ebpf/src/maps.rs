@@ -10,6 +10,7 @@ use hopscope_ebpf::{
 };
 
 use crate::stage::Stage;
+use crate::tls::{Handshake, Raised, Session, Ssl};
 
 /// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
 /// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
@@ -35,6 +36,15 @@ const RESOLVERS_CAP: u32 = 32;
 
 /// Every TCP port.
 const PORTS_LEN: u32 = 1 << 16;
+
+/// Processes that open hops.
+const GATEWAYS_CAP: u32 = 4_096;
+
+/// `SSL` objects, which leave when they are freed.
+const SESSIONS_CAP: u32 = 65_536;
+
+/// Threads that handshake or raise errors: what is kept of them is worth one turn.
+const THREADS_CAP: u32 = 4_096;
 
 /// Names, cgroups and upstreams that can be configured.
 const FILTER_CAP: u32 = 4_096;
@@ -105,6 +115,24 @@ pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_C
 #[map]
 pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entries(FILTER_CAP, 0);
 
+/// Processes that opened a hop.
+#[map]
+pub(crate) static GATEWAYS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(GATEWAYS_CAP, 0);
+
+/// `SSL` objects of gateways.
+#[map]
+pub(crate) static SESSIONS: LruHashMap<Ssl, Session> =
+    LruHashMap::with_max_entries(SESSIONS_CAP, 0);
+
+/// The handshake call that a thread made last, by the address of its task.
+#[map]
+pub(crate) static HANDSHAKES: LruHashMap<u64, Handshake> =
+    LruHashMap::with_max_entries(THREADS_CAP, 0);
+
+/// The last error of a thread that could not be joined, by the address of its task.
+#[map]
+pub(crate) static RAISED: LruHashMap<u64, Raised> = LruHashMap::with_max_entries(THREADS_CAP, 0);
+
 /// One count per reason that something was not seen.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
@@ -156,6 +184,10 @@ globals! {
     SLOW_MS: u32 = 1000;
     /// Bits of `hopscope_ebpf::filter`.
     FILTERS: u32 = 0;
+    /// Offset in `pt_regs` of the first register that survives a call, and how many there are.
+    SAVED_AT: u32 = 0;
+    /// See `SAVED_AT`.
+    SAVED_LEN: u32 = 0;
     /// Not zero where `tcp_send_reset` has a third argument, the reason.
     RESET_HAS_REASON: u32 = 0;
     /// `sock_common.skc_family`, `u16`.
@@ -204,6 +236,14 @@ globals! {
     TASK_NSPROXY: u32 = NO_OFFSET;
     /// `nsproxy.net_ns`, pointer.
     NSPROXY_NET: u32 = NO_OFFSET;
+    /// `task_struct.tgid`, `i32`.
+    TASK_TGID: u32 = NO_OFFSET;
+    /// `task_struct.pid`, `i32`.
+    TASK_PID: u32 = NO_OFFSET;
+    /// `task_struct.flags`, `u32`.
+    TASK_FLAGS: u32 = NO_OFFSET;
+    /// `task_struct.exit_code`, `i32`.
+    TASK_EXIT: u32 = NO_OFFSET;
     /// `task_struct.files`, pointer.
     TASK_FILES: u32 = NO_OFFSET;
     /// `files_struct.fdt`, pointer.

@@ -5,11 +5,14 @@ use core::arch::asm;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
-use hopscope_ebpf::{Counter, HEADER_ROOM, Header, SEGMENT_TIERS, SegmentHeader, kind};
+use hopscope_ebpf::{
+    Counter, HEADER_ROOM, Header, MAX_SNAP_LEN, SEGMENT_TIERS, SegmentHeader, kind,
+};
 
+use crate::client;
 use crate::dns;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
-use crate::stage;
+use crate::stage::{self, Fate, Record};
 
 /// What the programs always return: the packet goes on as if nothing had looked at it.
 pub(crate) const ALLOW: i32 = 1;
@@ -27,6 +30,7 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
+    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
@@ -35,25 +39,30 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
         return None;
     }
     let wire_len = ctx.len();
-    let wanted = SNAP_LEN.load() + HEADER_ROOM;
     let segment = Segment {
         skb,
         // SAFETY: the program's own context.
         cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
         wire_len,
-        captured: if wire_len < wanted { wire_len } else { wanted },
+        captured: wire_len,
         egress,
     };
     if to_resolver {
         return dns::seen(&segment);
     }
-    if stage::is_kept(&segment)? {
-        return Some(());
-    }
-    if segment.captured < wire_len {
-        count(Counter::Truncated);
-    }
-    segment.send_up()
+    let wanted = SNAP_LEN.load() + HEADER_ROOM;
+    let most = match stage::fate(&segment.cut(wanted))? {
+        Fate::Kept => return Some(()),
+        Fate::Head => HEADER_ROOM,
+        Fate::Whole => MAX_SNAP_LEN + HEADER_ROOM,
+        Fate::Up => {
+            if wire_len > wanted {
+                count(Counter::Truncated);
+            }
+            wanted
+        }
+    };
+    segment.cut(most).send_up()
 }
 
 /// A segment of a hop, perhaps.
@@ -72,7 +81,7 @@ pub(crate) struct Segment {
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     /// Where its payload begins, from the IP header on.
-    start: u32,
+    pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
     /// It neither opens nor ends a direction.
@@ -80,6 +89,33 @@ pub(crate) struct Shape {
 }
 
 impl Segment {
+    /// The same with `most` bytes captured at most.
+    #[inline(always)]
+    pub(crate) fn cut(&self, most: u32) -> Self {
+        Self {
+            captured: if self.captured < most {
+                self.captured
+            } else {
+                most
+            },
+            ..*self
+        }
+    }
+
+    /// The whole packet of `ctx`.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &SkBuffContext, egress: u32) -> Self {
+        let skb = ctx.skb.skb;
+        Self {
+            skb,
+            // SAFETY: the program's own context.
+            cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
+            wire_len: ctx.len(),
+            captured: ctx.len(),
+            egress,
+        }
+    }
+
     /// Sends the segment up.
     #[inline(always)]
     fn send_up(&self) -> Option<()> {
@@ -207,21 +243,33 @@ impl Segment {
     /// The first bytes of the payload, where there are as many.
     #[inline(always)]
     pub(crate) fn start(&self, shape: &Shape) -> Option<[u8; START_LEN]> {
-        let mut bytes = [0; START_LEN];
+        self.bytes(shape.start)
+    }
+
+    /// The header of a TLS record that the payload begins with, perhaps.
+    #[inline(always)]
+    pub(crate) fn record(&self, shape: &Shape) -> Option<Record> {
+        self.bytes(shape.start).map(Record::read)
+    }
+
+    /// The `N` bytes from `at` on, where there are as many.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
         // SAFETY: `bytes` has room for as many. It fails where the packet is shorter.
-        let loaded = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.cast(),
-                shape.start,
-                bytes.as_mut_ptr().cast(),
-                START_LEN as u32,
-            )
-        };
+        let loaded =
+            unsafe { bpf_skb_load_bytes(self.skb.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
         (loaded == 0).then_some(bytes)
     }
 }
 
 impl<const CAP: usize> SegmentRecord<CAP> {
+    /// When the segment passed.
+    #[inline(always)]
+    pub(crate) fn time_ns(&self) -> u64 {
+        self.header.header.time_ns
+    }
+
     /// The first bytes of the payload, where there are as many.
     #[inline(always)]
     pub(crate) fn start(&self, shape: &Shape) -> Option<[u8; START_LEN]> {

@@ -8,11 +8,12 @@ use hopscope_ebpf::{
     Counter, Endpoints, Hop, OpenRecord, SocketRecord, StateRecord, Tuple, flag, kind,
 };
 
+use crate::client;
 use crate::ctx::{self, Sock};
 use crate::dns;
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::maps::{self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count};
 use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
@@ -122,6 +123,8 @@ pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let cookie = sk.cookie();
     // The last word about a socket: nothing of it passes any more. Most have no entry.
     let _ = STAGES.remove(cookie);
+    client::gone(cookie);
+    let _ = client::let_go_of_hop(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -177,6 +180,9 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         return None;
     }
     maps::enter_port(ends.remote_port);
+    if GATEWAYS.get_ptr(caller.pid).is_none() {
+        let _ = GATEWAYS.insert(caller.pid, 0, 0);
+    }
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };
@@ -203,6 +209,7 @@ pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
         }
         return None;
     };
+    client::mark_failed(cookie);
     debug!(ctx, "hop {}: reset received", cookie);
     send(kind::RESET_IN, cookie, None)
 }
@@ -249,6 +256,7 @@ pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = hop(sk)?;
     let value = if kind == kind::ERROR {
+        client::mark_failed(cookie);
         sk.field::<i32>(&maps::SK_ERR)
     } else {
         sk.field::<u8>(&maps::SKC_STATE).map(i32::from)

@@ -3,6 +3,7 @@
 //! It decides which hop an observation belongs to and what is kept of how many hops; what happened on
 //! a hop is [`hop`]'s business, and what that means is `classify`'s.
 
+mod answers;
 mod deadlines;
 mod emit;
 mod exchange;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use self::answers::{Answers, Attempt};
 use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
 use self::names::Names;
@@ -36,12 +38,13 @@ use self::traffic::AllFinished;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags,
+    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags, TcpState,
     Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::Ends;
 
+pub use self::answers::Config as AnswersConfig;
 pub use self::emit::Healthy;
 pub use self::peers::UpstreamTally;
 pub use self::traffic::Traffic;
@@ -76,6 +79,8 @@ pub struct Config {
     pub patience: Duration,
     /// Whether healthy exchanges are told of by [`Engine::poll_healthy`].
     pub tell_healthy: bool,
+    /// How long failures and the answers of the gateway to its clients wait for each other.
+    pub answers: AnswersConfig,
 }
 
 impl Default for Config {
@@ -84,6 +89,7 @@ impl Default for Config {
             node: Arc::from("localhost"),
             patience: Duration::from_millis(200),
             tell_healthy: false,
+            answers: AnswersConfig::default(),
         }
     }
 }
@@ -121,7 +127,8 @@ pub struct Engine {
     deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
-    events: VecDeque<HopEvent>,
+    /// Events to be polled, and whether [`Engine::poll_judged`] gave them before.
+    events: VecDeque<(HopEvent, bool)>,
     /// Boxes of hops that are over, to be used again.
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
@@ -129,6 +136,8 @@ pub struct Engine {
     unseen: VecDeque<(SocketAddr, u64)>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
+    /// What waits for the answer to the gateway's client.
+    answers: Answers,
     /// Whether every segment goes the long way, to compare the two.
     #[cfg(any(test, feature = "fuzzing"))]
     long_way: bool,
@@ -170,6 +179,7 @@ impl Engine {
         Self {
             peers: Peers::new(&limits),
             names: Names::new(&limits),
+            answers: Answers::new(config.answers),
             config,
             limits,
             stats: Stats::default(),
@@ -204,9 +214,22 @@ impl Engine {
                 process,
                 upstream,
                 errno,
+                turn,
             } => {
-                self.connect_failed(at, &process, upstream, errno);
+                self.connect_failed(at, &process, upstream, errno, turn);
             }
+            Input::Answer(answer) => self.answered(at, &answer),
+            Input::Listening {
+                process,
+                local,
+                readable,
+            } => self.answers.listening(process, local, readable),
+            Input::SocketFailed {
+                process,
+                turn,
+                call,
+                errno,
+            } => self.answers.socket_failed(at, process, turn, call, errno),
             Input::Icmp(icmp) => self.icmp(at, icmp),
             Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn } => self.client_left(at, turn),
@@ -239,6 +262,10 @@ impl Engine {
             }
         }
         self.tell_unresolved();
+        if self.answers.next().is_some_and(|due| due <= self.now) {
+            self.answers.expire(self.now);
+            self.tell_answers();
+        }
     }
 
     /// Ends the observation: decides what can be decided of the hops that are still open.
@@ -254,12 +281,27 @@ impl Engine {
             self.forget(id);
         }
         self.finish_names();
+        self.answers.finish();
+        self.tell_answers();
     }
 
     /// The next event, if one was decided.
     #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
+        self.poll_told().map(|(event, _)| event)
+    }
+
+    /// The same, and whether [`Engine::poll_judged`] gave it before.
+    #[inline]
+    pub fn poll_told(&mut self) -> Option<(HopEvent, bool)> {
         self.events.pop_front()
+    }
+
+    /// The next event that was judged just now and waits for what the gateway's client gets. Its packets
+    /// are at hand now, and may not be when it is polled. Events that wait for nothing are not given here.
+    #[inline]
+    pub fn poll_judged(&mut self) -> Option<&mut HopEvent> {
+        self.answers.show()
     }
 
     /// The next healthy exchange, where [`Config::tell_healthy`] asks for them. Those that nobody
@@ -277,13 +319,11 @@ impl Engine {
     #[inline]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
+        let answers = self.answers.next();
         let names = self.names.next_due();
-        self.timers
-            .next()
-            .into_iter()
-            .chain(over)
-            .chain(names)
-            .min()
+        let timers = self.timers.next();
+        let others = over.into_iter().chain(answers).chain(names);
+        timers.into_iter().chain(others).min()
     }
 
     /// Hops tracked now, those that are over left out.
@@ -326,10 +366,30 @@ impl Engine {
     /// Counters.
     pub const fn stats(&self) -> Stats {
         let (dns_unmatched, dns_evicted) = self.names.counts();
+        let answers = self.answers.tally;
+        let [
+            answers_500,
+            answers_502,
+            answers_503,
+            answers_504,
+            answers_other,
+        ] = answers.made;
         Stats {
             upstreams_dropped: self.peers.dropped(),
             dns_unmatched,
             dns_evicted,
+            answers_500,
+            answers_502,
+            answers_503,
+            answers_504,
+            answers_other,
+            answers_explained: answers.explained,
+            answers_ambiguous: answers.ambiguous,
+            answers_unexplained: answers.unexplained,
+            answers_passed_on: answers.passed_on,
+            answers_without_status: answers.without_status,
+            answers_dropped: answers.dropped,
+            events_hidden: answers.hidden,
             ..self.stats
         }
     }
@@ -434,6 +494,17 @@ impl Engine {
 
     fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
         self.stats.signals += 1;
+        if let Signal::State {
+            old: TcpState::Close,
+            new: TcpState::Close,
+            turn,
+            ..
+        } = signal
+        {
+            // The process let go of a socket that was closed already.
+            self.note_release(at, id, turn, true);
+            return;
+        }
         if self.hops.contains_key(&id) {
             if matches!(signal, Signal::Opened { .. }) {
                 // What the socket did before is told as it was.
@@ -451,6 +522,14 @@ impl Engine {
                 _ => return,
             }
         }
+        let released = match &signal {
+            Signal::State {
+                new: new @ (TcpState::FinWait1 | TcpState::LastAck | TcpState::Close),
+                turn,
+                ..
+            } => Some((*turn, *new != TcpState::Close)),
+            _ => None,
+        };
         let seeded = match &signal {
             Signal::Seeded {
                 local, upstream, ..
@@ -461,6 +540,9 @@ impl Engine {
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
         if opened {
             self.name(at, id, None);
+        }
+        if let Some((turn, sure)) = released {
+            self.note_release(at, id, turn, sure);
         }
         // The hop knows its process, and so its namespace, only now.
         if let Some(ends) = seeded {
@@ -490,11 +572,12 @@ impl Engine {
         process: &Arc<Process>,
         upstream: Target,
         errno: Errno,
+        turn: Option<Turn>,
     ) {
         let verdict = match upstream {
             Target::Inet(_) => connect_call(errno),
             Target::Unix(_) => connect_unix(errno),
-            Target::Name(_) => None,
+            Target::None => None,
         };
         let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;
@@ -503,7 +586,7 @@ impl Engine {
         self.hopless += 1;
         let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
         let event = self.event(id, at, verdict, upstream, Some(process));
-        self.emit(event);
+        self.emit(Attempt::new(event, at, turn));
     }
 
     fn client_left(&mut self, at: Timestamp, turn: Turn) {

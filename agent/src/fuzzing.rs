@@ -9,10 +9,12 @@ mod names;
 #[cfg(test)]
 mod seeds;
 mod streams;
+mod tls;
 
 pub use engine::engine;
 pub use names::dns;
 pub use streams::{reassembly, request, response};
+pub use tls::{certificate, tls};
 
 use crate::input::frame::{LinkType, parse_frame};
 use crate::input::packet::{IpPacket, parse_ip};
@@ -30,6 +32,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("reassembly", reassembly),
     ("response", response),
     ("request", request),
+    ("tls", tls),
+    ("certificate", certificate),
     ("engine", engine),
     ("dns", dns),
 ];

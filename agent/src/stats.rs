@@ -7,7 +7,8 @@ pub struct ProbeStatus {
     pub name: &'static str,
     /// Whether it is attached.
     pub attached: bool,
-    /// Why not, and what is lost by that; empty where it is attached.
+    /// Why not, and what is lost by that. Where it is attached it is empty, or says to what where there can
+    /// be several.
     pub reason: String,
 }
 
@@ -39,8 +40,12 @@ stats! {
     hops_mid_stream,
     /// Hops evicted because the table was full.
     hops_evicted,
-    /// Hops that carry something other than HTTP/1: judged by their connect only.
+    /// Hops that carry something other than HTTP/1 or TLS: judged by their connect only.
     hops_opaque,
+    /// Hops that carry TLS: judged by their handshake and by runs of records.
+    hops_tls,
+    /// Failures for which packets and the gateway's TLS library name different causes.
+    tls_sources_disagree,
     /// Exchanges that ended, failed ones included.
     exchanges,
     /// Those of them that were healthy and stayed in the kernel.
@@ -82,4 +87,28 @@ stats! {
     records_lost,
     /// Upstreams forgotten because the table was full.
     upstreams_dropped,
+    /// Answers 500 that gateways made themselves.
+    answers_500,
+    /// Answers 502 that gateways made themselves.
+    answers_502,
+    /// Answers 503 that gateways made themselves.
+    answers_503,
+    /// Answers 504 that gateways made themselves.
+    answers_504,
+    /// Other answers of 5xx that gateways made themselves.
+    answers_other,
+    /// Answers that gateways made themselves and that one failure or rule explains.
+    answers_explained,
+    /// Those that several failures explain alike.
+    answers_ambiguous,
+    /// Those that nothing explains, or no fact that is firm.
+    answers_unexplained,
+    /// Answers of 5xx that came from the upstream.
+    answers_passed_on,
+    /// Clients' connections that a gateway closed without a status.
+    answers_without_status,
+    /// Answers decided too soon because too many waited.
+    answers_dropped,
+    /// Failures that no client was told of.
+    events_hidden,
 }

@@ -1,6 +1,7 @@
 //! The agent under test, run as its users run it: the release binary as a process of its own, events
 //! read from what `hopscope events` and `hopscope analyze` print.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -37,6 +38,11 @@ pub struct Event {
     pub cause: String,
     /// How firmly it stands.
     pub proof: String,
+    /// Causes that fit as well.
+    #[serde(default)]
+    pub rivals: Vec<String>,
+    /// Whose fault it is.
+    pub fault_side: String,
     /// The upstream's end.
     pub upstream: Target,
     /// The gateway process.
@@ -47,6 +53,20 @@ pub struct Event {
     pub capture_id: Option<String>,
     /// Whether anything was lost.
     pub completeness: Completeness,
+}
+
+/// For messages of tests: the verdict and what it stands on.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.cause, self.proof)?;
+        if !self.rivals.is_empty() {
+            write!(f, " or {}", self.rivals.join(", "))?;
+        }
+        for fact in &self.evidence {
+            write!(f, "; {}: {}", fact.source, fact.text)?;
+        }
+        Ok(())
+    }
 }
 
 /// A gateway process.

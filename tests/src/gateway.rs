@@ -1,21 +1,23 @@
-//! Real gateways: one nginx and one HAProxy, each with a route for every scenario, run in the foreground
+//! Real gateways: nginx, HAProxy and Apache, each with a route for every scenario, run in the foreground
 //! inside the lab's namespace with files of their own.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
+use crate::apache;
 use crate::cleanup::{Directory, Program};
 use crate::clock::wait_for;
 use crate::netns::Netns;
 use crate::scenario::Check;
 use crate::socket::Target;
+use crate::tls::gateway::Secure;
 
 /// Time-out of the gateways for connecting, sending and reading, unless a route says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,17 +32,23 @@ pub enum Kind {
     Nginx,
     /// HAProxy.
     Haproxy,
+    /// Apache httpd, with one process that serves.
+    Apache,
 }
 
 impl Kind {
-    /// Every gateway of the lab.
+    /// The gateways of the scenarios without TLS.
     pub const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
+
+    /// The gateways of the scenarios with TLS.
+    pub const TLS: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Apache];
 
     /// Its program, and the name of its processes.
     pub const fn program(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Apache => "apache2",
         }
     }
 
@@ -49,6 +57,7 @@ impl Kind {
         let port = match self {
             Self::Nginx => 8001,
             Self::Haproxy => 8002,
+            Self::Apache => 8003,
         };
         SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
     }
@@ -77,6 +86,8 @@ pub struct Route {
     pub check: Option<Check>,
     /// Source address and port of connections to the upstream, where it must not be the kernel's choice.
     pub source: Option<SocketAddr>,
+    /// TLS to the upstream.
+    pub tls: Option<Secure>,
 }
 
 /// A running gateway. Dropping it ends it.
@@ -85,6 +96,7 @@ pub struct Gateway {
     kind: Kind,
     process: Program,
     workers: Vec<u32>,
+    log: PathBuf,
     _files: Directory,
 }
 
@@ -97,6 +109,7 @@ impl Gateway {
         let text = match kind {
             Kind::Nginx => nginx_config(files.path(), routes),
             Kind::Haproxy => haproxy_config(routes),
+            Kind::Apache => apache::config(files.path(), routes),
         };
         fs::write(&config, text?)
             .with_context(|| format!("could not write {}", config.display()))?;
@@ -110,6 +123,7 @@ impl Gateway {
                 .arg("-c"),
             // In the foreground, without a master process.
             Kind::Haproxy => command.args(["-db", "-f"]),
+            Kind::Apache => command.args(["-DFOREGROUND", "-f"]),
         };
         command
             .arg(&config)
@@ -131,9 +145,9 @@ impl Gateway {
         })?;
         let workers = match kind {
             Kind::Haproxy => vec![process.pid()],
-            Kind::Nginx => {
+            Kind::Nginx | Kind::Apache => {
                 let master = process.pid();
-                wait_for("the worker of nginx", START, || {
+                wait_for("a gateway's worker", START, || {
                     Ok(Some(children(master)).filter(|workers| !workers.is_empty()))
                 })?
             }
@@ -142,6 +156,7 @@ impl Gateway {
             kind,
             process,
             workers,
+            log,
             _files: files,
         })
     }
@@ -149,6 +164,15 @@ impl Gateway {
     /// Which gateway it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What it logged: the lines in which one of `words` stands.
+    pub fn log(&self, words: &[&str]) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines()
+            .filter(|line| words.iter().any(|word| line.contains(word)))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// The processes that talk to upstreams.
@@ -228,9 +252,14 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
         let source = route
             .source
             .map_or_else(String::new, |source| format!("proxy_bind {source}; "));
+        let pass = match &route.tls {
+            None => format!("proxy_pass http://{name}; "),
+            Some(tls) if tls.http2() => format!("grpc_pass grpcs://{name}; {}", tls.nginx()?),
+            Some(tls) => format!("proxy_pass https://{name}; {}", tls.nginx()?),
+        };
         writeln!(
             text,
-            "location = /{name} {{ proxy_pass http://{name}; {source}\
+            "location = /{name} {{ {pass}{source}\
              proxy_connect_timeout {}s; proxy_read_timeout {}s; proxy_set_header Connection {connection}; \
              proxy_set_header Upgrade $http_upgrade; proxy_set_header Host $host; }}",
             connect_timeout.as_secs(),
@@ -268,11 +297,19 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
                 source.port()
             )
         });
+        // A check may take as long as the time between two.
+        let often = if route.tls.is_some() { "1s" } else { "50ms" };
         let (probe, check) = match route.check {
-            None => ("", ""),
-            Some(Check::Tcp) => ("", " check inter 50ms"),
-            Some(Check::Http) => ("  option httpchk GET /check\n", " check inter 50ms"),
+            None => ("", String::new()),
+            Some(Check::Tcp) => ("", format!(" check inter {often} no-check-ssl")),
+            Some(Check::Tls) => ("", format!(" check inter {often}")),
+            Some(Check::Http) => (
+                "  option httpchk GET /check\n",
+                format!(" check inter {often}"),
+            ),
         };
+        let tls = route.tls.as_ref().map(Secure::haproxy).transpose()?;
+        let tls = tls.unwrap_or_default();
         let upstream = match upstream {
             Target::Inet(address) => address.to_string(),
             Target::Unix(path) => format!("unix@{}", path.display()),
@@ -281,7 +318,7 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
         writeln!(
             text,
             "backend {name}\n  http-reuse {reuse}\n{close}{probe}  timeout connect {}ms\n  \
-             timeout server {}ms\n  timeout check 20s\n  server upstream {upstream}{source}{check}",
+             timeout server {}ms\n  timeout check 20s\n  server upstream {upstream}{source}{tls}{check}",
             route.connect_timeout.as_millis(),
             route.read_timeout.as_millis()
         )?;

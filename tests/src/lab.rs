@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cleanup::{self, Directory};
+use crate::cleanup::{self, Directory, Program};
 use crate::client::{Request, Seen, Session, request};
 use crate::clock::wait_for;
 use crate::command::run_with_input;
@@ -20,7 +20,10 @@ use crate::scenario::{
     Departure, Drive, GATEWAY, GATEWAY_V6, Place, Scenario, Trick, UPSTREAM, UPSTREAM_V6,
 };
 use crate::socket::{Sockets, Target};
-use crate::upstream::Upstreams;
+use crate::tls::gateway::Secure;
+use crate::tls::openssl;
+use crate::tls::pki::Pki;
+use crate::upstream::{Behaviour, Upstreams};
 
 /// The gateways' end of the veth pair.
 const INTERFACE: &str = "hop0";
@@ -43,11 +46,13 @@ pub struct Lab {
     // In this order: the gateways end before their upstreams, and all of it before the namespaces.
     gateways: Vec<Gateway>,
     upstreams: Upstreams,
+    _programs: Vec<Program>,
     targets: HashMap<(&'static str, Kind), Target>,
     near: Netns,
     _far: Netns,
     _sockets: Sockets,
     _files: Directory,
+    _pki: Option<Pki>,
 }
 
 impl Lab {
@@ -59,13 +64,22 @@ impl Lab {
         connect(&near, &far).context("could not join the lab's namespaces")?;
 
         let files = Directory::new()?;
+        let speaks_tls = |one: &Scenario| {
+            let serves = matches!(one.behaviour, Some(Behaviour::Tls(_)));
+            one.tls.is_some() || one.openssl.is_some() || serves
+        };
+        let pki = scenarios.iter().any(speaks_tls).then(Pki::new);
+        let pki = pki
+            .transpose()
+            .context("could not make the lab's certificates")?;
+        let mut programs = Vec::new();
         let mut sockets = Vec::new();
         let mut targets = HashMap::new();
         let mut routes: HashMap<Kind, Vec<Route>> = HashMap::new();
         let mut served = Vec::new();
         let mut tricks: HashMap<Trick, Vec<u16>> = HashMap::new();
         for (index, scenario) in (0_u16..).zip(scenarios) {
-            for (offset, kind) in (0_u16..).zip(Kind::ALL) {
+            for (offset, kind) in (0_u16..).zip(Kind::TLS) {
                 let upstream =
                     SocketAddr::new(scenario.place.address(), FIRST_PORT + 10 * index + offset);
                 let source =
@@ -87,7 +101,14 @@ impl Lab {
                     read_timeout: scenario.read_timeout(),
                     check: scenario.check,
                     source: scenario.fixed_source().then_some(source),
+                    tls: scenario
+                        .tls
+                        .zip(pki.as_ref())
+                        .map(|(client, pki)| Secure::new(client, pki)),
                 });
+                if kinds.contains(&kind) {
+                    programs.extend(scenario.openssl.map(|server| (upstream, server)));
+                }
                 served.extend(scenario.behaviour.map(|behaviour| (upstream, behaviour)));
                 if let Some(trick) = scenario.trick {
                     tricks.entry(trick).or_default().push(upstream.port());
@@ -97,7 +118,11 @@ impl Lab {
         far.enter(|| run_with_input("nft", &["-f", "-"], &ruleset(&tricks)?))
             .context("could not set up the lab's packet rules")?;
         let sockets = Sockets::start(&sockets)?;
-        let upstreams = far.enter(|| Upstreams::start(served))?;
+        let upstreams = far.enter(|| Upstreams::start_with(served, pki.as_ref()))?;
+        let programs = match &pki {
+            Some(pki) => openssl::start(&programs, &far, pki, files.path())?,
+            None => Vec::new(),
+        };
         let gateways = kinds
             .iter()
             .map(|kind| Gateway::start(*kind, &near, routes.get(kind).map_or(&[], Vec::as_slice)))
@@ -105,11 +130,13 @@ impl Lab {
         Ok(Self {
             gateways,
             upstreams,
+            _programs: programs,
             targets,
             near,
             _far: far,
             _sockets: sockets,
             _files: files,
+            _pki: pki,
         })
     }
 
@@ -170,6 +197,13 @@ fn drive(
                     body: "order=1",
                 },
             )
+        }
+        Drive::Twice => {
+            let first = request(gateway, &get)?;
+            if first != Seen::Status(200) {
+                bail!("the first request was to succeed and gave {first}");
+            }
+            request(gateway, &get)
         }
         Drive::GoAway => {
             let mut session = Session::open(gateway)?;

@@ -5,6 +5,7 @@
 //! All traffic stays inside namespaces that the lab makes and removes.
 
 pub mod agent;
+mod apache;
 pub mod cleanup;
 pub mod client;
 pub mod clock;
@@ -16,5 +17,6 @@ pub mod recording;
 pub mod scenario;
 pub mod socket;
 pub mod status;
+pub mod tls;
 pub mod upstream;
 pub mod watch;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::client::Seen;
 use crate::gateway::{Kind, TIMEOUT};
 use crate::socket::Socket;
+use crate::tls::{self, openssl};
 use crate::upstream::{Behaviour, End};
 
 /// The gateways' address on the link to the upstreams.
@@ -37,8 +38,18 @@ pub struct Scenario {
     pub nginx: Seen,
     /// What a client of HAProxy sees last.
     pub haproxy: Seen,
+    /// What a client of Apache sees last.
+    pub apache: Seen,
+    /// How the gateway speaks TLS to the upstream, where it does.
+    pub tls: Option<tls::Client>,
+    /// The upstream, where it is a program of its own.
+    pub openssl: Option<openssl::Server>,
     /// The verdict; `None` for a trap, which must give none.
     pub verdict: Option<Verdict>,
+    /// What a client of this gateway may see instead, where that is a race inside it.
+    pub or: Option<(Kind, Seen)>,
+    /// The gateway that cannot do this, or does it more than once.
+    pub without: Option<Kind>,
     /// The gateway that takes such a response as it is: behind it, nothing failed.
     pub tolerated_by: Option<Kind>,
     /// The checks that HAProxy makes meanwhile.
@@ -50,10 +61,43 @@ pub struct Scenario {
 pub struct Verdict {
     /// The cause.
     pub cause: &'static str,
-    /// How firmly it stands on a live host.
-    pub proof: &'static str,
-    /// Whether packets alone show it: some failures never put one on the wire.
-    pub in_packets: bool,
+    /// How firmly it may stand on a live host.
+    pub proofs: &'static [&'static str],
+    /// What shows it.
+    pub shown: Shown,
+}
+
+impl Verdict {
+    /// Whose fault it may be called: a few causes leave it open.
+    pub fn sides(&self) -> &'static [&'static str] {
+        match self.cause {
+            "tls.plaintext_upstream"
+            | "tls.plaintext_to_tls_port"
+            | "tls.sni_unrecognised"
+            | "tls.client_certificate_required"
+            | "tls.client_certificate_rejected" => &["gateway"],
+            "tls.version_mismatch" | "tls.no_common_parameters" | "tls.alpn_mismatch" => &["both"],
+            "tls.certificate_name_mismatch" | "tls.certificate_untrusted" => {
+                &["upstream", "gateway", "both"]
+            }
+            "tls.handshake_closed" | "tls.handshake_timeout" | "tls.record_corrupt" => {
+                &["upstream", "network"]
+            }
+            cause if cause.starts_with("tls.") => &["upstream"],
+            _ => &["upstream", "gateway", "network", "both"],
+        }
+    }
+}
+
+/// What shows a failure for what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Packets do, live and recorded.
+    Packets,
+    /// The kernel does: no packet was ever sent.
+    Kernel,
+    /// The gateway's TLS library does. Packets leave more than one cause, this among them.
+    Library,
 }
 
 /// Where the gateway is told that its upstream is.
@@ -121,6 +165,8 @@ pub enum Drive {
     Once,
     /// Sends one that succeeds, and one more once the upstream has closed that connection.
     Again,
+    /// Sends one that succeeds, and one more, each on a connection of its own.
+    Twice,
     /// Sends one and goes away in the middle of the answer.
     GoAway,
     /// Sends this many on one connection, each after the other's answer.
@@ -145,8 +191,10 @@ pub enum Departure {
 /// How HAProxy checks the health of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// It connects and closes.
+    /// It connects and closes, without TLS.
     Tcp,
+    /// It makes a TLS handshake and closes.
+    Tls,
     /// It sends a request.
     Http,
 }
@@ -157,7 +205,18 @@ impl Scenario {
         match kind {
             Kind::Nginx => self.nginx,
             Kind::Haproxy => self.haproxy,
+            Kind::Apache => self.apache,
         }
+    }
+
+    /// Whether a client of `kind` may see this last.
+    pub fn accepts(&self, kind: Kind, seen: Seen) -> bool {
+        seen == self.seen(kind) || self.or == Some((kind, seen))
+    }
+
+    /// Whether it can be played through `kind`.
+    pub fn plays(&self, kind: Kind) -> bool {
+        self.without != Some(kind)
     }
 
     /// What the agent must say of it behind `kind`.
@@ -167,15 +226,16 @@ impl Scenario {
 
     /// Whether the gateway needs a pool of upstream connections for it.
     pub const fn keep_alive(&self) -> bool {
-        matches!(
-            self.behaviour,
+        match self.behaviour {
             Some(
                 Behaviour::Answer(_)
-                    | Behaviour::Healthy
-                    | Behaviour::CloseIdle(_)
-                    | Behaviour::CloseListener(_)
-            )
-        )
+                | Behaviour::Healthy
+                | Behaviour::CloseIdle(_)
+                | Behaviour::CloseListener(_),
+            ) => true,
+            Some(Behaviour::Tls(server)) => server.keeps(),
+            _ => false,
+        }
     }
 
     /// The gateway's time-out for connecting.
@@ -216,16 +276,16 @@ impl Scenario {
         self
     }
 
-    const fn proof(mut self, proof: &'static str) -> Self {
+    const fn proofs(mut self, proofs: &'static [&'static str]) -> Self {
         if let Some(verdict) = &mut self.verdict {
-            verdict.proof = proof;
+            verdict.proofs = proofs;
         }
         self
     }
 
     const fn not_in_packets(mut self) -> Self {
         if let Some(verdict) = &mut self.verdict {
-            verdict.in_packets = false;
+            verdict.shown = Shown::Kernel;
         }
         self
     }
@@ -256,11 +316,16 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
         drive: Drive::Once,
         nginx: BAD_GATEWAY,
         haproxy: UNAVAILABLE,
+        apache: UNAVAILABLE,
+        tls: None,
+        openssl: None,
         verdict: Some(Verdict {
             cause,
-            proof: "proven",
-            in_packets: true,
+            proofs: &["proven"],
+            shown: Shown::Packets,
         }),
+        or: None,
+        without: None,
         tolerated_by: None,
         check: None,
     }
@@ -322,7 +387,7 @@ fn connecting() -> [Scenario; 11] {
             nginx: TIMED_OUT,
             ..cannot_connect("blackholed", "tcp.connect_blackholed")
                 .trick(Trick::DropAll)
-                .proof("inferred")
+                .proofs(&["inferred"])
         },
     ]
 }
@@ -369,7 +434,7 @@ fn established() -> [Scenario; 5] {
         )
         .trick(Trick::DropFin)
         .drive(Drive::Again)
-        .proof("inferred"),
+        .proofs(&["inferred"]),
     ]
 }
 
@@ -391,7 +456,7 @@ fn time() -> [Scenario; 6] {
             TIMED_OUT,
         )
         // So small a request does not show in the window whether it was read.
-        .proof("underdetermined"),
+        .proofs(&["underdetermined"]),
         fails(
             "stalled_in_head",
             "upstream.stalled_in_head",
@@ -399,7 +464,7 @@ fn time() -> [Scenario; 6] {
             TIMED_OUT,
             TIMED_OUT,
         )
-        .proof("inferred"),
+        .proofs(&["inferred"]),
         fails(
             "stalled_in_body",
             "upstream.stalled_in_body",
@@ -407,7 +472,7 @@ fn time() -> [Scenario; 6] {
             Seen::Cut(200),
             Seen::Cut(200),
         )
-        .proof("inferred"),
+        .proofs(&["inferred"]),
         fails(
             "own_error_500",
             "upstream.own_error",

@@ -12,8 +12,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::set_socket_linger;
+use rustls::ServerConfig;
 
 use crate::socket::Target;
+use crate::tls::hello;
+use crate::tls::pki::Pki;
+use crate::tls::server::Server;
 
 /// Longest life of a connection: every time-out of a gateway in the lab is shorter.
 const LIFE: Duration = Duration::from_secs(30);
@@ -65,6 +69,12 @@ pub enum Behaviour {
     Flood(usize),
     /// Switches protocols and sends back what it is sent.
     Upgrade,
+    /// Speaks TLS.
+    Tls(Server),
+    /// Reads one TLS record, the ClientHello, sends these bytes, and ends like this.
+    Hello(&'static [u8], End),
+    /// Asks for another ClientHello, sends these bytes in answer to it, and ends like this.
+    HelloRetry(&'static [u8], End),
 }
 
 /// How a connection ends after the reply.
@@ -99,13 +109,28 @@ struct Upstream {
     listener: TcpListener,
     address: SocketAddr,
     behaviour: Behaviour,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Upstreams {
     /// Listens on each address, in the network namespace of the calling thread, and starts to serve.
     pub fn start(wanted: impl IntoIterator<Item = (SocketAddr, Behaviour)>) -> Result<Self> {
+        Self::start_with(wanted, None)
+    }
+
+    /// The same with certificates for those that speak TLS.
+    pub fn start_with(
+        wanted: impl IntoIterator<Item = (SocketAddr, Behaviour)>,
+        pki: Option<&Pki>,
+    ) -> Result<Self> {
         let mut upstreams = Vec::new();
         for (address, behaviour) in wanted {
+            let tls = match behaviour {
+                Behaviour::Tls(server) => {
+                    Some(server.config(pki.context("TLS upstreams need certificates")?)?)
+                }
+                _ => None,
+            };
             let listener = TcpListener::bind(address)
                 .with_context(|| format!("an upstream could not listen on {address}"))?;
             listener.set_nonblocking(true)?;
@@ -113,6 +138,7 @@ impl Upstreams {
                 listener,
                 address,
                 behaviour,
+                tls,
             });
         }
         let (woken, wake) = io::pipe().context("could not make a pipe")?;
@@ -183,9 +209,10 @@ impl Upstream {
             return true;
         };
         let (behaviour, address, shared) = (self.behaviour, self.address, Arc::clone(shared));
+        let tls = self.tls.clone();
         thread::spawn(move || {
-            // An error is the gateway having gone away, which is its right.
-            let _ = serve(stream, behaviour, &shared.over);
+            // An error is the gateway having gone away, or having been refused, which is its right.
+            let _ = serve(stream, behaviour, tls.as_ref(), &shared.over);
             shared
                 .closed
                 .lock()
@@ -196,7 +223,12 @@ impl Upstream {
     }
 }
 
-fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    behaviour: Behaviour,
+    tls: Option<&Arc<ServerConfig>>,
+    over: &AtomicBool,
+) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     match behaviour {
@@ -245,8 +277,7 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
         }
         Behaviour::Flood(length) => {
             if read_request(&mut stream, over)? {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-                stream.write_all(head.as_bytes())?;
+                stream.write_all(&flood_head(length))?;
                 let block = [b'x'; 16 * 1024];
                 let mut left = length;
                 while left > 0 {
@@ -257,11 +288,23 @@ fn serve(mut stream: TcpStream, behaviour: Behaviour, over: &AtomicBool) -> io::
                 drain(&mut stream, over)?;
             }
         }
+        Behaviour::Tls(server) => {
+            if let Some(config) = tls {
+                server.serve(stream, config, over)?;
+            }
+        }
+        Behaviour::Hello(bytes, end) => hello::answer(stream, bytes, end, over)?,
+        Behaviour::HelloRetry(bytes, end) => hello::answer_retried(stream, bytes, end, over)?,
     }
     Ok(())
 }
 
-fn finish(mut stream: TcpStream, end: End, over: &AtomicBool) -> io::Result<()> {
+/// The head of an answer with a body of `length` bytes.
+pub(crate) fn flood_head(length: usize) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+}
+
+pub(crate) fn finish(mut stream: TcpStream, end: End, over: &AtomicBool) -> io::Result<()> {
     match end {
         End::Fin => drop(stream),
         End::Reset => {
@@ -297,7 +340,7 @@ fn read_request(stream: &mut TcpStream, over: &AtomicBool) -> io::Result<bool> {
 }
 
 /// Length of the request that `bytes` begin with, once its head is there.
-fn request_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn request_length(bytes: &[u8]) -> Option<usize> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(bytes.get(..end)?).to_ascii_lowercase();
     let body = head
@@ -311,14 +354,18 @@ fn request_length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Reads and forgets until the gateway closes or the lab is over.
-fn drain(stream: &mut TcpStream, over: &AtomicBool) -> io::Result<()> {
+pub(crate) fn drain(stream: &mut TcpStream, over: &AtomicBool) -> io::Result<()> {
     let mut buffer = [0; 4096];
     while read_some(stream, &mut buffer, over)? > 0 {}
     Ok(())
 }
 
 /// Reads what there is; 0 at the end of the connection or of the lab.
-fn read_some(stream: &mut TcpStream, buffer: &mut [u8], over: &AtomicBool) -> io::Result<usize> {
+pub(crate) fn read_some(
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+    over: &AtomicBool,
+) -> io::Result<usize> {
     stream.set_read_timeout(Some(TICK))?;
     let mut waited = Duration::ZERO;
     while waited < LIFE && !over.load(Ordering::Relaxed) {

@@ -112,6 +112,9 @@ impl Watch {
             for scenario in scenarios {
                 for gateway in lab.gateways() {
                     let kind = gateway.kind();
+                    if !scenario.plays(kind) {
+                        continue;
+                    }
                     let upstream = lab.upstream(scenario, kind)?;
                     let play = scope.spawn(move || lab.play(scenario, kind));
                     running.push((scenario, kind, upstream, play));

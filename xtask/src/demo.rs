@@ -168,6 +168,7 @@ fn request(scenario: &Scenario) -> String {
     match scenario.drive {
         Drive::Again => format!("POST /{}", scenario.name),
         Drive::Many(count) => format!("GET /{} x{count}", scenario.name),
+        Drive::Twice => format!("GET /{} x2", scenario.name),
         Drive::Once | Drive::GoAway | Drive::Leave(_) | Drive::Crawl | Drive::Upgrade => {
             format!("GET /{}", scenario.name)
         }

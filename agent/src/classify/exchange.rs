@@ -5,7 +5,7 @@
 
 mod closed;
 mod gave_up;
-mod injected;
+pub(super) mod injected;
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::tcp::{Hole, Reset, Stuck, Windows};
 
 pub use self::closed::closed_before_request;
 pub use self::gave_up::{ALIKE, cut_off};
+pub(super) use self::gave_up::{swallowed, waiting};
 
 /// A connection idle for this long may be forgotten by a device that keeps state of it: those in use
 /// do so after one to several minutes.
@@ -173,7 +174,7 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
         (Ended::UpstreamFin, Stage::Idle) => Some(closed::silent(facts)),
         (Ended::UpstreamRst, _) if let Some(verdict) = injected::reset(facts) => Some(verdict),
         (Ended::UpstreamRst, Stage::Idle) => Some(closed::reset_silent(facts)),
-        (Ended::Gateway, Stage::Idle) => gave_up::waiting(facts),
+        (Ended::Gateway, Stage::Idle) => waiting(facts),
         (Ended::UpstreamFin | Ended::UpstreamRst, _) => closed::inside(facts),
         (Ended::Gateway, _) => gave_up::reading(facts),
     }

@@ -3,14 +3,19 @@
 //! Ordered rules over plain facts, pure: no table, no time, no IO. The first rule that fits decides;
 //! where none fits there is no verdict, because a wrong one is worse than none.
 
+mod answers;
 mod connect;
 mod dns;
 mod exchange;
 mod peers;
+mod tls;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
+pub use answers::{
+    EarlierFailure, SocketError, Unattempted, second_gateway, unattempted, worker_died,
+};
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use dns::{Behind, StaleFacts, may_be_stale, stale_address, unresolved};
 pub use exchange::{
@@ -20,6 +25,7 @@ pub use peers::{
     Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
     process_died,
 };
+pub use tls::{TlsFacts, TlsRun, TlsVerdict, inside_tls, tls};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

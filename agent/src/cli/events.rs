@@ -37,6 +37,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
 
+    /// Only answers of a gateway to its client that nothing explains for sure: of several failures that fit
+    /// alike, or with none and rivals.
+    #[arg(long)]
+    unexplained: bool,
+
     /// At most so many of the events that the agent holds, the newest. With --follow, 0 shows new
     /// ones only.
     #[arg(long, value_name = "N")]
@@ -64,6 +69,7 @@ pub(super) fn run(args: Args, mut file: config::Client) -> Result<(), CliError> 
         causes: args.causes,
         upstreams: args.upstreams,
         since: since.map(timestamp_to_proto),
+        unexplained: args.unexplained,
     };
     let show = Show {
         agent,

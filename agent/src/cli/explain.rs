@@ -1,12 +1,15 @@
-//! `hopscope explain`: the cause catalogue on the terminal.
+//! `hopscope explain`: the cause catalogue on the terminal, and the last answer of a gateway by it.
+
+mod last;
 
 use std::fmt::Write as _;
 
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::CliError;
+use super::access::ClientFlags;
 use super::output::{Format, Out};
+use super::{CliError, config};
 use crate::http1;
 use crate::model::{Cause, CauseInfo, catalogue};
 
@@ -20,12 +23,24 @@ const INDENT: usize = 16;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Id of a cause, such as `tcp.connect_refused`; without one, all are listed.
-    #[arg(value_name = "CAUSE")]
+    #[arg(value_name = "CAUSE", conflicts_with = "last")]
     cause: Option<String>,
+
+    /// Why a client of a gateway just got what it got: the last such answer that the agent saw, or the
+    /// last with this status or path, such as `--last 502 /shop`.
+    #[arg(long, num_args = 0..=2, value_names = ["STATUS", "PATH"])]
+    last: Option<Vec<String>>,
+
+    /// Agent to ask for it [default: 127.0.0.1:7502].
+    #[arg(long, value_name = "HOST:PORT", requires = "last")]
+    agent: Option<String>,
 
     /// Text for people or JSON lines for programs.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+
+    #[command(flatten)]
+    client: ClientFlags,
 }
 
 /// A row of the catalogue as JSON.
@@ -99,7 +114,10 @@ impl Line {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+pub(super) fn run(args: Args, file: config::Client) -> Result<(), CliError> {
+    if let Some(words) = &args.last {
+        return last::run(words, args.agent, args.client, args.format, file);
+    }
     let one = match &args.cause {
         Some(id) => Some(Cause::from_id(id).ok_or_else(|| unknown(id))?.info()),
         None => None,

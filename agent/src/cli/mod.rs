@@ -109,7 +109,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Captures(args) => captures::run(args, config.captures).map(|()| done),
         Command::Collect(args) => collect::run(args, config.collect).map(|()| done),
         Command::Check(args) => check::run(&args),
-        Command::Explain(args) => explain::run(&args).map(|()| done),
+        Command::Explain(args) => explain::run(args, config.events).map(|()| done),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use owo_colors::{OwoColorize as _, Style};
 
-use crate::model::{ExchangeInfo, HopEvent, Proof, Timestamp};
+use crate::model::{ExchangeInfo, GatewayAnswer, HopEvent, Proof, Timestamp, TlsInfo};
 
 /// Fits all but three ids of the catalogue; those shift their line.
 const CAUSE_WIDTH: usize = 30;
@@ -54,7 +54,7 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
         None => text.push_str("  -"),
     }
     if let Some(exchange) = &event.exchange {
-        write_exchange(text, exchange)?;
+        write_exchange(text, exchange, event.tls.is_some())?;
     }
     for piece in &event.evidence {
         write!(
@@ -66,6 +66,12 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
         if let Some(offset) = piece.offset {
             write!(text, " (byte {offset})")?;
         }
+    }
+    if let Some(answer) = event.gateway_answer.as_deref() {
+        write!(text, "\n    {:12}  ", "client".style(faint))?;
+        write_answer(text, answer)?;
+    } else if event.hidden_from_client {
+        write!(text, "\n    {:12}  saw no failure", "client".style(faint))?;
     }
     for (label, gateways) in [
         ("rejected by", &event.rejected_by),
@@ -98,6 +104,14 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
             printable(splitter)
         )?;
     }
+    if let Some(tls) = &event.tls {
+        write!(
+            text,
+            "\n    {:12}  {}",
+            "tls".style(faint),
+            printable(&tls_line(tls))
+        )?;
+    }
     if let Some(capture) = &event.capture_id {
         write!(
             text,
@@ -112,8 +126,23 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
     Ok(())
 }
 
-fn write_exchange(text: &mut String, exchange: &ExchangeInfo) -> fmt::Result {
-    let method = exchange.method.as_deref().unwrap_or("?");
+/// Version, cipher suite, server name and application protocol, as far as they are known.
+fn tls_line(tls: &TlsInfo) -> String {
+    let known = |text: &Option<String>| text.clone();
+    let named =
+        |name: &str, text: &Option<String>| text.as_ref().map(|text| format!("{name} {text}"));
+    let parts = [
+        known(&tls.version).or_else(|| Some("no version chosen".to_owned())),
+        known(&tls.cipher),
+        named("server name", &tls.sni),
+        named("ALPN", &tls.alpn),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn write_exchange(text: &mut String, exchange: &ExchangeInfo, tls: bool) -> fmt::Result {
+    let hidden = if tls { "(inside TLS)" } else { "?" };
+    let method = exchange.method.as_deref().unwrap_or(hidden);
     let host = exchange.host.as_deref().unwrap_or_default();
     let path = exchange.path.as_deref().unwrap_or_default();
     write!(
@@ -127,6 +156,32 @@ fn write_exchange(text: &mut String, exchange: &ExchangeInfo) -> fmt::Result {
         write!(text, " -> {status}")?;
     }
     write!(text, " after {:.1} ms", exchange.duration_ms)
+}
+
+fn write_answer(text: &mut String, answer: &GatewayAnswer) -> fmt::Result {
+    match answer.status {
+        Some(status) => write!(text, "got {status}")?,
+        None => text.push_str("lost its connection"),
+    }
+    let path = answer.path.as_deref().unwrap_or_default();
+    write!(
+        text,
+        " for {} {} after {:.1} ms",
+        printable(answer.method.as_deref().unwrap_or("?")),
+        printable(path),
+        answer.latency_ms
+    )?;
+    if answer.attempts.len() > 1 {
+        write!(text, ", the last of {} attempts", answer.attempts.len())?;
+    }
+    if !answer.candidates.is_empty() {
+        write!(
+            text,
+            ", or for another of {} events",
+            answer.candidates.len() + 1
+        )?;
+    }
+    Ok(())
 }
 
 /// What was lost around a verdict, where anything was.

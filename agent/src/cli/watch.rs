@@ -112,8 +112,13 @@ pub(super) fn watch<S: Source>(
 
 /// Keeps the packets of what was decided, and publishes the events.
 fn keep(engine: &mut Engine, recorder: &mut Recorder, hub: &Hub, now: Timestamp) {
-    while let Some(mut event) = engine.poll_event() {
-        complain(recorder.keep(&mut event, now));
+    while let Some(event) = engine.poll_judged() {
+        complain(recorder.keep(event, now));
+    }
+    while let Some((mut event, kept)) = engine.poll_told() {
+        if !kept {
+            complain(recorder.keep(&mut event, now));
+        }
         hub.publish(event);
     }
     while let Some((upstream, count)) = engine.poll_unseen() {

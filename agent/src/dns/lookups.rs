@@ -202,6 +202,17 @@ impl Lookups {
         }
     }
 
+    /// How many resolutions of `asker` that began from `since` to `at` wait for an answer.
+    pub fn pending(&self, asker: Asker, since: Timestamp, at: Timestamp) -> usize {
+        let waits = |lookup: &&Lookup| {
+            lookup.asker == asker
+                && lookup.began >= since
+                && lookup.began <= at
+                && lookup.state() != State::Resolved
+        };
+        self.open.values().filter(waits).count()
+    }
+
     /// When [`Lookups::poll`] wants to be called next.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(due, _)| *due)

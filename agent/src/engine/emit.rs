@@ -5,15 +5,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::answers::{Attempt, Decided, Release, Told};
 use super::exchange::Exchange;
 use super::hop::Judged;
-use super::names::Told;
+use super::names::Known;
 use super::{Engine, Slot};
-use crate::classify::Verdict;
+use crate::classify::{Verdict, unattempted};
 use crate::http1::RequestHead;
+
 use crate::model::{
-    Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId, LocalInfo, Process,
-    Proof, Target, Timestamp, UpstreamInfo,
+    ClientAnswer, Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId,
+    LocalInfo, Process, Proof, Target, Timestamp, Turn, UpstreamInfo,
 };
 
 /// Healthy exchanges that wait to be polled.
@@ -90,6 +92,10 @@ impl Engine {
         let verdict = self
             .names
             .with_name(verdict, told, hop.upstream, hop.opened);
+        let began = exchange
+            .as_ref()
+            .map_or(hop.opened, |exchange| exchange.began);
+        let turn = hop.closer();
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(
@@ -100,11 +106,13 @@ impl Engine {
             hop.process.as_ref(),
         );
         event.hop = Some(id);
-        event.upstream.name = told.map(Told::text);
+        event.upstream.name = told.map(Known::text);
         event.local = hop.local.map(|local| LocalInfo {
             address: local.ip(),
             port: local.port(),
         });
+        let source = event.evidence.first().map(|decisive| decisive.source);
+        event.tls = source.and_then(|source| hop.tls_info(source));
         event.connection = ConnectionInfo {
             reused: exchange
                 .as_ref()
@@ -146,7 +154,7 @@ impl Engine {
                 response_bytes: exchange.response_bytes,
             }
         });
-        self.emit(event);
+        self.emit(Attempt::new(event, began, turn));
     }
 
     /// An event with everything that the verdict itself says.
@@ -177,15 +185,20 @@ impl Engine {
             gateway: process.map(|process| gateway_info(process)),
             exchange: None,
             connection: ConnectionInfo::default(),
+            tls: None,
             evidence: verdict.evidence,
             rejected_by: verdict.rejected_by,
             tolerated_by: verdict.tolerated_by,
             capture_id: None,
             completeness: Completeness::default(),
+            gateway_answer: None,
+            hidden_from_client: false,
         }
     }
 
-    pub(super) fn emit(&mut self, event: HopEvent) {
+    /// Publishes the event of a failed attempt, once it is known what the client got for it.
+    pub(super) fn emit(&mut self, attempt: Attempt) {
+        let event = &attempt.event;
         self.stats.events += 1;
         // Exchanges over unix sockets are not seen, so that a tally of them would count failures alone.
         if let Some(upstream) = event.upstream.socket_addr() {
@@ -193,11 +206,95 @@ impl Engine {
             self.peers
                 .failed((netns, upstream), event.time, event.cause);
         }
+        let netns = event.gateway.as_ref().map(|gateway| gateway.netns);
+        if netns.is_some_and(|netns| self.answers.watches(netns)) {
+            self.answers.attempt(self.now, attempt);
+            self.tell_answers();
+        } else {
+            self.publish(attempt.event, false);
+        }
+    }
+
+    fn publish(&mut self, event: HopEvent, shown: bool) {
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;
         }
-        self.events.push_back(event);
+        self.events.push_back((event, shown));
+    }
+}
+
+impl Engine {
+    /// Takes what a client of a gateway got.
+    pub(super) fn answered(&mut self, at: Timestamp, answer: &ClientAnswer<'_>) {
+        self.answers.answer(at, answer);
+        self.tell_answers();
+    }
+
+    /// Notes that a gateway let go of a hop.
+    pub(super) fn note_release(&mut self, at: Timestamp, id: HopId, turn: Turn, sure: bool) {
+        let process = match self.hops.get(&id) {
+            Some(Slot::Live(tracked)) => tracked.hop.process.as_ref(),
+            Some(Slot::Over) | None => None,
+        };
+        self.answers.released(Release {
+            at,
+            hop: id,
+            pid: process.map_or(0, |process| process.pid),
+            turn,
+            sure,
+        });
+        self.tell_answers();
+    }
+
+    /// Publishes what is decided of events and answers.
+    pub(super) fn tell_answers(&mut self) {
+        while let Some(decided) = self.answers.poll() {
+            match decided {
+                Decided::Event(event, shown) => self.publish(*event, shown),
+                Decided::Unattempted(told) => self.unattempted(*told),
+            }
+        }
+    }
+
+    /// Judges an answer that no failed attempt explains.
+    fn unattempted(&mut self, told: Told) {
+        let Told {
+            at,
+            requested,
+            process,
+            answer,
+            mut facts,
+        } = told;
+        for slot in self.hops.values() {
+            if let Slot::Live(tracked) = slot
+                && let Some(owner) = &tracked.hop.process
+                && owner.pid == process.pid
+            {
+                facts.opaque += usize::from(tracked.hop.is_opaque());
+                for (began, head) in tracked.hop.pending() {
+                    let path = head.and_then(RequestHead::path);
+                    let other = path.is_some() && path.as_deref() != answer.path.as_deref();
+                    facts.in_flight += usize::from(began <= at);
+                    facts.unjudged += usize::from(began >= requested && began <= at && !other);
+                }
+            }
+        }
+        facts.unjudged += self.names.pending(&process, requested, at);
+        let verdict = unattempted(&facts);
+        let firm = verdict
+            .as_ref()
+            .is_some_and(|verdict| verdict.proof != Proof::Underdetermined);
+        self.answers.count_unattempted(&answer, firm);
+        let Some(verdict) = verdict else {
+            return;
+        };
+        self.hopless += 1;
+        let id = format!("{:x}-a{:x}", at.as_nanos(), self.hopless);
+        let mut event = self.event(id, at, verdict, Target::None, Some(&process));
+        event.gateway_answer = Some(Box::new(answer));
+        self.stats.events += 1;
+        self.publish(event, false);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The exchanges of one hop: which bytes belong to which request and response.
 
+mod tls;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::limits::Limits;
 use crate::model::{HeldExchanges, Timestamp};
 use crate::stats::Stats;
 use crate::tcp::Chunk;
+
+pub(super) use self::tls::Tls;
 
 /// Bytes kept of an upstream that speaks first: enough to name its protocol.
 const EARLY_BYTES: usize = 1024;
@@ -112,6 +116,8 @@ pub(super) struct Exchanges {
     sending: bool,
     /// What the gateway speaks, once a byte told.
     pub(super) protocol: Option<Protocol>,
+    /// What is known of its TLS, where it speaks that.
+    pub(super) tls: Option<Box<Tls>>,
     /// Whether a request was not followed: which one a later response belongs to is not known then.
     overflowed: bool,
     /// Exchanges begun.
@@ -141,6 +147,7 @@ impl Exchanges {
             open: VecDeque::new(),
             sending: false,
             protocol: None,
+            tls: None,
             overflowed: false,
             begun: 0,
             last_end: None,
@@ -162,6 +169,11 @@ impl Exchanges {
         self.request.reuse(&mut old.request);
     }
 
+    /// Whether nothing of what the hop carries can be read.
+    pub(super) const fn is_opaque(&self) -> bool {
+        matches!(self.protocol, Some(protocol) if !matches!(protocol, Protocol::Http1))
+    }
+
     /// Requests begun.
     pub(super) const fn begun(&self) -> u32 {
         self.begun
@@ -181,6 +193,10 @@ impl Exchanges {
             // What a tunnel carries is no request, whatever it looks like.
             return;
         }
+        if self.tls.is_some() {
+            self.tls_sent(at, chunk, upstream_closed, done);
+            return;
+        }
         match chunk {
             Chunk::Data(mut bytes) => {
                 if self.open.is_empty() {
@@ -197,7 +213,17 @@ impl Exchanges {
                             if started {
                                 self.unfollowed(at, done);
                             }
+                            let opaque = matches!(event, RequestEvent::Opaque(_));
                             self.on_request(at, event, upstream_closed, limits, stats);
+                            if opaque {
+                                let taken = self.request.take_opaque();
+                                if self.protocol == Some(Protocol::Tls) {
+                                    self.begin_tls(at, &taken);
+                                    let rest = Chunk::Data(bytes);
+                                    self.tls_sent(at, rest, upstream_closed, done);
+                                }
+                                return;
+                            }
                             // Before the bytes behind it: segments may be cut anywhere.
                             self.take_early(at, stats, done);
                         }
@@ -248,34 +274,14 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
+                let offset = self.sent;
                 self.overflowed |= self.open.len() >= limits.pipelined;
                 if self.overflowed {
                     stats.pipelined_dropped += 1;
                     return;
                 }
-                self.begun += 1;
                 self.sending = true;
-                self.last = None;
-                // Most hops never have two: room for one is enough until they do.
-                if self.open.capacity() == 0 {
-                    self.open.reserve_exact(1);
-                }
-                self.open.push_back(Exchange {
-                    ordinal: self.begun,
-                    began: at,
-                    offset: self.sent,
-                    end_offset: self.sent,
-                    complete: false,
-                    head: None,
-                    last_request: at,
-                    idle: self.last_end.map(|end| at.since(end)),
-                    closed_before: upstream_closed,
-                    first_response: None,
-                    last_response: None,
-                    response_bytes: 0,
-                    unasked: false,
-                    judged: false,
-                });
+                self.begin(at, offset, upstream_closed);
             }
             RequestEvent::Head(head) => {
                 self.protocol = Some(Protocol::Http1);
@@ -293,12 +299,41 @@ impl Exchanges {
             }
             RequestEvent::Opaque(protocol) => {
                 self.protocol = Some(protocol);
-                stats.hops_opaque += 1;
+                match protocol {
+                    Protocol::Tls => stats.hops_tls += 1,
+                    _ => stats.hops_opaque += 1,
+                }
                 self.open.clear();
                 self.begun = 0;
                 self.sending = false;
             }
         }
+    }
+
+    /// A request begins at this place of the gateway's stream.
+    fn begin(&mut self, at: Timestamp, offset: u64, upstream_closed: bool) {
+        self.begun += 1;
+        self.last = None;
+        // Most hops never have two: room for one is enough until they do.
+        if self.open.capacity() == 0 {
+            self.open.reserve_exact(1);
+        }
+        self.open.push_back(Exchange {
+            ordinal: self.begun,
+            began: at,
+            offset,
+            end_offset: offset,
+            complete: false,
+            head: None,
+            last_request: at,
+            idle: self.last_end.map(|end| at.since(end)),
+            closed_before: upstream_closed,
+            first_response: None,
+            last_response: None,
+            response_bytes: 0,
+            unasked: false,
+            judged: false,
+        });
     }
 
     /// Takes bytes of the upstream. Responses that are complete go to `done`.
@@ -309,6 +344,10 @@ impl Exchanges {
         stats: &mut Stats,
         done: &mut Done,
     ) {
+        if self.tls.is_some() {
+            self.tls_received(at, chunk);
+            return;
+        }
         if self
             .protocol
             .is_some_and(|protocol| protocol != Protocol::Http1)
@@ -404,6 +443,7 @@ impl Exchanges {
         self.request.kept_bytes()
             + self.response.kept_bytes()
             + self.early.capacity()
+            + self.tls_kept_bytes()
             + self.open.len().saturating_sub(1) * EXCHANGE_BYTES
     }
 
@@ -442,6 +482,7 @@ impl Exchanges {
         if self.response.stage() == Stage::Tunnel {
             return;
         }
+        self.tls_resume(done);
         while !self.open.is_empty() {
             let stage = match self.response.stage() {
                 Stage::Broken => Stage::Broken,
@@ -449,7 +490,9 @@ impl Exchanges {
             };
             self.complete(at, stage, done);
         }
-        self.request = RequestParser::default();
+        if self.tls.is_none() {
+            self.request = RequestParser::default();
+        }
         self.response.reset();
         self.sending = false;
         self.early.clear();

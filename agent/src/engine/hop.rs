@@ -10,6 +10,7 @@
 mod across;
 mod connecting;
 mod judge;
+mod tls;
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +21,11 @@ use self::connecting::ConnectEnd;
 use super::Departures;
 use super::deadlines::Deadlines;
 use super::exchange::{Done, Exchange, Exchanges};
-use super::names::Told;
+use super::names::Known;
 use super::peers::{Peers, Place};
 use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
+use crate::http1::RequestHead;
 use crate::limits::Limits;
 use crate::model::{
     Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
@@ -108,7 +110,7 @@ pub(super) struct Hop {
     pub(super) local: Option<SocketAddr>,
     pub(super) upstream: SocketAddr,
     /// By what name the gateway knew it when it connected.
-    pub(super) name: Option<Box<Told>>,
+    pub(super) name: Option<Box<Known>>,
     pub(super) opened: Timestamp,
     pub(super) mid_stream: bool,
     /// Records that the source had lost when the hop was opened, or when its last healthy exchange
@@ -209,6 +211,22 @@ impl Hop {
     pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
+    }
+
+    /// The turn that closed the gateway's socket, where one did.
+    pub(super) const fn closer(&self) -> Option<Turn> {
+        self.closer
+    }
+
+    /// Whether it carries something in which nothing can be read.
+    pub(super) const fn is_opaque(&self) -> bool {
+        self.exchanges.is_opaque()
+    }
+
+    /// When each request began that waits for its response, and what its head says.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (Timestamp, Option<&RequestHead>)> {
+        let open = self.exchanges.open.iter().filter(|open| !open.judged);
+        open.map(|open| (open.began, open.head.as_ref()))
     }
 
     /// Segments that were missed.
@@ -456,6 +474,7 @@ impl Hop {
                 self.state(at, old, new, errno, bytes_acked, cx, &mut out);
             }
             Signal::Held(held) => self.resume(at, held, cx, &mut out),
+            Signal::Library(fact) => self.hear(fact),
             Signal::ConnectReturned { errno } => self.connect.returned = Some(errno),
             Signal::ResetReceived => {
                 if self.phase == Phase::Connecting {
@@ -483,8 +502,7 @@ impl Hop {
                 }
             }
             // Both are seen as segments too; the kernel's word only matters where those are missing.
-            Signal::Library(_)
-            | Signal::ResetSent {
+            Signal::ResetSent {
                 by: Actor::Gateway, ..
             }
             | Signal::Retransmitted { .. } => {}
@@ -590,7 +608,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else {
+        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

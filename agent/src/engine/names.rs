@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use super::answers::Attempt;
 use super::hop::Hop;
 use super::recent::Recent;
 use crate::classify::{Behind, StaleFacts, Verdict, may_be_stale, stale_address, unresolved};
@@ -56,7 +57,7 @@ impl Program {
 
 /// A name of an address.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct Known {
     name: Name,
     /// When it was asked for last.
     asked: Timestamp,
@@ -79,7 +80,7 @@ struct Current {
 pub(super) struct Names {
     lookups: Lookups,
     most: usize,
-    told: Recent<(Program, IpAddr), Vec<Told>>,
+    told: Recent<(Program, IpAddr), Vec<Known>>,
     current: Recent<(IpAddr, Name, bool), Current>,
     behind: VecDeque<(Timestamp, Name, Behind)>,
     /// Failed resolutions, to number their events.
@@ -122,7 +123,7 @@ impl Names {
             if names.len() >= MAX_NAMES {
                 names.remove(0);
             }
-            names.push(Told {
+            names.push(Known {
                 name: learned.name.clone(),
                 asked: learned.asked,
                 resolver,
@@ -146,7 +147,7 @@ impl Names {
 
     /// The name that `address` has at `at` for this program: the one that it asked for last. Where it
     /// never asked, what a resolver of the host told on its behalf, if that is one name only.
-    fn name_of(&self, program: Program, address: IpAddr, at: Timestamp) -> Option<&Told> {
+    fn name_of(&self, program: Program, address: IpAddr, at: Timestamp) -> Option<&Known> {
         let own = self.told.get(&(program, address)).and_then(|names| {
             let earlier = names
                 .iter()
@@ -163,10 +164,15 @@ impl Names {
     }
 
     /// The name of the upstream of a hop that was joined mid-stream, by now.
-    pub(super) fn name_of_hop(&self, hop: &Hop) -> Option<&Told> {
+    pub(super) fn name_of_hop(&self, hop: &Hop) -> Option<&Known> {
         let local = hop.local.filter(|_| hop.mid_stream)?.ip();
         let program = Program::of(hop.process.as_ref(), local);
         self.name_of(program, hop.upstream.ip(), hop.last_seen)
+    }
+
+    /// Names that a process had asked for by `at`, not before `since`, and that are not decided.
+    pub(super) fn pending(&self, process: &Process, since: Timestamp, at: Timestamp) -> usize {
+        self.lookups.pending(Asker::Process(process.pid), since, at)
     }
 
     /// Takes the word that a gateway connects to `upstream` at `at`, and returns the name of that.
@@ -176,7 +182,7 @@ impl Names {
         process: Option<&Arc<Process>>,
         local: Option<SocketAddr>,
         upstream: SocketAddr,
-    ) -> Option<Told> {
+    ) -> Option<Known> {
         let asker = match (process, local) {
             (Some(process), _) => Asker::Process(process.pid),
             (None, Some(local)) => Asker::Address(local.ip()),
@@ -197,7 +203,7 @@ impl Names {
     }
 
     /// Whether a connect at `at` went to an address that its name no longer has.
-    fn is_stale(&self, told: &Told, address: IpAddr, at: Timestamp) -> Option<StaleFacts<'_>> {
+    fn is_stale(&self, told: &Known, address: IpAddr, at: Timestamp) -> Option<StaleFacts<'_>> {
         let key = (told.resolver, told.name.clone(), address.is_ipv6());
         let (key, current) = self.current.get_with_key(&key)?;
         let held = current
@@ -231,7 +237,7 @@ impl Names {
     pub(super) fn with_name(
         &self,
         verdict: Verdict,
-        told: Option<&Told>,
+        told: Option<&Known>,
         upstream: SocketAddr,
         opened: Timestamp,
     ) -> Verdict {
@@ -274,7 +280,7 @@ impl Names {
     }
 }
 
-impl Told {
+impl Known {
     pub(super) fn text(&self) -> String {
         self.name.as_str().to_owned()
     }
@@ -351,13 +357,14 @@ impl Engine {
             _ => resolution.ended,
         };
         let id = format!("{:x}-d{:x}", at.as_nanos(), self.names.failed);
-        let upstream = Target::Name(resolution.name.text());
-        let mut event = self.event(id, at, verdict, upstream, resolution.process.as_ref());
+        let process = resolution.process.as_ref();
+        let mut event = self.event(id, at, verdict, Target::None, process);
+        event.upstream.name = Some(resolution.name.as_str().to_owned());
         event.local = Some(LocalInfo {
             address: resolution.local.ip(),
             port: resolution.local.port(),
         });
         event.completeness.lost_segments = lost;
-        self.emit(event);
+        self.emit(Attempt::new(event, resolution.began, None));
     }
 }

@@ -2,6 +2,7 @@
 //! and from packets alone.
 
 mod adversary;
+mod answers;
 mod connect;
 mod held;
 mod http;
@@ -11,3 +12,4 @@ mod peers;
 mod robust;
 mod sim;
 mod tcp;
+mod tls;

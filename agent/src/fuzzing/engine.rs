@@ -390,6 +390,7 @@ impl World {
                     Target::Unix(Arc::from("/run/app.sock"))
                 },
                 errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
+                turn: None,
             },
         };
         self.input(hop, input);

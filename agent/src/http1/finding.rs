@@ -39,6 +39,10 @@ pub enum Foreign {
     RedisError,
     /// A `MySQL` handshake packet.
     Mysql,
+    /// An error message of `PostgreSQL`'s protocol.
+    Postgres,
+    /// The header with which AMQP answers a client of another protocol.
+    Amqp,
     /// Printable text without a status line.
     Text,
     /// Printable text that has not reached the end of a line.
@@ -59,6 +63,8 @@ impl fmt::Display for Foreign {
             Self::Imap => "an IMAP greeting",
             Self::RedisError => "a Redis or POP3 error reply",
             Self::Mysql => "a MySQL handshake",
+            Self::Postgres => "a PostgreSQL error",
+            Self::Amqp => "an AMQP protocol header",
             Self::Text => "text without a status line",
             Self::Fragment => "a piece of text without a line end",
             Self::Binary => "binary data",
@@ -76,6 +82,9 @@ impl Foreign {
             // Length, type 4, flags, stream 0.
             [0, _, _, 4, 0 | 1, 0, 0, 0, 0, ..] => Self::Http2,
             [_, _, _, 0, 10, b'0'..=b'9', ..] => Self::Mysql,
+            // Type, length, and the first field: the severity.
+            [b'E', 0, 0, _, _, b'S', ..] => Self::Postgres,
+            [b'A', b'M', b'Q', b'P', 0..=3, ..] => Self::Amqp,
             [b'S', b'S', b'H', b'-', ..] => Self::Ssh,
             [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9', b' ' | b'-', ..] => Self::Greeting,
             [b'+', b'O', b'K', ..] | [b'+', b'P', b'O', b'N', b'G', ..] => Self::PlusOk,

@@ -65,6 +65,22 @@ impl RequestHead {
         self.text(Text::Traceparent)
     }
 
+    /// What the first bytes of a request say, however many there are of its head: the lines that are
+    /// complete count. `None` where not even the request line is, or it is none of HTTP/1.
+    pub fn of_start(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..MAX_HEAD_BYTES).unwrap_or(bytes);
+        let facts = match Facts::read(bytes) {
+            Some((_, facts)) => facts.keep(&mut Vec::new()),
+            None => {
+                let end = memchr::memrchr(b'\n', bytes)? + 1;
+                let mut whole = bytes.get(..end)?.to_vec();
+                whole.extend_from_slice(b"\r\n");
+                Facts::read(&whole)?.1.keep(&mut Vec::new())
+            }
+        };
+        Some(facts.0)
+    }
+
     fn text(&self, text: Text) -> Option<Cow<'_, str>> {
         let (from, to) = (*self.places.get(text as usize)?)?;
         let bytes = self.texts.get(usize::from(from)..usize::from(to))?;
@@ -265,8 +281,10 @@ impl RequestParser {
                 let room = MAX_HEAD_BYTES.saturating_sub(known);
                 head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
                 if let Some(protocol) = foreign(head) {
+                    let taken = head.len() - known;
+                    self.spare = std::mem::take(head);
                     self.state = State::Opaque;
-                    return (bytes.len(), Some(RequestEvent::Opaque(protocol)));
+                    return (taken, Some(RequestEvent::Opaque(protocol)));
                 }
                 let Some(end) = head_end(head, known) else {
                     if head.len() >= MAX_HEAD_BYTES {
@@ -341,6 +359,11 @@ impl RequestParser {
                 }
             },
         }
+    }
+
+    /// Takes out the first bytes of a direction that was just found to be no HTTP/1.
+    pub fn take_opaque(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
     }
 
     /// Takes a head that nobody needs any more: the next one may have its buffer.

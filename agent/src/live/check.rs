@@ -4,6 +4,7 @@
 use super::btf::Btf;
 use super::load::{self, Loaded};
 use super::offsets::Offsets;
+use super::tls::Libraries;
 use super::{LiveConfig, LiveError, cgroup, scout, tracefs};
 use crate::stats::ProbeStatus;
 
@@ -32,9 +33,14 @@ pub fn check() -> Vec<ProbeStatus> {
         }),
     ));
     match load::load(load::PROGRAMS, &LiveConfig::default()) {
-        Ok(Loaded { probes, .. }) => {
+        Ok(Loaded { probes, ebpf, .. }) => {
             rows.push(row("privileges", Ok(())));
             rows.extend(probes);
+            let mut libraries = Libraries::new(ebpf);
+            if let Ok(gateways) = scout::gateways(&LiveConfig::default()) {
+                libraries.look(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
+            }
+            rows.extend_from_slice(libraries.rows());
         }
         Err(error) => {
             let privileges = matches!(error, LiveError::NotPermitted { .. });

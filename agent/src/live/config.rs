@@ -54,6 +54,8 @@ pub struct LiveConfig {
     pub ring_bytes: u32,
     /// Of how many healthy exchanges on a connection one is sent up in full; zero for none.
     pub sample: u32,
+    /// Milliseconds after which a first response byte is late, so that its exchange is sent up.
+    pub slow_first_byte_ms: u32,
     /// Whether the kernel programs' own debug lines go to `tracing`.
     pub kernel_log: bool,
 }
@@ -67,6 +69,7 @@ impl Default for LiveConfig {
             snap_len: 2048,
             ring_bytes: 8 << 20,
             sample: 1000,
+            slow_first_byte_ms: 1000,
             kernel_log: false,
         }
     }

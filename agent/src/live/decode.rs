@@ -5,13 +5,14 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    COMM_LEN, Caller, ConnectRecord, DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, Header, Held,
-    HeldRecord, OpenRecord, SegmentHeader, SocketRecord, StateRecord, UnixConnectRecord, dns_role,
-    flag, kind,
+    CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
+    DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord,
+    OpenRecord, PF_EXITING, SegmentHeader, SocketCallRecord, SocketRecord, StateRecord,
+    UnixConnectRecord, call, dns_role, flag, kind, library,
 };
 use thiserror::Error;
 
-use crate::model::{TcpState, Turn};
+use crate::model::{LibraryFact, SocketCall, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -33,12 +34,18 @@ pub(super) enum Malformed {
     /// A kind that this version does not know.
     #[error("a kernel record has unknown kind {0}")]
     Kind(u16),
+    /// A system call that this version does not know.
+    #[error("a kernel record has unknown system call {0}")]
+    Call(u32),
     /// A TCP state that this version does not know.
     #[error("a kernel record has unknown TCP state {0}")]
     State(u32),
     /// A role of a socket that this version does not know.
     #[error("a kernel record has a DNS socket of unknown role {0}")]
     Role(u32),
+    /// Something of a TLS library that this version does not know.
+    #[error("a kernel record tells unknown fact {0} of a TLS library")]
+    Library(u32),
 }
 
 /// A record.
@@ -71,9 +78,22 @@ pub(super) enum Body<'a> {
         turn: Turn,
     },
     Held(HeldBack),
+    Client(ClientSaw<'a>),
+    Listen {
+        ends: Ends,
+        caller: Process,
+    },
+    SocketCall {
+        caller: Process,
+        turn: Turn,
+        call: SocketCall,
+        errno: i32,
+    },
+    Library(LibraryFact),
     Connect {
         ends: Ends,
         caller: Process,
+        turn: Turn,
         errno: i32,
     },
     UnixConnect {
@@ -81,6 +101,7 @@ pub(super) enum Body<'a> {
         path: &'a [u8],
         netns: u32,
         caller: Process,
+        turn: Turn,
         errno: i32,
     },
     ResetIn,
@@ -113,6 +134,25 @@ pub(super) struct DnsPacket<'a> {
     pub(super) egress: bool,
     pub(super) wire_len: u32,
     pub(super) bytes: &'a [u8],
+}
+
+/// What a client asked and got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientSaw<'a> {
+    /// The gateway's end is the local one.
+    pub(super) ends: Ends,
+    /// Nanoseconds from the request to the answer.
+    pub(super) waited_ns: u64,
+    pub(super) ordinal: u32,
+    pub(super) request: &'a [u8],
+    /// Empty where the connection was closed without an answer.
+    pub(super) response: &'a [u8],
+    /// What ran when the answer was sent.
+    pub(super) pid: u32,
+    pub(super) comm: [u8; COMM_LEN],
+    pub(super) turn: Turn,
+    /// Its exit code, where it was about to end.
+    pub(super) exit_code: Option<u32>,
 }
 
 /// Exchanges that were held back.
@@ -169,17 +209,38 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         }
         kind::CLIENT_LEFT => {
             exact(size_of::<OpenRecord>())?;
-            let caller = offset_of!(OpenRecord, caller);
             Body::ClientLeft {
-                turn: fields.turn(
-                    caller + offset_of!(Caller, tid),
-                    caller + offset_of!(Caller, turn),
-                )?,
+                turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
         kind::HELD => {
             exact(size_of::<HeldRecord>())?;
             Body::Held(fields.held(offset_of!(HeldRecord, held))?)
+        }
+        kind::CLIENT => {
+            exact(size_of::<ClientRecord>())?;
+            Body::Client(fields.client()?)
+        }
+        kind::LISTEN => {
+            exact(size_of::<OpenRecord>())?;
+            Body::Listen {
+                ends: fields.ends(offset_of!(OpenRecord, ends))?,
+                caller: fields.caller(offset_of!(OpenRecord, caller))?,
+            }
+        }
+        kind::SOCKET_CALL => {
+            exact(size_of::<SocketCallRecord>())?;
+            let number = fields.u32(offset_of!(SocketCallRecord, call))?;
+            Body::SocketCall {
+                caller: fields.caller(offset_of!(SocketCallRecord, caller))?,
+                turn: fields.caller_turn(offset_of!(SocketCallRecord, caller))?,
+                call: socket_call(number).ok_or(Malformed::Call(number))?,
+                errno: fields.i32(offset_of!(SocketCallRecord, errno))?,
+            }
+        }
+        kind::LIBRARY => {
+            exact(size_of::<LibraryRecord>())?;
+            fields.library()?
         }
         kind::STATE => {
             exact(size_of::<StateRecord>())?;
@@ -190,6 +251,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             Body::Connect {
                 ends: fields.ends(offset_of!(ConnectRecord, ends))?,
                 caller: fields.caller(offset_of!(ConnectRecord, caller))?,
+                turn: fields.caller_turn(offset_of!(ConnectRecord, caller))?,
                 errno: fields.i32(offset_of!(ConnectRecord, errno))?,
             }
         }
@@ -279,6 +341,10 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn caller_turn(&self, at: usize) -> Result<Turn, Malformed> {
+        self.turn(at + offset_of!(Caller, tid), at + offset_of!(Caller, turn))
+    }
+
     fn turn(&self, tid: usize, turn: usize) -> Result<Turn, Malformed> {
         Ok(Turn {
             thread: self.u32(tid)?,
@@ -304,6 +370,21 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn library(&self) -> Result<Body<'a>, Malformed> {
+        let value = self.u32(offset_of!(LibraryRecord, value))?;
+        let verified = |asked| LibraryFact::Verified { code: value, asked };
+        let fact = match self.u32(offset_of!(LibraryRecord, what))? {
+            library::RAISED => LibraryFact::Raised {
+                library: self.u32(offset_of!(LibraryRecord, library))?,
+                reason: value,
+            },
+            library::REFUSED => verified(false),
+            library::ASKED => verified(true),
+            other => return Err(Malformed::Library(other)),
+        };
+        Ok(Body::Library(fact))
+    }
+
     fn state(&self) -> Result<Body<'a>, Malformed> {
         let state = |at| {
             let number = self.u32(at)?;
@@ -324,6 +405,46 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn client(&self) -> Result<ClientSaw<'a>, Malformed> {
+        let text = |at: usize, room: usize, len: usize| {
+            let len = self.u32(len)?;
+            usize::try_from(len)
+                .ok()
+                .filter(|len| *len <= room)
+                .and_then(|len| self.bytes.get(at..)?.get(..len))
+                .ok_or(Malformed::Length {
+                    kind: self.kind,
+                    len,
+                })
+        };
+        let asked = self.u64(offset_of!(ClientRecord, requested_ns))?;
+        let answered = self.u64(offset_of!(Header, time_ns))?;
+        let exiting = self.u32(offset_of!(ClientRecord, task_flags))? & PF_EXITING != 0;
+        let exit_code = self.u32(offset_of!(ClientRecord, exit_code))?;
+        Ok(ClientSaw {
+            ends: self.ends(offset_of!(ClientRecord, ends))?,
+            waited_ns: answered.saturating_sub(asked),
+            ordinal: self.u32(offset_of!(ClientRecord, ordinal))?,
+            request: text(
+                offset_of!(ClientRecord, request),
+                CLIENT_REQUEST_LEN,
+                offset_of!(ClientRecord, request_len),
+            )?,
+            response: text(
+                offset_of!(ClientRecord, response),
+                CLIENT_RESPONSE_LEN,
+                offset_of!(ClientRecord, response_len),
+            )?,
+            pid: self.u32(offset_of!(ClientRecord, pid))?,
+            comm: self.array(offset_of!(ClientRecord, comm))?,
+            turn: self.turn(
+                offset_of!(ClientRecord, tid),
+                offset_of!(ClientRecord, turn),
+            )?,
+            exit_code: exiting.then_some(exit_code),
+        })
+    }
+
     fn unix_connect(&self) -> Result<Body<'a>, Malformed> {
         let len = self.u32(offset_of!(UnixConnectRecord, path_len))?;
         let path = usize::try_from(len)
@@ -340,6 +461,7 @@ impl<'a> Fields<'a> {
             path,
             netns: self.u32(offset_of!(UnixConnectRecord, netns))?,
             caller: self.caller(offset_of!(UnixConnectRecord, caller))?,
+            turn: self.caller_turn(offset_of!(UnixConnectRecord, caller))?,
             errno: self.i32(offset_of!(UnixConnectRecord, errno))?,
         })
     }
@@ -383,6 +505,15 @@ impl<'a> Fields<'a> {
             bytes: self.captured(size_of::<DnsHeader>(), captured)?,
         }))
     }
+}
+
+fn socket_call(number: u32) -> Option<SocketCall> {
+    Some(match number {
+        call::SOCKET => SocketCall::Socket,
+        call::ACCEPT => SocketCall::Accept,
+        call::BIND => SocketCall::Bind,
+        _ => return None,
+    })
 }
 
 /// A kernel name as text: up to its NUL, whatever is no UTF-8 replaced.

@@ -18,11 +18,12 @@ use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
 use object::{Object as _, ObjectSection as _};
 
 use super::btf::Btf;
+use super::clients::Clients;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
-use super::{cgroup, tracefs};
+use super::{cgroup, tls, tracefs};
 use crate::stats::ProbeStatus;
 
 /// The object with the kernel programs; empty where the binary was built without them.
@@ -33,8 +34,13 @@ pub(super) static PROGRAMS: &[u8] =
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs on tracepoints with typed arguments: name, tracepoint, and what is lost without it.
-const TRACEPOINTS: [(&str, &str, &str); 6] = [
+const TRACEPOINTS: [(&str, &str, &str); 7] = [
     (STATE, "inet_sock_set_state", "no hop is seen"),
+    (
+        "client_state",
+        "inet_sock_set_state",
+        "what clients of gateways get is not seen",
+    ),
     (
         "reset_in",
         "tcp_receive_reset",
@@ -77,10 +83,18 @@ const CONNECTS: [(&str, &str); 2] = [
     ("connect_exit", "sys_exit_connect"),
 ];
 
+/// Programs on the ends of other system calls about sockets.
+const CALLS: [(&str, &str); 3] = [
+    ("socket_exit", "sys_exit_socket"),
+    ("accept_exit", "sys_exit_accept4"),
+    ("bind_exit", "sys_exit_bind"),
+];
+
 /// What is attached, and what is known about this kernel.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) probes: Vec<ProbeStatus>,
+    pub(super) clients: Clients,
     pub(super) reset_reasons: ResetReasons,
 }
 
@@ -114,7 +128,10 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
+        ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
+        ("SAVED_AT", tls::SAVED_REGISTERS.0),
+        ("SAVED_LEN", tls::SAVED_REGISTERS.1),
     ]);
 
     let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };
@@ -141,12 +158,20 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         probes.push(status(name, result, loss));
     }
+    attach_calls(&mut ebpf, no_connect.as_ref(), &mut probes);
     attach_connect(&mut ebpf, no_connect, &mut probes);
+    let (clients, result) = Clients::take(&mut ebpf)?;
+    probes.push(status(
+        "clients",
+        result,
+        "what clients of gateways get is not seen",
+    ));
     attach_segments(&mut ebpf, &mut probes);
     attach_dns(&mut ebpf, &mut probes);
     Ok(Loaded {
         ebpf,
         probes,
+        clients,
         reset_reasons: offsets.reset_reasons,
     })
 }
@@ -291,7 +316,7 @@ where
 /// A hash map that is kept.
 pub(super) type Table<K, V> = HashMap<MapData, K, V>;
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
@@ -322,6 +347,18 @@ fn attach_connect(ebpf: &mut Ebpf, mut problem: Option<String>, probes: &mut Vec
         if let Err(reason) = &result {
             problem.get_or_insert_with(|| reason.clone());
         }
+        probes.push(status(name, result, LOSS));
+    }
+}
+
+/// Attaches what tells of sockets that gateways did not get.
+fn attach_calls(ebpf: &mut Ebpf, problem: Option<&String>, probes: &mut Vec<ProbeStatus>) {
+    const LOSS: &str = "a gateway that runs out of descriptors, or cannot bind, is not recognised";
+    for (name, hook) in CALLS {
+        let result = match problem {
+            Some(problem) => Err(problem.clone()),
+            None => attach_syscall(ebpf, name, hook),
+        };
         probes.push(status(name, result, LOSS));
     }
 }

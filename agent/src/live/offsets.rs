@@ -102,6 +102,16 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "field_task",
+        loss: "which thread answers a client, and whether its process died, is not known",
+        fields: &[
+            ("TASK_TGID", "task_struct", "tgid", 4),
+            ("TASK_PID", "task_struct", "pid", 4),
+            ("TASK_FLAGS", "task_struct", "flags", 4),
+            ("TASK_EXIT", "task_struct", "exit_code", 4),
+        ],
+    },
+    Group {
         name: "field_protocol",
         loss: "sockets of SCTP and DCCP are not told from TCP",
         fields: &[("SK_PROTOCOL", "sock", "sk_protocol", 2)],

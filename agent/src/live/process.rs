@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clients::Listeners;
 use super::config::LiveConfig;
 use super::decode::{self, comm_text};
 use super::{LiveError, cgroup};
@@ -17,6 +18,8 @@ const CACHE_CAP: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     known: HashMap<(decode::Process, u64), Arc<Process>>,
+    /// Who listens for clients.
+    pub(super) listeners: Listeners,
 }
 
 impl Processes {

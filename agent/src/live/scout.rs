@@ -1,5 +1,5 @@
 //! Looks for gateway processes again and again, and for what belongs to them: connections that are
-//! open already, and a place to hear ICMP errors in their network namespaces.
+//! open already, a place to hear ICMP errors in their network namespaces, and their TLS libraries.
 //!
 //! Runs on a thread of its own, since reading `/proc` and entering namespaces would keep the ring
 //! waiting.
@@ -16,6 +16,7 @@ use super::config::LiveConfig;
 use super::names::RESOLVERS;
 use super::process::{self, Matcher};
 use super::source::Waker;
+use super::tls::Libraries;
 use super::{LiveError, icmp, seed};
 use crate::dns::PORT;
 use crate::model::{Process, UpstreamPattern};
@@ -45,10 +46,24 @@ pub(super) enum Found {
         /// Whether a resolver of this host holds it.
         on_behalf: bool,
     },
+    /// A gateway listens.
+    Listener {
+        process: Arc<Process>,
+        local: SocketAddr,
+    },
+    /// A connection that a gateway had accepted already.
+    Client {
+        cookie: u64,
+        netns: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
     /// A network namespace with a gateway in it.
     Namespace { netns: u64, sockets: icmp::Sockets },
     /// The last gateway of a namespace is gone. Its sockets have to go too: they keep it alive.
     NamespaceGone { netns: u64 },
+    /// What is heard of TLS libraries has changed.
+    Libraries { rows: Vec<ProbeStatus> },
 }
 
 /// The looking itself, without its thread.
@@ -56,6 +71,7 @@ pub(super) enum Found {
 pub(super) struct Scout {
     matcher: Matcher,
     upstreams: Vec<UpstreamPattern>,
+    libraries: Libraries,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// The same of resolvers, which ask on behalf of others.
@@ -67,10 +83,11 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(config: &LiveConfig) -> Result<Self, LiveError> {
+    pub(super) fn new(config: &LiveConfig, libraries: Libraries) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
             upstreams: config.upstreams.clone(),
+            libraries,
             gateways: HashMap::new(),
             resolvers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -120,13 +137,22 @@ impl Scout {
         for (pid, netns) in &others {
             to_seed.entry(*netns).or_insert(*pid);
         }
+        let with_names = gateways
+            .keys()
+            .map(|pid| (*pid, names.get(pid).map_or("", String::as_str)));
+        if self.libraries.look(with_names) {
+            found(Found::Libraries {
+                rows: self.libraries.rows().to_vec(),
+            });
+        }
         // Listen first: an error that a seeded connection meets should not be missed.
         self.listen(&gateways, &mut found);
         for (netns, pid) in to_seed {
             let owners = owners(netns, &gateways, &others);
-            match seed::connections(&process::netns_path(pid)) {
-                Ok(connections) => {
-                    for connection in connections {
+            match seed::sockets(&process::netns_path(pid)) {
+                Ok(sockets) => {
+                    clients(netns, &sockets, &owners, &names, &mut found);
+                    for connection in sockets.outgoing {
                         self.seeded(netns, &connection, &owners, &names, &mut found);
                     }
                 }
@@ -241,6 +267,39 @@ impl Scout {
     }
 }
 
+/// Hands over where gateways listen, and what they have accepted.
+fn clients(
+    netns: u64,
+    sockets: &seed::Sockets,
+    owners: &HashMap<u64, (u32, bool)>,
+    names: &HashMap<u32, String>,
+    found: &mut impl FnMut(Found),
+) {
+    let of_gateway = |connection: &&seed::Connection| {
+        owners
+            .get(&connection.inode)
+            .is_some_and(|(_, is_gateway)| *is_gateway)
+    };
+    for listener in sockets.listening.iter().filter(of_gateway) {
+        let Some((pid, _)) = owners.get(&listener.inode) else {
+            continue;
+        };
+        let comm = names.get(pid).map_or("", String::as_str);
+        found(Found::Listener {
+            process: Arc::new(process::describe(*pid, comm, netns)),
+            local: listener.local,
+        });
+    }
+    for accepted in sockets.accepted.iter().filter(of_gateway) {
+        found(Found::Client {
+            cookie: accepted.cookie,
+            netns,
+            local: accepted.local,
+            remote: accepted.remote,
+        });
+    }
+}
+
 /// Who holds which socket in a namespace, and whether that is a gateway. Gateways come last, so that
 /// they win over a process that shares a socket with one.
 fn owners(
@@ -263,10 +322,20 @@ fn owners(
     of(others, false).chain(of(gateways, true)).collect()
 }
 
+/// The gateways that are there, with their names.
+pub(super) fn gateways(config: &LiveConfig) -> Result<Vec<(u32, String)>, LiveError> {
+    let matcher = Matcher::new(config)?;
+    Ok(process::pids()
+        .into_iter()
+        .filter_map(|pid| Some((pid, process::comm_of(pid)?)))
+        .filter(|(pid, comm)| matcher.is_gateway(*pid, comm))
+        .collect())
+}
+
 /// Whether this host lets us look at all, tried on the network namespace that we are in.
 pub(super) fn rows() -> [ProbeStatus; 3] {
     let own = std::process::id();
-    let seeds = seed::connections(&process::netns_path(own)).map(|_| ()).map_err(|error| {
+    let seeds = seed::sockets(&process::netns_path(own)).map(|_| ()).map_err(|error| {
         format!("cannot ask the kernel for open connections (sock_diag, module tcp_diag): {error}: connections that were open before are not seen")
     });
     let icmp = icmp::open(own).map(|_| ()).map_err(|error| {

@@ -37,15 +37,26 @@ pub(super) struct Connection {
 /// Room for one answer of the kernel, which makes them at most this large.
 const ANSWER_BYTES: usize = 64 * 1024;
 
-/// The connections that were opened from inside the network namespace at `path`.
-pub(super) fn connections(path: &Path) -> io::Result<Vec<Connection>> {
+/// The sockets of a network namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sockets {
+    /// Connections that were opened from inside it.
+    pub(super) outgoing: Vec<Connection>,
+    /// Connections that were accepted in it.
+    pub(super) accepted: Vec<Connection>,
+    /// Sockets that listen; the remote end means nothing.
+    pub(super) listening: Vec<Connection>,
+}
+
+/// The sockets inside the network namespace at `path`.
+pub(super) fn sockets(path: &Path) -> io::Result<Sockets> {
     let sockets = netns::inside(path, || {
         let mut all = dump(AF_INET, IPPROTO_TCP, SocketId::new_v4())?;
         // A kernel without IPv6 has no such family.
         all.extend(dump(AF_INET6, IPPROTO_TCP, SocketId::new_v6()).unwrap_or_default());
         Ok(all)
     })?;
-    Ok(outgoing(&sockets))
+    Ok(sort(&sockets))
 }
 
 /// The sockets for datagrams inside the network namespace at `path` from which names may be looked up:
@@ -69,19 +80,25 @@ struct Described {
     connection: Connection,
 }
 
-/// The connections whose local port nobody listens on.
-fn outgoing(sockets: &[Described]) -> Vec<Connection> {
-    let listening: HashSet<u16> = sockets
+/// Tells apart who opened a connection: whose local port nobody listens on opened it.
+fn sort(sockets: &[Described]) -> Sockets {
+    let ports: HashSet<u16> = sockets
         .iter()
         .filter(|socket| socket.listening)
         .map(|socket| socket.connection.local.port())
         .collect();
-    sockets
-        .iter()
-        .filter(|socket| !socket.listening)
-        .map(|socket| socket.connection)
-        .filter(|connection| !listening.contains(&connection.local.port()))
-        .collect()
+    let mut sorted = Sockets::default();
+    for socket in sockets {
+        let kind = if socket.listening {
+            &mut sorted.listening
+        } else if ports.contains(&socket.connection.local.port()) {
+            &mut sorted.accepted
+        } else {
+            &mut sorted.outgoing
+        };
+        kind.push(socket.connection);
+    }
+    sorted
 }
 
 fn dump(family: u8, protocol: u8, any: SocketId) -> io::Result<Vec<Described>> {
@@ -179,17 +196,18 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_are_left_out() {
+    fn connections_are_told_apart_by_who_listens() {
         let sockets = [
             socket(true, 1, 80, 0),
             socket(false, 2, 80, 40_000),
             socket(false, 3, 50_000, 8080),
         ];
-        let cookies: Vec<u64> = outgoing(&sockets)
-            .iter()
-            .map(|found| found.cookie)
-            .collect();
-        assert_eq!(cookies, [3]);
+        let sorted = sort(&sockets);
+        let cookies =
+            |found: &[Connection]| -> Vec<u64> { found.iter().map(|found| found.cookie).collect() };
+        assert_eq!(cookies(&sorted.listening), [1]);
+        assert_eq!(cookies(&sorted.accepted), [2]);
+        assert_eq!(cookies(&sorted.outgoing), [3]);
     }
 
     #[test]
@@ -199,7 +217,8 @@ mod tests {
         let (_accepted, _) = listener.accept().unwrap();
         let mut all = dump(AF_INET, IPPROTO_TCP, SocketId::new_v4()).unwrap();
         all.extend(dump(AF_INET6, IPPROTO_TCP, SocketId::new_v6()).unwrap());
-        let found: Vec<_> = outgoing(&all)
+        let found: Vec<_> = sort(&all)
+            .outgoing
             .into_iter()
             .filter(|found| found.remote == listener.local_addr().unwrap())
             .collect();

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
 use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, dns_role, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
 use super::boost::Boosts;
+use super::clients::Clients;
 use super::clock::{Clock, monotonic_ns};
 use super::config::LiveConfig;
 use super::decode::{Body, decode};
@@ -25,6 +25,7 @@ use super::names::Names;
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
+use super::tls::Libraries;
 use super::{LiveError, translate};
 use crate::model::{Errno, HopId, Input, Process, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
@@ -82,6 +83,7 @@ pub struct LiveSource {
     hops: Table<u64, [u32; 2]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
+    clients: Clients,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -89,12 +91,16 @@ pub struct LiveSource {
     dns_sockets: Table<u64, [u8; DNS_SOCKET_BYTES]>,
     reset_reasons: ResetReasons,
     probes: Vec<ProbeStatus>,
+    libraries: Vec<ProbeStatus>,
     log: Option<KernelLog>,
     waker: Waker,
+    /// Holds the kernel programs and their links as well.
     patrol: Patrol,
     icmp: Namespaces,
     /// Hops that were seeded and not handed over yet.
     waiting: Vec<(HopId, Signal)>,
+    /// Word of listeners that was not handed over yet.
+    listening: Vec<Input<'static>>,
     /// Hops that closed, with the time at which they are forgotten.
     closed: Closed,
     malformed: u64,
@@ -103,8 +109,6 @@ pub struct LiveSource {
     not_dns: u64,
     lost: u64,
     lost_checked_ns: u64,
-    /// Holds the programs and their links.
-    _ebpf: Ebpf,
 }
 
 impl std::fmt::Debug for LiveSource {
@@ -123,10 +127,10 @@ impl LiveSource {
 
     /// The same with another object than the embedded one.
     pub fn start_with(object: &[u8], config: &LiveConfig) -> Result<Self, LiveError> {
-        let mut scout = Scout::new(config)?;
         let Loaded {
             mut ebpf,
             mut probes,
+            clients,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
@@ -146,6 +150,9 @@ impl LiveSource {
         })?;
 
         probes.extend(scout::rows());
+        let libraries = Libraries::new(ebpf);
+        let rows = libraries.rows().to_vec();
+        let mut scout = Scout::new(config, libraries)?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(|source| LiveError::Io {
@@ -157,6 +164,7 @@ impl LiveSource {
             hops,
             ports,
             boosts,
+            clients,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -164,11 +172,13 @@ impl LiveSource {
             dns_sockets,
             reset_reasons,
             probes,
+            libraries: rows,
             log,
             waker,
             patrol,
             icmp: Namespaces::default(),
             waiting: Vec::new(),
+            listening: Vec::new(),
             closed: Closed::default(),
             malformed: 0,
             seeded: 0,
@@ -176,7 +186,6 @@ impl LiveSource {
             not_dns: 0,
             lost: 0,
             lost_checked_ns: 0,
-            _ebpf: ebpf,
         };
         for found in first {
             source.take_up(found);
@@ -191,7 +200,7 @@ impl LiveSource {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, LiveError> {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.listening.is_empty() {
             self.wait(timeout.min(HOUSEKEEPING))?;
         }
         self.clock.refresh();
@@ -203,6 +212,9 @@ impl LiveSource {
         }
         for (hop, signal) in self.waiting.drain(..) {
             sink(now, Input::Signal { hop, signal });
+        }
+        for input in self.listening.drain(..) {
+            sink(now, input);
         }
         hear(&self.icmp, now, sink);
         self.drain_ring(now_ns, sink);
@@ -230,7 +242,8 @@ impl LiveSource {
 
     /// What is attached and what is not, and what is lost by that.
     pub fn probes(&self) -> Vec<ProbeStatus> {
-        self.probes.clone()
+        let libraries = self.libraries.iter().cloned();
+        self.probes.iter().cloned().chain(libraries).collect()
     }
 
     /// Every counter of the kernel programs and of this source.
@@ -376,12 +389,24 @@ impl LiveSource {
                     Err(error) => tracing::debug!(%error, cookie, "not seeded"),
                 }
             }
+            Found::Listener { process, local } => {
+                self.clients.listen(process.netns, local);
+                self.listening
+                    .extend(self.processes.listeners.add(process, local));
+            }
+            Found::Client {
+                cookie,
+                netns,
+                local,
+                remote,
+            } => self.clients.seed(cookie, netns, local, remote),
             Found::Namespace { netns, sockets } => {
                 self.icmp.insert(netns, sockets);
             }
             Found::NamespaceGone { netns } => {
                 self.icmp.remove(&netns);
             }
+            Found::Libraries { rows } => self.libraries = rows,
         }
     }
 

@@ -2,16 +2,19 @@
 //! that mean "nothing" taken out.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
-use super::decode::{Body, Ends, Record};
+use super::decode::{self, Body, ClientSaw, Ends, Record, comm_text};
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
-    Actor, Direction, Errno, HeldExchanges, HopId, Input, Segment, Signal, Target, TcpState,
+    Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Segment,
+    Signal, Target, TcpState,
 };
 
 /// Why a packet of a hop is no segment.
@@ -58,18 +61,21 @@ pub(super) fn input<'a>(
         Body::Connect {
             ends,
             caller,
+            turn,
             errno,
         } if record.cookie == 0 => {
             return Ok(Some(Input::ConnectFailed {
                 process: processes.of_caller(&caller, ends.netns),
                 upstream: ends.remote.into(),
                 errno: Errno(errno),
+                turn: Some(turn),
             }));
         }
         Body::UnixConnect {
             path,
             netns,
             caller,
+            turn,
             errno,
         } => {
             let upstream = unix::name(path).filter(|name| !unix::is_service(name));
@@ -77,6 +83,7 @@ pub(super) fn input<'a>(
                 process: processes.of_caller(&caller, netns),
                 upstream: Target::Unix(name),
                 errno: Errno(errno),
+                turn: Some(turn),
             }));
         }
         Body::Held(held) => Signal::Held(Box::new(HeldExchanges {
@@ -86,6 +93,25 @@ pub(super) fn input<'a>(
             response_bytes: held.response_bytes,
             first_byte: held.first_byte,
         })),
+        Body::Client(saw) => return Ok(answer(saw, processes).map(Input::Answer)),
+        Body::Listen { ends, caller } => {
+            let process = processes.of_caller(&caller, ends.netns);
+            return Ok(processes.listeners.add(process, ends.local));
+        }
+        Body::SocketCall {
+            caller,
+            turn,
+            call,
+            errno,
+        } => {
+            return Ok(Some(Input::SocketFailed {
+                process: processes.of_caller(&caller, 0),
+                turn,
+                call,
+                errno: Errno(errno),
+            }));
+        }
+        Body::Library(fact) => Signal::Library(fact),
         Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
@@ -138,6 +164,45 @@ pub(super) fn input<'a>(
     }))
 }
 
+/// What a client got, where it is known which gateway listens there. What ran then is another process where
+/// the kernel sent by itself; then the turn is not the gateway's.
+fn answer<'a>(saw: ClientSaw<'a>, processes: &mut Processes) -> Option<ClientAnswer<'a>> {
+    let ends = saw.ends;
+    let listener = processes.listeners.at(ends.netns, ends.local.port())?;
+    let own = saw.pid != 0 && *listener.comm == *comm_text(&saw.comm);
+    let (process, turn) = if own {
+        let caller = decode::Process {
+            pid: saw.pid,
+            cgroup_id: 0,
+            comm: saw.comm,
+        };
+        (processes.of_caller(&caller, ends.netns), Some(saw.turn))
+    } else {
+        (Arc::clone(listener), None)
+    };
+    let end = if saw.response.is_empty() {
+        let exit = saw.exit_code.filter(|_| own);
+        AnswerEnd::Closed {
+            exit: exit.map(|code| Exit {
+                // The form of wait(2): the signal is in the low seven bits.
+                signal: u8::try_from(code & 0x7f).unwrap_or(0),
+            }),
+        }
+    } else {
+        AnswerEnd::Response(saw.response)
+    };
+    Some(ClientAnswer {
+        process,
+        turn,
+        listener: ends.local,
+        client: ends.remote,
+        waited: Duration::from_nanos(saw.waited_ns),
+        ordinal: saw.ordinal,
+        request: saw.request,
+        end,
+    })
+}
+
 /// The gateway's end, where its socket has one already.
 fn bound(ends: &Ends) -> Option<SocketAddr> {
     (ends.local.port() != 0).then_some(ends.local)
@@ -146,7 +211,6 @@ fn bound(ends: &Ends) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::decode;
     use crate::model::Turn;
 
     fn ends(port: u16) -> Ends {
@@ -182,6 +246,7 @@ mod tests {
         let body = Body::Connect {
             ends: ends(0),
             caller: caller(),
+            turn: Turn::default(),
             errno: 101,
         };
         assert!(translate(0, body).contains("ConnectFailed"));
@@ -195,6 +260,7 @@ mod tests {
                 path,
                 netns: 7,
                 caller: caller(),
+                turn: Turn::default(),
                 errno: 2,
             };
             translate(0, body)

@@ -11,6 +11,9 @@ use serde::{Serialize, Serializer};
 /// What is written before a unix path, by gateways and by us.
 const UNIX: &str = "unix:";
 
+/// What is written where there is no address.
+const NONE: &str = "none";
+
 /// Where a connect was to go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -18,8 +21,8 @@ pub enum Target {
     Inet(SocketAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
-    /// A name that gave no address.
-    Name(Arc<str>),
+    /// Nowhere: no upstream was chosen, or it has no known address. Shown as `none`.
+    None,
 }
 
 impl From<SocketAddr> for Target {
@@ -34,28 +37,21 @@ impl fmt::Display for Target {
             Self::Inet(upstream) => fmt::Display::fmt(upstream, f),
             // Padding applies to the whole.
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
-            Self::Name(name) => f.pad(name),
+            Self::None => f.pad(NONE),
         }
     }
 }
 
 /// The address of an upstream without its port. Shown and serialised as `10.0.0.1`, `::1`,
-/// `unix:/run/app.sock`, or nothing at all.
+/// `unix:/run/app.sock` or `none`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
     /// IP address.
     Ip(IpAddr),
     /// Path of a unix socket, or `@` and an abstract name.
     Unix(Arc<str>),
-    /// None: its name could not be resolved.
-    Unresolved,
-}
-
-impl UpstreamAddress {
-    /// Whether there is none.
-    pub const fn is_unresolved(&self) -> bool {
-        matches!(self, Self::Unresolved)
-    }
+    /// No upstream was chosen, or its address is not known.
+    None,
 }
 
 impl From<IpAddr> for UpstreamAddress {
@@ -69,7 +65,7 @@ impl fmt::Display for UpstreamAddress {
         match self {
             Self::Ip(address) => fmt::Display::fmt(address, f),
             Self::Unix(path) => f.pad(&format!("{UNIX}{path}")),
-            Self::Unresolved => f.pad(""),
+            Self::None => f.pad(NONE),
         }
     }
 }
@@ -80,7 +76,7 @@ impl FromStr for UpstreamAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix(UNIX) {
             Some(path) => Ok(Self::Unix(Arc::from(path))),
-            None if text.is_empty() => Ok(Self::Unresolved),
+            None if text == NONE => Ok(Self::None),
             None => text.parse().map(Self::Ip),
         }
     }
@@ -103,7 +99,7 @@ mod tests {
             "2001:db8::7",
             "unix:/run/app.sock",
             "unix:@app",
-            "",
+            "none",
         ] {
             let address: UpstreamAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), text);

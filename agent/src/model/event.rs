@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Cause, FaultSide, HopId, Proof, Target, Timestamp, UpstreamAddress};
+use super::{Cause, FaultSide, GatewayAnswer, HopId, Proof, Target, Timestamp, UpstreamAddress};
 
 /// One failed exchange or failed connect. Never two for one failure, never one for a healthy
 /// exchange. Serialised, this is the JSON of every command's `--format jsonl`.
@@ -55,6 +55,9 @@ pub struct HopEvent {
     pub exchange: Option<ExchangeInfo>,
     /// The connection it ran on.
     pub connection: ConnectionInfo,
+    /// Its TLS, where the gateway speaks that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsInfo>,
     /// What proves the cause, the decisive piece first.
     pub evidence: Vec<Evidence>,
     /// Gateways that were measured to reject what the upstream sent, each with the status that its
@@ -69,6 +72,14 @@ pub struct HopEvent {
     pub capture_id: Option<String>,
     /// Whether anything was lost that could have changed the verdict.
     pub completeness: Completeness,
+    /// What the gateway's own client got for it, where that was seen. The last of several attempts
+    /// carries it; an answer is carried by one event only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_answer: Option<Box<GatewayAnswer>>,
+    /// Whether no client of the gateway was told of the failure: it was tried again with success, or
+    /// what the client got looks like a good answer. Said only where the client side was watched.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hidden_from_client: bool,
 }
 
 /// Where in the life of an exchange a failure fell.
@@ -128,8 +139,7 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address or unix path; none where `name` could not be resolved.
-    #[serde(skip_serializing_if = "UpstreamAddress::is_unresolved")]
+    /// IP address or unix path; none where no upstream was chosen, or `name` gave no address.
     pub address: UpstreamAddress,
     /// TCP port, zero for a unix path or a name alone.
     pub port: u16,
@@ -144,9 +154,7 @@ impl UpstreamInfo {
         match &self.address {
             UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
             UpstreamAddress::Unix(path) => Target::Unix(Arc::clone(path)),
-            UpstreamAddress::Unresolved => {
-                Target::Name(Arc::from(self.name.as_deref().unwrap_or_default()))
-            }
+            UpstreamAddress::None => Target::None,
         }
     }
 
@@ -154,8 +162,13 @@ impl UpstreamInfo {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
-            Target::Unix(_) | Target::Name(_) => None,
+            Target::Unix(_) | Target::None => None,
         }
+    }
+
+    /// Whether nothing but the name is known of it: that gave no address.
+    pub fn is_only_name(&self) -> bool {
+        self.address == UpstreamAddress::None && self.name.is_some()
     }
 }
 
@@ -164,23 +177,24 @@ impl fmt::Display for UpstreamInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let target = self.target();
         match &self.name {
-            Some(name) if !self.address.is_unresolved() => f.pad(&format!("{target} ({name})")),
-            _ => fmt::Display::fmt(&target, f),
+            Some(name) if self.is_only_name() => f.pad(name),
+            Some(name) => f.pad(&format!("{target} ({name})")),
+            None => fmt::Display::fmt(&target, f),
         }
     }
 }
 
 impl From<Target> for UpstreamInfo {
     fn from(target: Target) -> Self {
-        let (address, port, name) = match target {
-            Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port(), None),
-            Target::Unix(path) => (UpstreamAddress::Unix(path), 0, None),
-            Target::Name(name) => (UpstreamAddress::Unresolved, 0, Some(name.to_string())),
+        let (address, port) = match target {
+            Target::Inet(upstream) => (UpstreamAddress::Ip(upstream.ip()), upstream.port()),
+            Target::Unix(path) => (UpstreamAddress::Unix(path), 0),
+            Target::None => (UpstreamAddress::None, 0),
         };
         Self {
             address,
             port,
-            name,
+            name: None,
         }
     }
 }
@@ -261,6 +275,25 @@ pub struct ConnectionInfo {
     pub syn_retransmits: u32,
     /// Other segments sent again by the gateway.
     pub retransmits: u32,
+}
+
+/// The TLS of a hop, as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsInfo {
+    /// Version chosen: `TLS 1.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Cipher suite chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// Server name that the gateway asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Application protocol chosen; TLS 1.3 hides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
+    /// Which source proved the cause.
+    pub source: EvidenceSource,
 }
 
 /// One fact that supports a verdict.

@@ -110,6 +110,10 @@ impl Errno {
     pub const EACCES: Self = Self(13);
     /// Invalid argument.
     pub const EINVAL: Self = Self(22);
+    /// Too many open files in the system.
+    pub const ENFILE: Self = Self(23);
+    /// Too many open files in the process.
+    pub const EMFILE: Self = Self(24);
     /// Broken pipe.
     pub const EPIPE: Self = Self(32);
     /// Cannot assign requested address.

@@ -4,7 +4,8 @@ use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{
-    Direction, Errno, HeldExchanges, HopId, Process, ResetReason, Target, TcpFlags, TcpState,
+    ClientAnswer, Direction, Errno, HeldExchanges, HopId, Process, ResetReason, SocketCall, Target,
+    TcpFlags, TcpState,
 };
 
 /// One observation. Its time is passed beside it.
@@ -31,6 +32,30 @@ pub enum Input<'a> {
         process: Arc<Process>,
         /// Where it wanted to go.
         upstream: Target,
+        /// What it was told.
+        errno: Errno,
+        /// The turn that called it, where the source knows it.
+        turn: Option<Turn>,
+    },
+    /// What a client of a gateway got, where that was a failure.
+    Answer(ClientAnswer<'a>),
+    /// A gateway listens for clients: from now on its answers are told of.
+    Listening {
+        /// The process that listens.
+        process: Arc<Process>,
+        /// Where it listens; the address may be unspecified.
+        local: SocketAddr,
+        /// Whether requests can be read there; not where clients speak TLS.
+        readable: bool,
+    },
+    /// A system call about a socket failed in a gateway, which is no failure of an upstream.
+    SocketFailed {
+        /// The process that called it.
+        process: Arc<Process>,
+        /// Its turn.
+        turn: Turn,
+        /// The call.
+        call: SocketCall,
         /// What it was told.
         errno: Errno,
     },

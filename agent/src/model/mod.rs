@@ -4,6 +4,7 @@
 //! or where an event goes.
 
 mod address;
+mod answer;
 mod catalogue;
 mod cause;
 mod event;
@@ -14,11 +15,14 @@ mod pattern;
 mod time;
 
 pub use address::{Target, UpstreamAddress};
+pub use answer::{
+    AnswerEnd, AttemptInfo, ClientAnswer, ClientInfo, Exit, GatewayAnswer, SocketCall,
+};
 pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};
 pub use event::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, GatewayInfo, HopEvent,
-    LocalInfo, Phase, UpstreamInfo,
+    LocalInfo, Phase, TlsInfo, UpstreamInfo,
 };
 pub use held::{FIRST_BYTE_CLASSES, HeldExchanges, first_byte_class};
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};

@@ -130,6 +130,7 @@ pub(super) fn event() -> HopEvent {
             ..ExchangeInfo::default()
         }),
         connection: ConnectionInfo::default(),
+        tls: None,
         evidence: vec![Evidence {
             source: EvidenceSource::Packet,
             what: Cow::Borrowed("broken_rule"),
@@ -141,6 +142,8 @@ pub(super) fn event() -> HopEvent {
         tolerated_by: Vec::new(),
         capture_id: None,
         completeness: Completeness::default(),
+        gateway_answer: None,
+        hidden_from_client: false,
     }
 }
 

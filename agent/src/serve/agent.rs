@@ -174,6 +174,7 @@ pub(super) fn checked_filter(filter: Option<proto::EventFilter>) -> Result<Filte
         .map_err(|_| FilterError::Since);
     since
         .and_then(|since| Filter::parse(&filter.causes, &filter.upstreams, since))
+        .map(|checked| checked.unexplained(filter.unexplained))
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 

@@ -67,6 +67,7 @@ fn checked(filter: Option<proto::CaptureFilter>) -> Result<CaptureFilter, Status
         causes: filter.causes,
         upstreams: filter.upstreams,
         since: filter.since,
+        unexplained: false,
     }))?;
     events
         .of_captures(failed)

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_event as part;
+use hopscope_proto::v1::hop_event::evidence::Source;
 use thiserror::Error;
 
 use crate::model::{
     Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo,
+    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress,
+    UpstreamInfo,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -95,11 +97,7 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
         recommended_status: event.recommended_status.map_or(0, u32::from),
         fault_side: fault_side_to_proto(event.fault_side).into(),
         phase: phase_to_proto(event.phase).into(),
-        upstream: Some(part::Upstream {
-            address: event.upstream.address.to_string(),
-            port: event.upstream.port.into(),
-            name: event.upstream.name.clone().unwrap_or_default(),
-        }),
+        upstream: Some(upstream_to_proto(&event.upstream)),
         local: event.local.map(|local| part::Local {
             address: local.address.to_string(),
             port: local.port.into(),
@@ -124,6 +122,13 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
             syn_retransmits: event.connection.syn_retransmits,
             retransmits: event.connection.retransmits,
         }),
+        tls: event.tls.as_ref().map(|tls| part::Tls {
+            version: tls.version.clone(),
+            cipher: tls.cipher.clone(),
+            sni: tls.sni.clone(),
+            alpn: tls.alpn.clone(),
+            source: source_to_proto(tls.source).into(),
+        }),
         evidence: event.evidence.iter().map(evidence_to_proto).collect(),
         rejected_by: event.rejected_by.clone(),
         tolerated_by: event.tolerated_by.clone(),
@@ -133,7 +138,27 @@ pub fn to_proto(event: &HopEvent) -> proto::HopEvent {
             truncated: event.completeness.truncated,
             mid_stream: event.completeness.mid_stream,
         }),
+        gateway_answer: event.gateway_answer.as_deref().map(super::answer::to_proto),
+        hidden_from_client: event.hidden_from_client,
     }
+}
+
+/// The protobuf form of an upstream's end.
+pub(super) fn upstream_to_proto(upstream: &UpstreamInfo) -> part::Upstream {
+    part::Upstream {
+        address: upstream.address.to_string(),
+        port: upstream.port.into(),
+        name: upstream.name.clone().unwrap_or_default(),
+    }
+}
+
+/// An upstream's end from its protobuf form.
+pub(super) fn upstream_from_proto(upstream: part::Upstream) -> Result<UpstreamInfo, ConvertError> {
+    Ok(UpstreamInfo {
+        address: upstream_address(&upstream.address)?,
+        port: u16_of(upstream.port, "upstream.port")?,
+        name: filled(upstream.name),
+    })
 }
 
 fn exchange_to_proto(exchange: &ExchangeInfo) -> part::Exchange {
@@ -153,15 +178,8 @@ fn exchange_to_proto(exchange: &ExchangeInfo) -> part::Exchange {
 }
 
 fn evidence_to_proto(evidence: &Evidence) -> part::Evidence {
-    use part::evidence::Source;
-    let source = match evidence.source {
-        EvidenceSource::Packet => Source::Packet,
-        EvidenceSource::Kernel => Source::Kernel,
-        EvidenceSource::TlsLibrary => Source::TlsLibrary,
-        EvidenceSource::Timer => Source::Timer,
-    };
     part::Evidence {
-        source: source.into(),
+        source: source_to_proto(evidence.source).into(),
         what: evidence.what.clone().into_owned(),
         offset: evidence.offset,
         bytes: evidence.bytes.clone(),
@@ -230,11 +248,7 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
         },
         fault_side: fault_side_from_proto(event.fault_side)?,
         phase: phase_from_proto(event.phase)?,
-        upstream: UpstreamInfo {
-            address: upstream_address(&upstream.address)?,
-            port: u16_of(upstream.port, "upstream.port")?,
-            name: filled(upstream.name),
-        },
+        upstream: upstream_from_proto(upstream)?,
         local: match event.local {
             None => None,
             Some(local) => Some(LocalInfo {
@@ -258,6 +272,16 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
             syn_retransmits: connection.syn_retransmits,
             retransmits: connection.retransmits,
         },
+        tls: match event.tls {
+            None => None,
+            Some(tls) => Some(TlsInfo {
+                version: tls.version,
+                cipher: tls.cipher,
+                sni: tls.sni,
+                alpn: tls.alpn,
+                source: source_from_proto(tls.source, "tls.source")?,
+            }),
+        },
         evidence,
         rejected_by: event.rejected_by,
         tolerated_by: event.tolerated_by,
@@ -267,6 +291,11 @@ pub fn from_proto(event: proto::HopEvent) -> Result<HopEvent, ConvertError> {
             truncated: completeness.truncated,
             mid_stream: completeness.mid_stream,
         },
+        gateway_answer: match event.gateway_answer {
+            Some(answer) => Some(Box::new(super::answer::from_proto(answer)?)),
+            None => None,
+        },
+        hidden_from_client: event.hidden_from_client,
     })
 }
 
@@ -290,23 +319,32 @@ fn exchange_from_proto(exchange: part::Exchange) -> Result<ExchangeInfo, Convert
 }
 
 fn evidence_from_proto(evidence: part::Evidence) -> Result<Evidence, ConvertError> {
-    use part::evidence::Source;
-    let source = match Source::try_from(evidence.source) {
-        Ok(Source::Packet) => EvidenceSource::Packet,
-        Ok(Source::Kernel) => EvidenceSource::Kernel,
-        Ok(Source::TlsLibrary) => EvidenceSource::TlsLibrary,
-        Ok(Source::Timer) => EvidenceSource::Timer,
-        Ok(Source::Unspecified) | Err(_) => {
-            return Err(bad_enum("evidence.source", evidence.source));
-        }
-    };
     Ok(Evidence {
-        source,
+        source: source_from_proto(evidence.source, "evidence.source")?,
         what: Cow::Owned(evidence.what),
         offset: evidence.offset,
         bytes: evidence.bytes,
         text: evidence.text,
     })
+}
+
+const fn source_to_proto(source: EvidenceSource) -> Source {
+    match source {
+        EvidenceSource::Packet => Source::Packet,
+        EvidenceSource::Kernel => Source::Kernel,
+        EvidenceSource::TlsLibrary => Source::TlsLibrary,
+        EvidenceSource::Timer => Source::Timer,
+    }
+}
+
+fn source_from_proto(source: i32, field: &'static str) -> Result<EvidenceSource, ConvertError> {
+    match Source::try_from(source) {
+        Ok(Source::Packet) => Ok(EvidenceSource::Packet),
+        Ok(Source::Kernel) => Ok(EvidenceSource::Kernel),
+        Ok(Source::TlsLibrary) => Ok(EvidenceSource::TlsLibrary),
+        Ok(Source::Timer) => Ok(EvidenceSource::Timer),
+        Ok(Source::Unspecified) | Err(_) => Err(bad_enum(field, source)),
+    }
 }
 
 fn proof_to_proto(proof: Proof) -> proto::Proof {
@@ -374,7 +412,7 @@ fn phase_from_proto(value: i32) -> Result<Phase, ConvertError> {
     })
 }
 
-fn required<T>(value: Option<T>, field: &'static str) -> Result<T, ConvertError> {
+pub(super) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, ConvertError> {
     value.ok_or(ConvertError::Missing { field })
 }
 
@@ -382,11 +420,11 @@ fn filled(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn cause(id: String, field: &'static str) -> Result<Cause, ConvertError> {
+pub(super) fn cause(id: String, field: &'static str) -> Result<Cause, ConvertError> {
     Cause::from_id(&id).ok_or(ConvertError::UnknownCause { field, id })
 }
 
-fn address(text: &str, field: &'static str) -> Result<IpAddr, ConvertError> {
+pub(super) fn address(text: &str, field: &'static str) -> Result<IpAddr, ConvertError> {
     text.parse().map_err(|_| ConvertError::BadAddress {
         field,
         value: text.to_owned(),
@@ -400,7 +438,7 @@ fn upstream_address(text: &str) -> Result<UpstreamAddress, ConvertError> {
     })
 }
 
-fn u16_of(value: u32, field: &'static str) -> Result<u16, ConvertError> {
+pub(super) fn u16_of(value: u32, field: &'static str) -> Result<u16, ConvertError> {
     u16::try_from(value).map_err(|_| ConvertError::TooLarge { field, value })
 }
 

@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use crate::model::{
-    Cause, HopEvent, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
+    Cause, HopEvent, Proof, Timestamp, UpstreamAddress, UpstreamInfo, UpstreamPattern,
     UpstreamPatternError, catalogue,
 };
 use crate::record::CaptureFilter;
@@ -21,6 +21,15 @@ pub struct Filter {
     /// Upstreams by name, in lower case.
     names: Vec<String>,
     since: Option<Timestamp>,
+    unexplained: bool,
+}
+
+/// Whether an event carries an answer for which there are other explanations.
+fn is_unexplained(event: &HopEvent) -> bool {
+    event.gateway_answer.as_deref().is_some_and(|answer| {
+        let open = answer.attempts.is_empty() && event.proof == Proof::Underdetermined;
+        open || !answer.candidates.is_empty()
+    })
 }
 
 /// Why a filter was refused.
@@ -67,7 +76,9 @@ impl Filter {
         for upstream in upstreams {
             let upstream = upstream.as_ref();
             match upstream.parse() {
-                Ok(socket @ UpstreamAddress::Unix(_)) => filter.sockets.push(socket),
+                Ok(socket @ (UpstreamAddress::Unix(_) | UpstreamAddress::None)) => {
+                    filter.sockets.push(socket)
+                }
                 _ if is_name(upstream) => {
                     let name = upstream.trim_end_matches('.').to_ascii_lowercase();
                     filter.names.push(name);
@@ -76,6 +87,13 @@ impl Filter {
             }
         }
         Ok(filter)
+    }
+
+    /// The same for answers only that nothing explains for sure, where `only` says so.
+    #[must_use]
+    pub const fn unexplained(mut self, only: bool) -> Self {
+        self.unexplained = only;
+        self
     }
 
     fn add_causes(&mut self, text: &str) -> Result<(), FilterError> {
@@ -98,6 +116,7 @@ impl Filter {
     pub fn matches(&self, event: &HopEvent) -> bool {
         (self.causes.is_empty() || self.causes.contains(&event.cause))
             && self.since.is_none_or(|since| event.time >= since)
+            && (!self.unexplained || is_unexplained(event))
             && self.matches_upstream(&event.upstream)
     }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod agent;
+mod answer;
 mod captures;
 mod convert;
 mod filter;

@@ -115,7 +115,7 @@ impl<'e> Analysis<'e> {
         let mut reader = Reader::open(reader)?;
         let names_too = self.names.are_wanted();
         let on_event = &mut |event: HopEvent| {
-            if names_too || !event.upstream.address.is_unresolved() {
+            if names_too || !event.upstream.is_only_name() {
                 on_event(event);
             }
         };
@@ -134,7 +134,7 @@ impl<'e> Analysis<'e> {
     pub fn finish(mut self, on_event: &mut dyn FnMut(HopEvent)) -> Summary {
         let names_too = self.names.are_wanted();
         let on_event: &mut dyn FnMut(HopEvent) = &mut |event: HopEvent| {
-            if names_too || !event.upstream.address.is_unresolved() {
+            if names_too || !event.upstream.is_only_name() {
                 on_event(event);
             }
         };

@@ -6,9 +6,28 @@ use crate::model::{Actor, Timestamp};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u16);
 
+impl Version {
+    /// TLS 1.2.
+    pub const TLS12: Self = Self(0x0303);
+    /// TLS 1.3.
+    pub const TLS13: Self = Self(0x0304);
+
+    /// Draft 26 of TLS 1.3 in a variant of Facebook's, which its applications still offer.
+    pub(super) const FACEBOOK: Self = Self(0xfb1a);
+
+    /// Whether most of the handshake is encrypted: TLS 1.3 and its drafts, which are `0x7fxx`.
+    pub const fn hides_handshake(self) -> bool {
+        self.0 == Self::TLS13.0 || self.0 >> 8 == 0x7f || self.0 == Self::FACEBOOK.0
+    }
+}
+
 /// What is known of a connection that the gateway began with a TLS record. Every list is capped; what
 /// did not fit is missing, never wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other"
+)]
 pub struct Facts {
     /// The gateway's last ClientHello.
     pub client: Option<Box<ClientHello>>,
@@ -18,8 +37,11 @@ pub struct Facts {
     pub retried: bool,
     /// The upstream's certificates as sent, the leaf first: TLS 1.2 and older only.
     pub chain: Vec<Certificate>,
-    /// Whether more certificates were sent than are kept, or some could not be read.
+    /// Whether more certificates were sent than are kept, or some could not be read or were not captured.
     pub chain_cut: bool,
+    /// Whether the upstream's first flight ended (ServerHelloDone): known in TLS 1.2 and older only, and
+    /// in none of them where a session is resumed.
+    pub hello_done: bool,
     /// Whether the upstream asked for a client certificate: known in TLS 1.2 and older only.
     pub asked: bool,
     /// How many certificates the gateway gave: known in TLS 1.2 and older only.
@@ -30,10 +52,47 @@ pub struct Facts {
     pub to: Side,
     /// What the upstream sent.
     pub from: Side,
-    /// Alerts that were readable, in the order seen.
+    /// Alerts, in the order seen.
     pub alerts: Vec<Alert>,
     /// The first bytes on either side that are no TLS record.
     pub foreign: Option<Foreign>,
+}
+
+impl Facts {
+    /// Whether both sides finished the handshake, as far as the steps tell.
+    pub fn is_complete(&self) -> bool {
+        self.to.step == Step::Finished && self.from.step == Step::Finished
+    }
+
+    /// Memory of what handshake messages said.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let hello = self.client.as_deref().map_or(0, |hello| {
+            let numbers = 2 * (hello.ciphers.len() + hello.groups.len() + hello.signatures.len());
+            size_of::<ClientHello>()
+                + numbers
+                + 2 * hello.versions.len()
+                + hello.sni.as_ref().map_or(0, String::len)
+                + texts(&hello.alpn)
+        });
+        let server = self.server.as_ref().and_then(|server| server.alpn.as_ref());
+        hello
+            + server.map_or(0, String::len)
+            + self
+                .chain
+                .iter()
+                .map(Certificate::kept_bytes)
+                .sum::<usize>()
+            + self
+                .client_certificate
+                .as_deref()
+                .map_or(0, Certificate::kept_bytes)
+    }
+}
+
+fn texts(list: &[String]) -> usize {
+    list.iter()
+        .map(|text| size_of::<String>() + text.len())
+        .sum()
 }
 
 /// How far one side came, and what it sent.
@@ -45,19 +104,22 @@ pub struct Side {
     pub gap: bool,
     /// Records that are complete.
     pub records: u32,
-    /// Records of type application_data that are complete, encrypted handshake messages of TLS 1.3 and
+    /// Records of type `application_data` that are complete, encrypted handshake messages of TLS 1.3 and
     /// alerts included.
     pub application: u32,
     /// Payload bytes of those.
     pub application_bytes: u64,
-    /// Length of the record of type application_data that was the first after the ServerHello, on the
-    /// gateway's side: 25 is an empty Certificate, 53 or 69 a Finished.
+    /// Records of type `application_data` after its Finished, as far as that is known: tickets, data, and
+    /// in TLS 1.3 alerts.
+    pub since_finished: u32,
+    /// TLS 1.3: length of the first record of type `application_data` after the ServerHello. On the
+    /// gateway's side 25 is an empty Certificate, 53 or 69 a Finished.
     pub first_application: Option<u16>,
     /// Type and length of the last complete record, and when it ended.
     pub last: Option<(u8, u16)>,
     /// When its last byte was seen.
     pub last_at: Timestamp,
-    /// Bytes of a record that is not complete.
+    /// Bytes of a record that is not complete, its header included.
     pub partial: u32,
 }
 
@@ -73,7 +135,7 @@ pub enum Step {
     /// its Finished.
     Encrypted,
     /// Its Finished was seen; in TLS 1.3 by the length of its record (RFC 8446 section 4.4.4), or by what
-    /// followed.
+    /// followed. Where that is not certain, it stays at the step before.
     Finished,
 }
 
@@ -94,6 +156,11 @@ pub struct ClientHello {
     pub alpn: Vec<String>,
     /// Whether it resumes a session (a ticket or pre-shared key was offered).
     pub resumes: bool,
+    /// Whether early data was announced (RFC 8446 section 4.2.10).
+    pub early_data: bool,
+    /// Whether part of it was not captured, not kept or not readable, so that what is missing here may
+    /// have been sent.
+    pub cut: bool,
     /// Its length in bytes, handshake header included.
     pub bytes: u32,
 }
@@ -105,11 +172,11 @@ pub struct ServerHello {
     pub version: Version,
     /// Cipher suite chosen.
     pub cipher: u16,
-    /// Group chosen, where it says (TLS 1.3).
+    /// Group chosen or asked for, where it says (TLS 1.3).
     pub group: Option<u16>,
     /// Application protocol chosen; in TLS 1.3 that is encrypted.
     pub alpn: Option<String>,
-    /// Whether it goes on with an earlier session, where it says (TLS 1.3).
+    /// Whether it goes on with an earlier session.
     pub resumed: bool,
 }
 
@@ -124,18 +191,26 @@ pub enum SubjectName {
 
 /// What an X.509 certificate says of itself (RFC 5280). No signature is checked against a trust store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are independent of each other"
+)]
 pub struct Certificate {
     /// Subject, as text.
     pub subject: String,
     /// Issuer, as text.
     pub issuer: String,
+    /// The subject's common name, the last where it has several.
+    pub common_name: Option<String>,
     /// Names it is for.
     pub names: Vec<SubjectName>,
+    /// Whether it has more names than are kept, or some that could not be read.
+    pub names_cut: bool,
     /// Seconds since the Unix epoch from which it is good.
     pub not_before: i64,
     /// Seconds since the Unix epoch to which it is good.
     pub not_after: i64,
-    /// Whether issuer and subject are the same name.
+    /// Whether issuer and subject are the same name, and its key identifiers do not say otherwise.
     pub self_issued: bool,
     /// Whether it is a certificate authority's.
     pub authority: bool,
@@ -149,15 +224,36 @@ pub struct Certificate {
     pub signature: String,
 }
 
-/// An alert that was sent in the clear, or one that its length and place give away.
+impl Certificate {
+    fn kept_bytes(&self) -> usize {
+        let names = self.names.iter().map(|name| match name {
+            SubjectName::Dns(name) => name.len(),
+            SubjectName::Address(_) => 0,
+        });
+        size_of::<Self>()
+            + self.subject.len()
+            + self.issuer.len()
+            + self.common_name.as_ref().map_or(0, String::len)
+            + self.names.capacity() * size_of::<SubjectName>()
+            + names.sum::<usize>()
+            + self.key.len()
+            + self.signature.len()
+    }
+}
+
+/// An alert that was sent in the clear, or one that its length and place give away. In TLS 1.3 an
+/// encrypted one is a record of type `application_data` (23) as long as an alert is, 19 bytes with most
+/// cipher suites; it is noted only while no record of its sender followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alert {
     /// Who sent it.
     pub by: Actor,
     /// When.
     pub at: Timestamp,
-    /// Level and number (RFC 8446 section 6); none where it is encrypted.
+    /// Level and number (RFC 8446 section 6); none where it is encrypted or was not captured.
     pub said: Option<(u8, u8)>,
+    /// Type and length of its record.
+    pub record: (u8, u16),
     /// How far the other side was.
     pub other: Step,
     /// How far the sender was.

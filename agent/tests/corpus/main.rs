@@ -11,6 +11,7 @@
 
 mod facts;
 mod listed;
+mod tls;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,7 +115,7 @@ fn by_stream<'e>(capture: &Capture, events: &'e [HopEvent]) -> BTreeMap<u64, Vec
     let mut streams: BTreeMap<u64, Vec<&HopEvent>> = BTreeMap::new();
     for event in events {
         // A name without an address has no connection.
-        if event.upstream.address.is_unresolved() {
+        if event.upstream.is_only_name() {
             continue;
         }
         let local = event.local.unwrap();

@@ -32,6 +32,8 @@ pub(crate) struct Stream {
     /// Whether bytes are missing before others that were seen.
     pub(crate) hole: bool,
     pub(crate) facts: Vec<Fact>,
+    /// The row itself.
+    pub(crate) row: Value,
 }
 
 pub(crate) struct Ending {
@@ -94,6 +96,7 @@ impl Stream {
                 silent: ending["silent_before"].as_f64().unwrap(),
             }),
             hole: row.get("hole").is_some(),
+            row: row.clone(),
             facts: list("facts")
                 .iter()
                 .map(|fact| Fact::new(fact.as_str().unwrap()))

@@ -27,6 +27,9 @@ const PROGRAMS: [&str; 11] = [
     "dns_socket",
 ];
 
+/// Programs that go into TLS libraries.
+const TLS_PROGRAMS: usize = 6;
+
 #[test]
 fn every_program_attaches() {
     let source = LiveSource::start(&LiveConfig::default()).unwrap();
@@ -55,10 +58,14 @@ fn every_program_attaches_with_its_log() {
 fn a_check_finds_everything_here() {
     let rows = check();
     assert_complete(&rows);
-    for name in PROGRAMS
-        .iter()
-        .chain(&["programs", "btf", "cgroup2", "tracefs", "privileges"])
-    {
+    for name in PROGRAMS.iter().chain(&[
+        "programs",
+        "btf",
+        "cgroup2",
+        "tracefs",
+        "privileges",
+        "tls_programs",
+    ]) {
         assert!(rows.iter().any(|row| row.name == *name), "no row {name}");
     }
 }
@@ -168,7 +175,7 @@ fn a_killed_process_leaves_nothing_attached() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "holding"));
     let ids = own_programs(child.id());
-    assert_eq!(ids.len(), PROGRAMS.len(), "{ids:?}");
+    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(gone(&ids), "{ids:?} are still in the kernel");

@@ -445,8 +445,8 @@ fn a_gateway_that_inherits_a_connection_is_taken_up() {
 fn an_isolated_connection_is_taken_up_in_its_namespace() {
     let mut gateway = Gateway::start_isolated();
     assert_eq!(gateway.run("ip link set lo up"), "0");
-    // The other end lives in the same namespace, started by the gateway itself.
-    assert_eq!(gateway.run("coproc python3 -uc 'import socket as s; l=s.create_server((\"127.0.0.1\",8099)); print(1); c=l.accept(); l.accept()'; read -r -u ${COPROC[0]} x"), "0");
+    // The other end lives in the same namespace, started by the gateway itself, and ends with it.
+    assert_eq!(gateway.run("coproc python3 -uc 'import socket as s, sys; l=s.create_server((\"127.0.0.1\",8099)); print(1); c=l.accept(); sys.stdin.read()'; read -r -u ${COPROC[0]} x"), "0");
     assert_eq!(gateway.connect(loopback(8099)), "0");
     let mut watch = Watch::start(&gateway.config());
     watch.until("seeded", |watch| {

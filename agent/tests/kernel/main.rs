@@ -10,10 +10,14 @@
 )]
 
 mod attach;
+mod clients;
 mod connects;
 mod held;
 mod late;
+mod library;
 mod network;
+mod pair;
 mod segments;
 mod support;
+mod tls;
 mod unix;

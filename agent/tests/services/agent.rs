@@ -21,6 +21,7 @@ fn only(causes: &[&str], upstreams: &[&str]) -> proto::EventFilter {
             .iter()
             .map(|&upstream| upstream.to_owned())
             .collect(),
+        unexplained: false,
         since: None,
     }
 }

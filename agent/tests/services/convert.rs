@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use hopscope::model::{
     Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide, GatewayInfo,
-    HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamAddress, UpstreamInfo, catalogue,
+    HopEvent, LocalInfo, Phase, Proof, Timestamp, TlsInfo, UpstreamAddress, UpstreamInfo,
+    catalogue,
 };
 use hopscope::serve::{ConvertError, from_proto, to_proto};
 use hopscope_proto::v1 as proto;
@@ -23,6 +24,7 @@ fn upstream_address() -> impl Strategy<Value = UpstreamAddress> {
     prop_oneof![
         any::<IpAddr>().prop_map(UpstreamAddress::Ip),
         text().prop_map(|path| UpstreamAddress::Unix(path.into())),
+        Just(UpstreamAddress::None),
     ]
 }
 
@@ -65,6 +67,19 @@ fn exchange() -> impl Strategy<Value = ExchangeInfo> {
         request_bytes: bytes[0],
         response_bytes: bytes[1],
     })
+}
+
+fn tls_info() -> impl Strategy<Value = TlsInfo> {
+    let source = select(vec![EvidenceSource::Packet, EvidenceSource::TlsLibrary]);
+    (of(text()), of(text()), of(text()), of(text()), source).prop_map(
+        |(version, cipher, sni, alpn, source)| TlsInfo {
+            version,
+            cipher,
+            sni,
+            alpn,
+            source,
+        },
+    )
 }
 
 fn gateway() -> impl Strategy<Value = GatewayInfo> {
@@ -123,6 +138,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
         of(text()),
         (any::<u64>(), any::<bool>(), any::<bool>()),
         (vec(text(), 0..3), vec(text(), 0..3)),
+        of(tls_info()),
     );
     let head = (text(), any::<u64>(), text());
     (head, verdict, ends, of(exchange()), connection, rest).prop_map(
@@ -155,6 +171,7 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
                 syn_retransmits: connection.4[0],
                 retransmits: connection.4[1],
             },
+            tls: rest.4,
             evidence: rest.0,
             rejected_by: rest.3.0,
             tolerated_by: rest.3.1,
@@ -164,6 +181,8 @@ fn any_event() -> impl Strategy<Value = HopEvent> {
                 truncated: rest.2.1,
                 mid_stream: rest.2.2,
             },
+            gateway_answer: None,
+            hidden_from_client: rest.2.1,
         },
     )
 }

@@ -25,11 +25,19 @@ fn json_keys_are_the_designs() {
             r#""request_bytes":321,"response_bytes":17},"#,
             r#""connection":{"reused":true,"age_ms":2500.0,"idle_ms":1000.0,"rtt_us":150,"#,
             r#""syn_retransmits":1,"retransmits":2},"#,
+            r#""tls":{"version":"TLS 1.3","cipher":"TLS_AES_128_GCM_SHA256","sni":"shop.internal","#,
+            r#""source":"packet"},"#,
             r#""evidence":[{"source":"packet","what":"fin_before_response","offset":17,"#,
             r#""bytes":"SFRUUC8xLjEgMjAwIE9LDQo=","text":"FIN in the middle of the head"}],"#,
             r#""rejected_by":["HAProxy 2.6 (502)"],"tolerated_by":["nginx 1.22"],"#,
             r#""capture_id":"c-9","#,
-            r#""completeness":{"lost_segments":4,"truncated":true,"mid_stream":true}}"#,
+            r#""completeness":{"lost_segments":4,"truncated":true,"mid_stream":true},"#,
+            r#""gateway_answer":{"status":502,"client":{"address":"198.51.100.7","port":50123},"#,
+            r#""time":"2023-11-14T22:13:20.000000000Z","method":"GET","path":"/shop/cart","#,
+            r#""host":"shop.example","request_id":"r-1","latency_ms":3.25,"#,
+            r#""attempts":[{"event":"e-1","cause":"tcp.connect_refused","#,
+            r#""upstream":{"address":"none","port":0}}],"candidates":["e-2"]},"#,
+            r#""hidden_from_client":true}"#,
         )
     );
 }
@@ -66,6 +74,7 @@ fn text_is_aligned_with_its_evidence_below() {
             "2023-11-14T22:13:20.000Z  tcp.closed_no_response          underdetermined  \
              [2001:db8::7]:8080     nginx[412]  GET shop.example/cart -> 200 after 12.2 ms",
             "    packet        FIN in the middle of the head (byte 17)",
+            "    client        got 502 for GET /shop/cart after 3.2 ms, or for another of 2 events",
             "    rejected by   HAProxy 2.6 (502)",
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use hopscope::model::{
-    Cause, Completeness, ConnectionInfo, Evidence, EvidenceSource, ExchangeInfo, FaultSide,
-    GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Timestamp, UpstreamInfo,
+    AttemptInfo, Cause, ClientInfo, Completeness, ConnectionInfo, Evidence, EvidenceSource,
+    ExchangeInfo, FaultSide, GatewayAnswer, GatewayInfo, HopEvent, LocalInfo, Phase, Proof, Target,
+    Timestamp, TlsInfo, UpstreamInfo,
 };
 use hopscope::serve::{Hub, HubConfig, Listener, serve_agent};
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
@@ -42,6 +43,7 @@ pub(crate) fn event(number: u16) -> HopEvent {
         gateway: None,
         exchange: None,
         connection: ConnectionInfo::default(),
+        tls: None,
         evidence: vec![Evidence {
             source: EvidenceSource::Kernel,
             what: "connect_errno".into(),
@@ -53,6 +55,8 @@ pub(crate) fn event(number: u16) -> HopEvent {
         tolerated_by: Vec::new(),
         capture_id: None,
         completeness: Completeness::default(),
+        gateway_answer: None,
+        hidden_from_client: false,
     }
 }
 
@@ -104,6 +108,13 @@ pub(crate) fn full_event() -> HopEvent {
             syn_retransmits: 1,
             retransmits: 2,
         },
+        tls: Some(TlsInfo {
+            version: Some("TLS 1.3".to_owned()),
+            cipher: Some("TLS_AES_128_GCM_SHA256".to_owned()),
+            sni: Some("shop.internal".to_owned()),
+            alpn: None,
+            source: EvidenceSource::Packet,
+        }),
         evidence: vec![Evidence {
             source: EvidenceSource::Packet,
             what: "fin_before_response".into(),
@@ -119,6 +130,26 @@ pub(crate) fn full_event() -> HopEvent {
             truncated: true,
             mid_stream: true,
         },
+        gateway_answer: Some(Box::new(GatewayAnswer {
+            status: Some(502),
+            client: ClientInfo {
+                address: "198.51.100.7".parse().unwrap(),
+                port: 50_123,
+            },
+            time: Timestamp::from_nanos(1_700_000_000_000_000_000),
+            method: Some("GET".to_owned()),
+            path: Some("/shop/cart".to_owned()),
+            host: Some("shop.example".to_owned()),
+            request_id: Some("r-1".to_owned()),
+            latency_ms: 3.25,
+            attempts: vec![AttemptInfo {
+                event: "e-1".to_owned(),
+                cause: Cause::TcpConnectRefused,
+                upstream: Target::None.into(),
+            }],
+            candidates: vec!["e-2".to_owned()],
+        })),
+        hidden_from_client: true,
         ..event(0)
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use hopscope_tests::agent::{Agent, Event, analyze};
 use hopscope_tests::cleanup::Directory;
 use hopscope_tests::gateway::Kind;
-use hopscope_tests::scenario::failures;
+use hopscope_tests::scenario::{Shown, failures};
 use hopscope_tests::watch::{Played, Watch};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -44,7 +44,9 @@ fn every_failure_leaves_packets_that_tell_its_cause() {
 /// What is wrong with the capture of a scenario.
 fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    let in_packets = one.verdict().is_some_and(|verdict| verdict.in_packets);
+    let in_packets = one
+        .verdict()
+        .is_some_and(|verdict| verdict.shown == Shown::Packets);
     for event in one.events.iter().filter(|_| in_packets) {
         let Some(id) = event.capture_id.as_deref() else {
             wrong.push("no capture".to_owned());

@@ -104,7 +104,7 @@ fn a_full_ring_is_counted_marked_and_over_when_it_is_read_again() {
     lab.play(&after, Kind::Nginx).unwrap();
     let [event] = <[Event; 1]>::try_from(events(&watch, &after, 1)).unwrap();
     assert_eq!(event.cause, after.verdict.unwrap().cause);
-    assert_eq!(event.proof, after.verdict.unwrap().proof);
+    assert_eq!([event.proof.as_str()], after.verdict.unwrap().proofs);
     assert_eq!(event.completeness.lost_segments, 0);
     assert_eq!(lost(), missed);
 }

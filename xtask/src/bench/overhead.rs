@@ -54,6 +54,8 @@ struct Round {
     cpu: f64,
     /// Processor time of the gateway alone, a request.
     gateway: f64,
+    /// Microseconds of processor time that the observer's own process took, a request.
+    own_us: f64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -144,6 +146,7 @@ impl Round {
             p99: load.p99_us / nothing.p99_us,
             cpu: (load.cpu_us + seen.cpu_us) / load.requests / (nothing.cpu_us / nothing.requests),
             gateway: load.gateway_us / load.requests / (nothing.gateway_us / nothing.requests),
+            own_us: seen.cpu_us / load.requests,
             load,
             seen,
         }
@@ -162,7 +165,7 @@ fn head(case: Case, alone: &[Load], rounds: usize, seconds: u64) {
         of(|load| load.gateway_us / load.requests),
     ));
     say(
-        "               requests/s     p99   cpu/request  of gateway        RSS    lost  failures   seen",
+        "               requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
     );
 }
 
@@ -170,12 +173,13 @@ fn row(kind: Kind, rounds: &[Round]) -> String {
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
     let (failures, seen) = failures(rounds);
     format!(
-        "{:<12} {:>12.3} {:>7.2} {:>13.3} {:>11.3} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
+        "{:<12} {:>12.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
         kind.name(),
         of(|round| round.throughput),
         of(|round| round.p99),
         of(|round| round.cpu),
         of(|round| round.gateway),
+        of(|round| round.own_us),
         peak(rounds),
         lost(rounds),
         seen.map_or_else(|| "-".to_owned(), |seen| seen.to_string()),

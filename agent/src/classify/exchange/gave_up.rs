@@ -19,7 +19,7 @@ const ENOUGH_ALIKE: usize = 3;
 const LOST_FOR_GOOD: Duration = Duration::from_secs(1);
 
 /// The gateway closed before a byte of response.
-pub(super) fn waiting(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+pub(in crate::classify) fn waiting(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     if facts.silence < facts.patience {
         return None;
     }
@@ -103,7 +103,7 @@ fn unacknowledged(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
 /// What the upstream sent last arrives, and full-size segments before it never do (RFC 2923 section
 /// 2.1). Had they only escaped the observer, the gateway would have acknowledged them. The upstream is
 /// not silent where smaller ones are missing either, and nothing tells why.
-fn swallowed(facts: &ExchangeFacts<'_>, hole: &Hole) -> Option<Verdict> {
+pub(in crate::classify) fn swallowed(facts: &ExchangeFacts<'_>, hole: &Hole) -> Option<Verdict> {
     if !hole.full_size || facts.silence < LOST_FOR_GOOD {
         return None;
     }

@@ -16,7 +16,7 @@ pub(super) const HANDSHAKE_SPLITTER: &str =
 ///
 /// Where the handshake is all that came before, another time to live may be that of a device that only
 /// answers SYNs: the rivals stay.
-pub(super) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+pub(in crate::classify) fn reset(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     let reset = facts.reset?;
     if facts.reset_reason.is_some() {
         // The upstream is on this host, and its kernel sent it.

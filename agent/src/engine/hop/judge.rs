@@ -114,7 +114,9 @@ impl Hop {
         if completed.stage != Stage::Lost {
             self.forget_losses(cx.stats.records_lost);
         }
-        if cx.tell_healthy && completed.findings.is_empty() && completed.stage != Stage::Lost {
+        let told =
+            completed.findings.is_empty() && completed.stage != Stage::Lost && !self.speaks_tls();
+        if cx.tell_healthy && told {
             out.healthy.push((at, completed.exchange, completed.status));
         } else {
             self.exchanges.forget(completed.exchange);
@@ -239,15 +241,16 @@ impl Hop {
     /// said to have reset goes on, and live, why the upstream's kernel reset and whether the gateway let
     /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
-        if ended == Ended::UpstreamFin {
+        let tls = self.speaks_tls();
+        if ended == Ended::UpstreamFin && !tls {
             self.judge_open(at, ended, cx, out);
-        } else if !self.kernel && ended == Ended::Gateway {
+        } else if !self.kernel && ended == Ended::Gateway && !tls {
             if self.ending.is_none() && !std::mem::replace(&mut self.ended, true) {
                 self.judge_open(at, ended, cx, out);
             }
         } else if self.ending.is_none()
             && !self.ended
-            && self.exchanges.open.iter().any(|open| !open.judged)
+            && (tls || self.exchanges.open.iter().any(|open| !open.judged))
         {
             let mut settle = END_SETTLE;
             if ended == Ended::UpstreamRst {
@@ -278,6 +281,7 @@ impl Hop {
             return;
         };
         self.ended = true;
+        self.end_of_tls(at, cx, out);
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
@@ -291,7 +295,9 @@ impl Hop {
             }
             return;
         }
-        self.judge_open(at, ended, cx, out);
+        if !self.judge_tls(at, ended, cx, out) {
+            self.judge_open(at, ended, cx, out);
+        }
     }
 
     /// A fresh connection that the upstream closed before a single request byte.
@@ -332,7 +338,10 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        if self.exchanges.protocol != Some(Protocol::Http1) {
+        if !matches!(
+            self.exchanges.protocol,
+            Some(Protocol::Http1 | Protocol::Tls)
+        ) {
             return;
         }
         let findings = self.exchanges.response.findings();
@@ -359,6 +368,7 @@ impl Hop {
                     facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
                 }
                 let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
+                let verdict = self.through_tls(open, verdict);
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);
@@ -397,7 +407,7 @@ impl Hop {
             .is_some_and(|established| established >= since)
     }
 
-    fn facts<'a>(
+    pub(super) fn facts<'a>(
         &'a self,
         at: Timestamp,
         ended: Ended,
@@ -463,7 +473,7 @@ impl Hop {
 
 impl Exchange {
     /// What an event needs of an exchange that stays open.
-    fn snapshot(&self) -> Self {
+    pub(super) fn snapshot(&self) -> Self {
         Self {
             head: self.head.clone(),
             ..*self

@@ -271,6 +271,7 @@ fn refused_by_the_own_kernel_before_any_packet() {
             process,
             upstream: Target::Inet(upstream),
             errno: Errno(errno),
+            turn: None,
         });
         sim.expect(cause, Proof::Proven);
     }
@@ -284,6 +285,7 @@ fn a_unix_socket_fails_by_its_number() {
             process: Arc::default(),
             upstream: Target::Unix(Arc::from("/run/app.sock")),
             errno: Errno(errno),
+            turn: None,
         });
         sim.events()
     };

@@ -492,8 +492,7 @@ fn a_missed_head_is_not_judged() {
 #[test]
 fn other_protocols_are_left_alone() {
     for first in [
-        &b"\x16\x03\x01\x02\0\x01"[..],
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
         b"\x01\x01\0\x01\0\x08",
     ] {
         let mut sim = Sim::live("nginx");

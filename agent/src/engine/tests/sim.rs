@@ -25,7 +25,7 @@ const START: u64 = 1_700_000_000_000_000_000;
 const ACK: TcpFlags = TcpFlags::ACK;
 
 /// Runs a scenario with kernel signals and from packets alone.
-pub(super) fn both(run: impl Fn(&mut Sim)) {
+pub(super) fn both(mut run: impl FnMut(&mut Sim)) {
     for mut sim in [Sim::live("nginx"), Sim::packets()] {
         run(&mut sim);
     }
@@ -366,6 +366,22 @@ impl Sim {
         let len = GET.len() as u32;
         let seq = self.gateway_seq.wrapping_sub(len);
         self.segment(Direction::ToUpstream, ACK, seq, GET, len);
+        self
+    }
+
+    /// Of what the gateway sends, only `kept` bytes are captured.
+    pub(super) fn send_short(&mut self, bytes: &[u8], kept: usize) -> &mut Self {
+        let (seq, len) = (self.gateway_seq, bytes.len() as u32);
+        self.segment(Direction::ToUpstream, ACK, seq, &bytes[..kept], len);
+        self.gateway_seq = seq.wrapping_add(len);
+        self
+    }
+
+    /// The gateway sends these bytes, its last, once more.
+    pub(super) fn again(&mut self, bytes: &[u8]) -> &mut Self {
+        let len = bytes.len() as u32;
+        let seq = self.gateway_seq.wrapping_sub(len);
+        self.segment(Direction::ToUpstream, ACK, seq, bytes, len);
         self
     }
 

@@ -1,0 +1,281 @@
+//! What OpenSSL says inside gateway processes: the errors that it raises, and how the verification of a
+//! certificate chain ended. Only calls are probed that a connection makes a few times or that follow a
+//! failure, never a read or a write.
+//!
+//! Three steps join an error to its hop, and where one is not certain nothing is said. A handshake call
+//! tells which `SSL` object the thread is at. The `ClientHello` that the same thread then sends tells
+//! which hop that object speaks on: a first segment always leaves inside the call that wrote it. And an
+//! error that concerns a connection is raised by a function that goes on to use the connection's `SSL`
+//! object, so that one of the registers that survive a call holds its address at that moment.
+//!
+//! There are no return probes: they change return addresses on the stacks of other processes, and on
+//! Linux 6.11 to 6.13 they end processes whose system calls are filtered.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
+use aya_ebpf::programs::ProbeContext;
+use aya_log_ebpf::debug;
+use hopscope_ebpf::{Counter, LibraryRecord, kind, library};
+
+use crate::ctx::{self, read};
+use crate::emit::{emit, header};
+use crate::maps::{self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SESSIONS, count};
+
+/// `ERR_LIB_SSL` of `openssl/err.h`.
+const SSL: u32 = 20;
+/// `SSL_R_CERTIFICATE_VERIFY_FAILED` of `openssl/sslerr.h`.
+const VERIFY_FAILED: u32 = 134;
+/// `SSL_R_RECORD_LAYER_FAILURE` of the same file: the reason is the error raised just before, by a part
+/// of the library that knows no `SSL` object (OpenSSL 3.2 and later).
+const RECORD_LAYER: u32 = 313;
+/// A record of type handshake that begins with a `ClientHello` (RFC 8446 sections 4 and 5.1).
+const RECORD_HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const RECORD_HEADER_LEN: usize = 5;
+/// Most registers that survive a call, on any processor.
+const SAVED_MAX: usize = 10;
+
+/// An `SSL` object.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Ssl {
+    /// The process id.
+    process: u64,
+    /// Its address there.
+    address: u64,
+}
+
+/// What is known of an `SSL` object.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Session {
+    /// The hop that it speaks on, zero while unknown and for the gateway's own clients.
+    cookie: u64,
+    /// How the verification of the peer's chain ended.
+    code: u32,
+    /// Not zero where it has ended.
+    verified: u32,
+}
+
+/// The handshake call that a thread made last.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Handshake {
+    ssl: Ssl,
+    /// The thread's turn then.
+    turn: u32,
+    /// Zero.
+    reserved: u32,
+}
+
+/// The last error of a thread that could not be joined to a hop.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Raised {
+    library: u32,
+    reason: u32,
+    /// The thread's turn then.
+    turn: u32,
+    /// Zero.
+    reserved: u32,
+}
+
+/// `SSL_do_handshake(ssl)`, which `SSL_connect` and `SSL_accept` call as well.
+#[inline(always)]
+pub(crate) fn handshake(ctx: &ProbeContext) -> Option<()> {
+    let ssl = Ssl {
+        process: gateway()?,
+        address: ctx.arg(0)?,
+    };
+    let known = SESSIONS.get_ptr(ssl);
+    // SAFETY: an entry of a live map.
+    let cookie = known.map_or(0, |session| unsafe { (*session).cookie });
+    // Of a hop that is gone, the object is another one at the same address.
+    if known.is_none() || (cookie != 0 && HOPS.get_ptr(cookie).is_none()) {
+        let session = Session {
+            cookie: 0,
+            code: 0,
+            verified: 0,
+        };
+        let _ = SESSIONS.insert(ssl, session, 0);
+    } else if cookie != 0 {
+        return None;
+    }
+    let handshake = Handshake {
+        ssl,
+        turn: ctx::turn(),
+        reserved: 0,
+    };
+    let _ = HANDSHAKES.insert(ctx::task(), handshake, 0);
+    Some(())
+}
+
+/// Whether these are the first bytes of a `ClientHello`.
+#[inline(always)]
+pub(crate) fn is_hello(start: &[u8]) -> bool {
+    start[0] == RECORD_HANDSHAKE && start[RECORD_HEADER_LEN] == CLIENT_HELLO
+}
+
+/// A hop of `process` sends its `ClientHello`.
+#[inline(always)]
+pub(crate) fn hello(cookie: u64, process: u32) -> Option<()> {
+    let task = ctx::task();
+    // SAFETY: the value is copied out at once, and only the thread itself replaces it.
+    let handshake = *unsafe { HANDSHAKES.get(task) }?;
+    if handshake.ssl.process != u64::from(process) || handshake.turn != ctx::turn() {
+        return None;
+    }
+    let session = SESSIONS.get_ptr_mut(handshake.ssl)?;
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    unsafe { (*session).cookie = cookie };
+    let _ = HANDSHAKES.remove(task);
+    Some(())
+}
+
+/// `ERR_vset_error(library, reason, ..)`, behind `ERR_set_error` and every fatal error of a handshake or
+/// record.
+#[inline(always)]
+pub(crate) fn raised(ctx: &ProbeContext) -> Option<()> {
+    error(ctx, ctx.arg(0)?, ctx.arg(1)?)
+}
+
+/// `ERR_put_error(library, function, reason, ..)` of OpenSSL 1.1.
+#[inline(always)]
+pub(crate) fn put(ctx: &ProbeContext) -> Option<()> {
+    error(ctx, ctx.arg(0)?, ctx.arg(2)?)
+}
+
+#[inline(always)]
+fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
+    let process = gateway()?;
+    let Some(session) = session(ctx, process) else {
+        if library == SSL {
+            let raised = Raised {
+                library,
+                reason,
+                turn: ctx::turn(),
+                reserved: 0,
+            };
+            let _ = RAISED.insert(ctx::task(), raised, 0);
+        }
+        return None;
+    };
+    let cookie = hop(session)?;
+    debug!(ctx, "hop {}: error {} of {}", cookie, reason, library);
+    if library == SSL && reason == RECORD_LAYER {
+        let task = ctx::task();
+        // SAFETY: the value is copied out at once, and only the thread itself replaces it.
+        if let Some(before) = unsafe { RAISED.get(task) }.copied() {
+            let _ = RAISED.remove(task);
+            if before.turn == ctx::turn() {
+                send(cookie, library::RAISED, before.library, before.reason);
+            }
+        }
+    }
+    if library == SSL && reason == VERIFY_FAILED {
+        // SAFETY: an entry of a live map.
+        let Session { code, verified, .. } = unsafe { *session };
+        if verified != 0 {
+            send(cookie, library::REFUSED, 0, code);
+        }
+    }
+    send(cookie, library::RAISED, library, reason)
+}
+
+/// `X509_STORE_CTX_get_error(ctx)`, which the library calls last of all when it has verified a chain. The
+/// attachment says where this build of the library keeps the result.
+#[inline(always)]
+pub(crate) fn verified(ctx: &ProbeContext) -> Option<()> {
+    let session = session(ctx, gateway()?)?;
+    let store: u64 = ctx.arg(0)?;
+    // SAFETY: the program's own context.
+    let offset = unsafe { generated::bpf_get_attach_cookie(ctx.as_ptr()) };
+    // SAFETY: the helper checks the address, and every bit pattern is a number.
+    let code = unsafe { bpf_probe_read_user((store + offset) as *const u32) };
+    let Ok(code) = code else {
+        count(Counter::ReadFailed);
+        return None;
+    };
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    unsafe {
+        (*session).code = code;
+        (*session).verified = 1;
+    }
+    Some(())
+}
+
+/// `SSL_get_verify_result(ssl)`.
+#[inline(always)]
+pub(crate) fn asked(ctx: &ProbeContext) -> Option<()> {
+    let session = SESSIONS.get_ptr_mut(Ssl {
+        process: gateway()?,
+        address: ctx.arg(0)?,
+    })?;
+    // SAFETY: an entry of a live map.
+    let Session { code, verified, .. } = unsafe { *session };
+    if verified == 0 {
+        return None;
+    }
+    send(hop(session)?, library::ASKED, 0, code)
+}
+
+/// `SSL_free(ssl)`.
+#[inline(always)]
+pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
+    let ssl = Ssl {
+        process: gateway()?,
+        address: ctx.arg(0)?,
+    };
+    let _ = SESSIONS.remove(ssl);
+    Some(())
+}
+
+/// The current process, where it has opened hops.
+#[inline(always)]
+fn gateway() -> Option<u64> {
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    GATEWAYS.get_ptr(process).map(|_| u64::from(process))
+}
+
+/// The hop of a session, where it has one that is still there.
+#[inline(always)]
+fn hop(session: *mut Session) -> Option<u64> {
+    // SAFETY: an entry of a live map.
+    let cookie = unsafe { (*session).cookie };
+    (cookie != 0 && HOPS.get_ptr(cookie).is_some()).then_some(cookie)
+}
+
+/// The one session whose `SSL` object the caller of the probed function holds in a register that
+/// survives the call.
+#[inline(always)]
+fn session(ctx: &ProbeContext, process: u64) -> Option<*mut Session> {
+    let at = ctx.as_ptr() as u64 + u64::from(maps::SAVED_AT.load());
+    let registers: [u64; SAVED_MAX] = read(at)?;
+    let mut found = None;
+    let mut known = 0;
+    for (n, address) in registers.into_iter().enumerate() {
+        if n as u32 >= maps::SAVED_LEN.load() || address == 0 || address == known {
+            continue;
+        }
+        if let Some(session) = SESSIONS.get_ptr_mut(Ssl { process, address }) {
+            if known != 0 {
+                count(Counter::LibraryUnjoined);
+                return None;
+            }
+            known = address;
+            found = Some(session);
+        }
+    }
+    found
+}
+
+#[inline(always)]
+fn send(cookie: u64, what: u32, library: u32, value: u32) -> Option<()> {
+    emit(LibraryRecord {
+        header: header::<LibraryRecord>(kind::LIBRARY, cookie),
+        what,
+        library,
+        value,
+        reserved: 0,
+    })
+}

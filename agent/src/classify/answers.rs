@@ -1,0 +1,269 @@
+//! Why a gateway answered with a failure of its own although no attempt on an upstream failed: facts of
+//! such an answer to a cause.
+//!
+//! Little of that is on the wire, so that most verdicts name rivals. What a gateway's log says beside such
+//! an answer would split them; hopscope does not read logs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Verdict, fact, human};
+use crate::model::{
+    Cause, Errno, EvidenceSource, Exit, HopEvent, Phase, Process, Proof, SocketCall, Target,
+    Timestamp,
+};
+
+/// A gateway that takes longer than this without an upstream waited for something.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// A failure that an earlier answer to the same request had behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierFailure {
+    /// When it was.
+    pub at: Timestamp,
+    /// Id of its event.
+    pub event: String,
+    /// Why it failed.
+    pub cause: Cause,
+    /// The upstream that was tried.
+    pub upstream: Target,
+}
+
+/// A system call about a socket that failed between request and answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketError {
+    /// The call.
+    pub call: SocketCall,
+    /// What it returned.
+    pub errno: Errno,
+    /// Whether the turn of the thread that called it is the one that answered.
+    pub same_turn: bool,
+}
+
+/// What is known of an answer that no failed attempt explains.
+#[derive(Clone, Debug)]
+pub struct Unattempted {
+    /// Status; none where the gateway closed the connection without one.
+    pub status: Option<u16>,
+    /// Name of the gateway process.
+    pub comm: Arc<str>,
+    /// From the first byte of the request to the first of the answer.
+    pub latency: Duration,
+    /// Set where the gateway's process ended.
+    pub exit: Option<Exit>,
+    /// Connections to upstreams that the process let go of as it answered, without a failure of theirs.
+    pub touched: usize,
+    /// Failures behind earlier answers to the same path and host, oldest first.
+    pub earlier: Vec<EarlierFailure>,
+    /// Connects of the process that failed and that no client waited for.
+    pub failing_checks: usize,
+    /// A failed system call.
+    pub error: Option<SocketError>,
+    /// Requests of the process that waited for an upstream then.
+    pub in_flight: usize,
+    /// Those of them that may be for the same request as the answer: begun since then, and for no other
+    /// path.
+    pub unjudged: usize,
+    /// Connections of the process to upstreams in which nothing can be read.
+    pub opaque: usize,
+}
+
+/// The cause; `None` where an upstream may have been asked, so that nothing can be said.
+pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
+    if let Some(exit) = facts.exit {
+        let decisive = fact(EvidenceSource::Kernel, "process_exit", died(exit));
+        return Some(verdict(Cause::GwWorkerDied, Proof::Proven, decisive));
+    }
+    let status = facts.status?;
+    if let Some(verdict) = facts.error.and_then(socket_error) {
+        return Some(verdict);
+    }
+    if facts.touched > 0 || facts.unjudged > 0 || facts.opaque > 0 {
+        return None;
+    }
+    let nothing = format!(
+        "status {status} was sent {} after the request, and no upstream was connected to or asked for it",
+        human(facts.latency)
+    );
+    let nothing = fact(EvidenceSource::Packet, "no_attempt", nothing);
+    let waited = facts.latency >= AT_ONCE;
+    let in_flight = (facts.in_flight > 0).then(|| {
+        let text = format!(
+            "{} other requests of the process waited for their upstream then",
+            facts.in_flight
+        );
+        fact(EvidenceSource::Packet, "in_flight", text)
+    });
+    let is_nginx = matches!(&*facts.comm, "nginx" | "openresty" | "angie");
+    // nginx says 502 where no peer is left (GATEWAYS: `no live upstreams`), the others 503.
+    let says_no_peer = if is_nginx {
+        status == 502
+    } else {
+        status == 503
+    };
+    if waited && status == 503 && !is_nginx {
+        let verdict = verdict(Cause::PickQueueTimeout, Proof::Inferred, nothing).with(in_flight);
+        return Some(if facts.in_flight > 0 {
+            verdict
+        } else {
+            verdict.against(&[Cause::GwLocalAnswer], SPLITTER)
+        });
+    }
+    if says_no_peer && !facts.earlier.is_empty() {
+        let verdict =
+            verdict(Cause::PickPassivelyEjected, Proof::Inferred, nothing).with(echo(facts));
+        // The only way of nginx to take a peer out is the failures themselves.
+        return Some(if is_nginx && facts.in_flight == 0 {
+            verdict
+        } else if is_nginx {
+            verdict
+                .with(in_flight)
+                .against(&[Cause::PickConnectionLimit], SPLITTER)
+        } else {
+            verdict.against(&[Cause::PickAllUnhealthy, Cause::GwLocalAnswer], SPLITTER)
+        });
+    }
+    if says_no_peer && facts.failing_checks > 0 && !is_nginx {
+        let text = format!(
+            "{} connects of the process failed lately that no client waited for: health checks",
+            facts.failing_checks
+        );
+        let checks = fact(EvidenceSource::Packet, "failing_checks", text);
+        return Some(
+            verdict(Cause::PickAllUnhealthy, Proof::Inferred, nothing)
+                .with([checks])
+                .against(&[Cause::GwLocalAnswer], SPLITTER),
+        );
+    }
+    let rivals: &[Cause] = match (status, is_nginx) {
+        // Only a rule or a limit on requests makes nginx say so by itself.
+        (503, true) => {
+            return Some(verdict(Cause::GwLocalAnswer, Proof::Inferred, nothing));
+        }
+        (502, true) => &[
+            Cause::PickPassivelyEjected,
+            Cause::PickConnectionLimit,
+            Cause::DnsNxdomain,
+        ],
+        (500, _) => &[Cause::PickNoRoute, Cause::GwFdExhausted],
+        (503, false) => &[
+            Cause::PickAllUnhealthy,
+            Cause::PickEmptySet,
+            Cause::PickConnectionLimit,
+            Cause::PickNoRoute,
+        ],
+        _ => &[Cause::PickNoRoute],
+    };
+    Some(
+        verdict(Cause::GwLocalAnswer, Proof::Inferred, nothing)
+            .with(in_flight)
+            .against(rivals, SPLITTER),
+    )
+}
+
+/// What would split what packets cannot.
+const SPLITTER: &str =
+    "the gateway's own log line for this request, or its list of upstreams and their state";
+
+fn verdict(cause: Cause, proof: Proof, decisive: crate::model::Evidence) -> Verdict {
+    Verdict::new(cause, proof, Phase::Pick, decisive)
+}
+
+/// What a failed system call of the gateway says.
+fn socket_error(error: SocketError) -> Option<Verdict> {
+    let SocketError {
+        call,
+        errno,
+        same_turn,
+    } = error;
+    let cause = match (call, errno) {
+        (SocketCall::Socket | SocketCall::Accept, Errno::EMFILE | Errno::ENFILE) => {
+            Cause::GwFdExhausted
+        }
+        (SocketCall::Bind, _) => Cause::GwSourceBindFailed,
+        _ => return None,
+    };
+    let text = format!("{}() returned {errno} in the gateway", call.as_str());
+    let decisive = fact(EvidenceSource::Kernel, "socket_call", text);
+    let proof = if same_turn {
+        Proof::Proven
+    } else {
+        Proof::Inferred
+    };
+    Some(verdict(cause, proof, decisive))
+}
+
+/// The failures that put the members aside, the last ones.
+fn echo(facts: &Unattempted) -> Vec<crate::model::Evidence> {
+    const MOST: usize = 8;
+    let skipped = facts.earlier.len().saturating_sub(MOST);
+    let listed = facts.earlier.iter().skip(skipped);
+    listed
+        .map(|failure| {
+            let text = format!(
+                "{} {} at {}, event {}",
+                failure.upstream,
+                failure.cause.id(),
+                failure.at,
+                failure.event
+            );
+            fact(EvidenceSource::Packet, "earlier_failure", text)
+        })
+        .collect()
+}
+
+fn died(exit: Exit) -> String {
+    if exit.signal == 0 {
+        "the gateway's process ended while the request was open".to_owned()
+    } else {
+        format!(
+            "signal {} ended the gateway's process while the request was open",
+            exit.signal
+        )
+    }
+}
+
+/// Turns the verdict of an attempt around where the gateway's process ended then: it is the process that
+/// let go of the upstream, whatever that had done so far. Failures that the upstream or the network made
+/// stand.
+pub fn worker_died(event: &mut HopEvent, exit: Exit, pid: u32) {
+    let by_gateway = matches!(
+        event.cause,
+        Cause::UpstreamSlowFirstByte
+            | Cause::UpstreamNotReading
+            | Cause::UpstreamStalledInHead
+            | Cause::UpstreamStalledInBody
+            | Cause::UpstreamDeadline
+            | Cause::TcpRequestUnacknowledged
+            | Cause::TcpIdleStateLost
+            | Cause::TcpMtuBlackhole
+            | Cause::TcpZeroWindow
+            | Cause::TcpConnectBlackholed
+    );
+    if !by_gateway {
+        return;
+    }
+    let info = Cause::GwWorkerDied.info();
+    event.cause = Cause::GwWorkerDied;
+    event.proof = Proof::Proven;
+    event.rivals.clear();
+    event.splitter = None;
+    event.proxy_error = info.proxy_error.map(Into::into);
+    event.recommended_status = info.recommended_status;
+    event.fault_side = info.fault_side;
+    let text = format!("{} (pid {pid})", died(exit));
+    event
+        .evidence
+        .insert(0, fact(EvidenceSource::Kernel, "process_exit", text));
+}
+
+/// Says that the upstream which made a status is a gateway on this host.
+pub fn second_gateway(event: &mut HopEvent, process: &Process) {
+    let text = format!(
+        "the upstream is itself a gateway on this host, {}[{}]: its own answer has an event of its own",
+        process.comm, process.pid
+    );
+    event
+        .evidence
+        .push(fact(EvidenceSource::Kernel, "second_gateway", text));
+}

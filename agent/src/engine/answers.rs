@@ -1,0 +1,702 @@
+//! Joins what a gateway's clients got to the attempts on upstreams that failed for them.
+//!
+//! An answer (a 5xx, or a close without a status) and the failed attempts behind it are seen on different
+//! connections and in either order, and a verdict may come up to a second after its failure. So both wait
+//! here, each for a bounded time, and only where the client side of the gateway is watched:
+//!
+//! ```text
+//!   request ──┬── attempt 1 fails ──┬── attempt 2 fails ── answer
+//!             │                     │                        │ settle: time for the verdicts to come in
+//!             └─ held for hold ─────┴─ held for hold ─────── join ── event of attempt 2, with the answer
+//! ```
+//!
+//! * An event waits from its failure for at most [`Config::hold`]. It is published once, whole, and never
+//!   amended after that; so consumers see one event a failure, in the order in which they are decided.
+//! * An answer waits for [`Config::settle`], which is shorter, so that the attempts of that time are still
+//!   there; it is joined at once where a request id, or thread, turn and path name its attempt.
+//! * The answer goes onto the event of the last attempt before it. Attempts before that one are listed in
+//!   it, and their own events carry no answer.
+//! * Where several events of different cause would fit alike, the nearest in time carries the answer and
+//!   the others are named as candidates: the answer counts as ambiguous.
+//! * An event that no answer could belong to is marked `hidden_from_client` when its time is over.
+//! * An answer without an attempt is explained by the rules for those, or counted as unexplained. Where
+//!   a connection to an upstream was used meanwhile, and nothing was said of it, no rule is asked.
+//!
+//! What fits is [`join`]'s business; what an answer without an attempt means is `classify`'s.
+
+mod head;
+mod join;
+
+use core::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::head::AnswerHead;
+use self::join::Fit;
+use crate::classify::{EarlierFailure, SocketError, Unattempted};
+use crate::http1::RequestHead;
+use crate::model::{
+    AnswerEnd, AttemptInfo, Cause, ClientAnswer, Errno, Exit, GatewayAnswer, HopEvent, HopId,
+    Process, SocketCall, Timestamp, Turn,
+};
+
+/// How long answers and events wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// From a failure until its event is published at the latest.
+    pub hold: Duration,
+    /// From an answer until it is joined at the latest. Longer than verdicts take, and shorter than
+    /// `hold` by more than a gateway takes from a failure to its answer.
+    pub settle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_millis(2000),
+            settle: Duration::from_millis(1300),
+        }
+    }
+}
+
+/// Events and answers that wait at once, of each. The oldest goes out undecided for one more.
+const MAX_WAITING: usize = 4096;
+/// Facts of each other kind that are remembered.
+const MAX_REMEMBERED: usize = 4096;
+/// How long an earlier failure may be what an answer without an attempt echoes: the longest time in which
+/// gateways put a member aside by default (nginx `fail_timeout` 10 s, Envoy outlier detection 30 s).
+const ECHO: Duration = Duration::from_secs(30);
+/// How long facts are remembered for answers that come later.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// What the engine tells of a failed attempt beside its event.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) event: HopEvent,
+    /// When it began: its request, or its SYN where it failed to connect.
+    pub(super) began: Timestamp,
+    /// The turn that let go of it.
+    pub(super) turn: Option<Turn>,
+    /// Whether that was the gateway's own. The kernel closes a socket that was reset in whatever turn
+    /// it has the processor.
+    sure: bool,
+    due: Timestamp,
+    /// Whether an answer lists it as one of its attempts.
+    listed: bool,
+    /// Whether it was shown to who keeps packets.
+    shown: bool,
+}
+
+impl Attempt {
+    pub(super) const fn new(event: HopEvent, began: Timestamp, turn: Option<Turn>) -> Self {
+        Self {
+            event,
+            began,
+            turn,
+            sure: false,
+            due: Timestamp::MAX,
+            listed: false,
+            shown: false,
+        }
+    }
+}
+
+impl Attempt {
+    /// Takes the turn that let go of its hop: the first that is sure.
+    fn release(&mut self, release: &Release) {
+        if !self.sure {
+            self.turn = Some(release.turn);
+            self.sure = release.sure;
+        }
+    }
+}
+
+/// A process let go of a hop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Release {
+    pub(super) at: Timestamp,
+    pub(super) hop: HopId,
+    /// The process, zero where it is not known.
+    pub(super) pid: u32,
+    pub(super) turn: Turn,
+    /// Whether the turn is the process's own beyond doubt.
+    pub(super) sure: bool,
+}
+
+/// An answer that waits.
+#[derive(Debug)]
+struct Answer {
+    at: Timestamp,
+    due: Timestamp,
+    process: Arc<Process>,
+    turn: Option<Turn>,
+    client: SocketAddr,
+    requested: Timestamp,
+    request: RequestHead,
+    head: AnswerHead,
+    exit: Option<Exit>,
+}
+
+impl Answer {
+    /// What an event tells of it.
+    fn told(&self) -> GatewayAnswer {
+        let owned = |text: Option<std::borrow::Cow<'_, str>>| {
+            text.map(std::borrow::Cow::into_owned)
+                .filter(|text| !text.is_empty())
+        };
+        let latency = self.at.since(self.requested);
+        GatewayAnswer {
+            status: self.head.status,
+            client: self.client.into(),
+            time: self.at,
+            method: owned(self.request.method()),
+            path: owned(self.request.path()),
+            host: owned(self.request.host()),
+            request_id: owned(self.request.request_id()),
+            latency_ms: (latency.as_secs_f64() * 1e6).round() / 1e3,
+            attempts: Vec::new(),
+            candidates: Vec::new(),
+        }
+    }
+}
+
+/// An answer of the recent past, to tell what a later event belongs to.
+#[derive(Debug)]
+struct Past {
+    at: Timestamp,
+    requested: Timestamp,
+    process: Arc<Process>,
+    /// The client's end and the gateway's.
+    ends: (SocketAddr, SocketAddr),
+}
+
+/// A failure behind an answer of the recent past.
+#[derive(Debug)]
+struct Failure {
+    netns: u64,
+    comm: Arc<str>,
+    route: (Option<String>, Option<String>),
+    failure: EarlierFailure,
+}
+
+/// What became of an event or an answer.
+#[derive(Debug)]
+pub(super) enum Decided {
+    /// Publish this event, and whether it was shown before.
+    Event(Box<HopEvent>, bool),
+    /// Publish an event for an answer that no attempt on the wire explains.
+    Unattempted(Box<Told>),
+}
+
+/// An answer without an attempt, with its verdict's facts.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) at: Timestamp,
+    pub(super) process: Arc<Process>,
+    pub(super) requested: Timestamp,
+    pub(super) answer: GatewayAnswer,
+    pub(super) facts: Unattempted,
+}
+
+/// How many answers there were, and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// By status: 500, 502, 503, 504, any other 5xx; made by the gateway itself.
+    pub(super) made: [u64; 5],
+    pub(super) passed_on: u64,
+    pub(super) explained: u64,
+    pub(super) ambiguous: u64,
+    pub(super) unexplained: u64,
+    pub(super) without_status: u64,
+    pub(super) hidden: u64,
+    pub(super) dropped: u64,
+}
+
+/// Answers and events that wait for each other.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    config: Config,
+    /// Where gateways listen, and whether requests can be read there.
+    listeners: HashMap<(u64, SocketAddr), (Arc<Process>, bool)>,
+    /// Namespaces with a listener, and whether requests can be read at every one.
+    watched: HashMap<u64, bool>,
+    attempts: VecDeque<Attempt>,
+    waiting: VecDeque<Answer>,
+    past: VecDeque<Past>,
+    failures: VecDeque<Failure>,
+    /// Hops that their process let go of, and when.
+    released: VecDeque<Release>,
+    errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
+    /// Processes that ended, and when that was seen.
+    exits: VecDeque<(Timestamp, u32, Exit)>,
+    /// Hops of which an event was published.
+    told: VecDeque<(Timestamp, HopId)>,
+    decided: VecDeque<Decided>,
+    pub(super) tally: Tally,
+}
+
+impl Answers {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the answers of gateways in a namespace are seen at all.
+    pub(super) fn watches(&self, netns: u64) -> bool {
+        self.watched.contains_key(&netns)
+    }
+
+    /// A gateway listens.
+    pub(super) fn listening(&mut self, process: Arc<Process>, local: SocketAddr, readable: bool) {
+        let netns = process.netns;
+        if self.listeners.len() >= MAX_REMEMBERED {
+            return;
+        }
+        let all = self.watched.entry(netns).or_insert(true);
+        *all &= readable;
+        self.listeners.insert((netns, local), (process, readable));
+    }
+
+    /// The process let go of a hop.
+    pub(super) fn released(&mut self, release: Release) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let held = self.attempts.iter_mut();
+        for attempt in held.filter(|attempt| attempt.event.hop == Some(release.hop)) {
+            attempt.release(&release);
+        }
+        remember(&mut self.released, release);
+        self.join_certain();
+    }
+
+    /// A system call about a socket failed.
+    pub(super) fn socket_failed(
+        &mut self,
+        at: Timestamp,
+        process: Arc<Process>,
+        turn: Turn,
+        call: SocketCall,
+        errno: Errno,
+    ) {
+        remember(&mut self.errors, (at, process, turn, call, errno));
+    }
+
+    /// Takes the event of a failed attempt.
+    pub(super) fn attempt(&mut self, now: Timestamp, mut attempt: Attempt) {
+        attempt.due = attempt.event.time.after(self.config.hold).max(now);
+        for release in &self.released {
+            if attempt.event.hop == Some(release.hop) && release.at >= attempt.began {
+                attempt.release(release);
+            }
+        }
+        if self.attempts.len() >= MAX_WAITING
+            && let Some(oldest) = self.attempts.pop_front()
+        {
+            self.publish(oldest.event, oldest.shown);
+        }
+        self.attempts.push_back(attempt);
+        self.join_certain();
+    }
+
+    /// Takes an answer.
+    pub(super) fn answer(&mut self, at: Timestamp, answer: &ClientAnswer<'_>) {
+        let (head, exit) = match answer.end {
+            AnswerEnd::Response(bytes) => (AnswerHead::read(bytes), None),
+            AnswerEnd::Closed { exit } => (AnswerHead::default(), exit),
+        };
+        let process = &answer.process;
+        if let Some(exit) = exit {
+            let known = self.exits.iter().any(|(_, pid, _)| *pid == process.pid);
+            if !known {
+                remember(&mut self.exits, (at, process.pid, exit));
+            }
+        }
+        let netns = process.netns;
+        let requested = at.before(answer.waited);
+        self.watched.entry(netns).or_insert(true);
+        remember(
+            &mut self.past,
+            Past {
+                at,
+                requested,
+                process: Arc::clone(process),
+                ends: (answer.client, answer.listener),
+            },
+        );
+        if self.waiting.len() >= MAX_WAITING
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.tally.dropped += 1;
+            self.join(oldest);
+        }
+        self.waiting.push_back(Answer {
+            at,
+            due: at.after(self.config.settle),
+            process: Arc::clone(process),
+            turn: answer.turn,
+            client: answer.client,
+            requested,
+            request: RequestHead::of_start(answer.request).unwrap_or_default(),
+            head,
+            exit,
+        });
+        self.join_certain();
+    }
+
+    /// When something is due next.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        let attempts = self.attempts.iter().map(|attempt| attempt.due);
+        let answers = self.waiting.iter().map(|answer| answer.due);
+        attempts.chain(answers).min()
+    }
+
+    /// Lets what is due up to `now` go: answers first, since they claim events.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        while let Some(answer) = take_if(&mut self.waiting, |answer| answer.due <= now) {
+            self.join(answer);
+        }
+        while let Some(attempt) = take_if(&mut self.attempts, |attempt| attempt.due <= now) {
+            self.give_up(attempt);
+        }
+        forget(&mut self.past, now, |past| past.at);
+        forget(&mut self.failures, now, |failure| failure.failure.at);
+        forget(&mut self.released, now, |release| release.at);
+        forget(&mut self.told, now, |(at, ..)| *at);
+        forget(&mut self.errors, now, |(at, ..)| *at);
+        forget(&mut self.exits, now, |(at, ..)| *at);
+    }
+
+    /// The observation ends: decides everything that waits.
+    pub(super) fn finish(&mut self) {
+        while let Some(answer) = self.waiting.pop_front() {
+            self.join(answer);
+        }
+        while let Some(attempt) = self.attempts.pop_front() {
+            self.publish(attempt.event, attempt.shown);
+        }
+    }
+
+    /// The next event to publish.
+    pub(super) fn poll(&mut self) -> Option<Decided> {
+        self.decided.pop_front()
+    }
+
+    /// The next event that waits and was not shown yet.
+    pub(super) fn show(&mut self) -> Option<&mut HopEvent> {
+        let unseen = self
+            .attempts
+            .iter()
+            .rev()
+            .take_while(|attempt| !attempt.shown);
+        let first = self.attempts.len().checked_sub(unseen.count())?;
+        let attempt = self.attempts.get_mut(first)?;
+        attempt.shown = true;
+        Some(&mut attempt.event)
+    }
+
+    fn publish(&mut self, event: HopEvent, shown: bool) {
+        if let Some(hop) = event.hop {
+            remember(&mut self.told, (event.time, hop));
+        }
+        self.decided
+            .push_back(Decided::Event(Box::new(event), shown));
+    }
+
+    /// Joins the answers whose attempt is named beyond doubt.
+    fn join_certain(&mut self) {
+        let mut index = 0;
+        while let Some(answer) = self.waiting.get(index) {
+            let certain = self
+                .attempts
+                .iter()
+                .any(|attempt| Fit::of(answer, attempt).is_some_and(Fit::is_certain));
+            if certain && let Some(answer) = self.waiting.remove(index) {
+                self.join(answer);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// The attempt behind an answer: its place, and those of others that fit alike.
+    fn candidates(&self, answer: &Answer) -> Option<(usize, Vec<usize>)> {
+        let fitting: Vec<(usize, Fit)> = self
+            .attempts
+            .iter()
+            .enumerate()
+            .filter(|(_, attempt)| attempt.event.gateway_answer.is_none() && !attempt.listed)
+            .filter_map(|(index, attempt)| Some((index, Fit::of(answer, attempt)?)))
+            .collect();
+        let (last, best) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
+        let chosen = self.attempts.get(last)?;
+        let alike = fitting
+            .iter()
+            .filter(|(index, fit)| *index != last && fit.is_like(&best))
+            .filter_map(|(index, _)| Some((*index, self.attempts.get(*index)?)))
+            // One that failed before this one began is an earlier attempt for the same request, or it
+            // may be: then it does not decide the answer.
+            .filter(|(_, other)| other.event.time > chosen.began)
+            .filter(|(_, other)| {
+                other.event.cause != chosen.event.cause
+                    || other.event.upstream != chosen.event.upstream
+            })
+            .map(|(index, _)| index)
+            .collect();
+        Some((last, alike))
+    }
+
+    /// Finds what is behind an answer and lets the event go that carries it.
+    fn join(&mut self, answer: Answer) {
+        let mut told = answer.told();
+        let Some((last, alike)) = self.candidates(&answer) else {
+            self.without_attempt(answer, told);
+            return;
+        };
+        let chain = join::chain(&self.attempts, last);
+        for index in chain {
+            if let Some(attempt) = self.attempts.get_mut(index) {
+                attempt.listed = true;
+                told.attempts.push(AttemptInfo {
+                    event: attempt.event.id.clone(),
+                    cause: attempt.event.cause,
+                    upstream: attempt.event.upstream.clone(),
+                });
+            }
+        }
+        let ids = alike.iter().filter_map(|index| self.attempts.get(*index));
+        told.candidates = ids.map(|attempt| attempt.event.id.clone()).collect();
+        let Some(attempt) = self.attempts.remove(last) else {
+            return;
+        };
+        let (mut event, shown) = (attempt.event, attempt.shown);
+        if let Some(exit) = answer.exit.or_else(|| self.exit_of(&event)) {
+            crate::classify::worker_died(&mut event, exit, answer.process.pid);
+            if let Some(entry) = told.attempts.last_mut() {
+                entry.cause = event.cause;
+            }
+        }
+        self.count(&told, event.cause == Cause::UpstreamOwnError);
+        for entry in &told.attempts {
+            let failure = EarlierFailure {
+                at: event.time,
+                event: entry.event.clone(),
+                cause: entry.cause,
+                upstream: entry.upstream.target(),
+            };
+            remember(
+                &mut self.failures,
+                Failure {
+                    netns: answer.process.netns,
+                    comm: Arc::clone(&answer.process.comm),
+                    route: (told.host.clone(), told.path.clone()),
+                    failure,
+                },
+            );
+        }
+        event.gateway_answer = Some(Box::new(told));
+        self.name_second_gateway(&mut event);
+        self.publish(event, shown);
+    }
+
+    /// An answer that no failed attempt fits.
+    fn without_attempt(&mut self, answer: Answer, told: GatewayAnswer) {
+        let pid = answer.process.pid;
+        let meanwhile =
+            |at: Timestamp| at >= answer.requested && at <= answer.at.after(join::SLACK);
+        // Of a hop that is let go of as the client is answered, something may have been the matter.
+        let with_answer = |at: Timestamp, turn: Turn| match answer.turn {
+            Some(own) if own == turn => true,
+            Some(own) if own.thread == turn.thread => false,
+            _ => join::is_near(at, answer.at),
+        };
+        let touched = self
+            .released
+            .iter()
+            .filter(|release| {
+                release.pid == pid
+                    && meanwhile(release.at)
+                    && with_answer(release.at, release.turn)
+                    && !self.told.iter().any(|(_, told)| *told == release.hop)
+            })
+            .count();
+        let same = |failure: &&Failure| {
+            failure.netns == answer.process.netns
+                && failure.comm == answer.process.comm
+                && failure.route == (told.host.clone(), told.path.clone())
+                && answer.at.since(failure.failure.at) <= ECHO
+        };
+        let earlier = self.failures.iter().filter(same);
+        let earlier = earlier.map(|failure| failure.failure.clone()).collect();
+        // Connects of the gateway that failed with no client behind them: its own checks.
+        let checks = self
+            .attempts
+            .iter()
+            .filter(|attempt| {
+                attempt
+                    .event
+                    .gateway
+                    .as_ref()
+                    .is_some_and(|by| by.pid == pid)
+            })
+            .filter(|attempt| attempt.event.exchange.is_none() && attempt.event.hop.is_some())
+            .count();
+        let errors = self.errors.iter().filter(|(at, process, turn, ..)| {
+            process.pid == pid
+                && meanwhile(*at)
+                && answer.turn.is_none_or(|own| own.thread == turn.thread)
+        });
+        let error = errors
+            .map(|(_, _, turn, call, errno)| SocketError {
+                call: *call,
+                errno: *errno,
+                same_turn: Some(*turn) == answer.turn,
+            })
+            .max_by_key(|error| error.same_turn);
+        let facts = Unattempted {
+            status: told.status,
+            comm: Arc::clone(&answer.process.comm),
+            latency: answer.at.since(answer.requested),
+            exit: answer.exit,
+            touched,
+            earlier,
+            failing_checks: checks,
+            error,
+            // Filled in by the engine, which knows the hops.
+            in_flight: 0,
+            unjudged: 0,
+            opaque: 0,
+        };
+        self.decided.push_back(Decided::Unattempted(Box::new(Told {
+            at: answer.at,
+            requested: answer.requested,
+            process: answer.process,
+            answer: told,
+            facts,
+        })));
+    }
+
+    /// Counts an answer that is joined.
+    fn count(&mut self, told: &GatewayAnswer, passed_on: bool) {
+        let Some(status) = told.status else {
+            self.tally.without_status += 1;
+            return;
+        };
+        if passed_on {
+            self.tally.passed_on += 1;
+            return;
+        }
+        self.count_made(status);
+        if told.candidates.is_empty() {
+            self.tally.explained += 1;
+        } else {
+            self.tally.ambiguous += 1;
+        }
+    }
+
+    fn count_made(&mut self, status: u16) {
+        let place = match status {
+            500 => 0,
+            502 => 1,
+            503 => 2,
+            504 => 3,
+            _ => 4,
+        };
+        if let Some(count) = self.tally.made.get_mut(place) {
+            *count += 1;
+        }
+    }
+
+    /// Counts an answer without an attempt.
+    pub(super) fn count_unattempted(&mut self, told: &GatewayAnswer, firm: bool) {
+        match told.status {
+            Some(status) => {
+                self.count_made(status);
+                if firm {
+                    self.tally.explained += 1;
+                } else {
+                    self.tally.unexplained += 1;
+                }
+            }
+            None => self.tally.without_status += 1,
+        }
+    }
+
+    /// Publishes an event whose time is over.
+    fn give_up(&mut self, attempt: Attempt) {
+        let mut event = attempt.event;
+        let (pid, netns) = event
+            .gateway
+            .as_ref()
+            .map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
+        if let Some(exit) = self.exit_of(&event) {
+            crate::classify::worker_died(&mut event, exit, pid);
+        } else if !attempt.listed && self.watched.get(&netns) == Some(&true) {
+            // Somebody may have been told of it: some answer of that process covers its time.
+            let covered = |past: &Past| {
+                past.process.netns == netns
+                    && past.process.pid == pid
+                    && past.requested <= attempt.began.after(join::SLACK)
+                    && past.at.after(join::SLACK) >= event.time
+            };
+            let own = event.cause == Cause::UpstreamOwnError;
+            // Its own status is what clients get, good or bad.
+            event.hidden_from_client = !own && !self.past.iter().any(covered);
+            self.tally.hidden += u64::from(event.hidden_from_client);
+        }
+        self.publish(event, attempt.shown);
+    }
+
+    /// How the gateway's process ended, where it ended at the time of this event.
+    fn exit_of(&self, event: &HopEvent) -> Option<Exit> {
+        let pid = event.gateway.as_ref()?.pid;
+        let near = |at: Timestamp| {
+            at.since(event.time) <= join::SLACK && event.time.since(at) <= join::SLACK
+        };
+        self.exits
+            .iter()
+            .find(|(at, of, _)| *of == pid && near(*at))
+            .map(|(.., exit)| *exit)
+    }
+
+    /// Says where the upstream that made the status is a gateway on this host itself: its own answer to
+    /// the first one was seen, on the very connection.
+    fn name_second_gateway(&self, event: &mut HopEvent) {
+        let (Cause::UpstreamOwnError, Some(local), Some(upstream)) =
+            (event.cause, event.local, event.upstream.socket_addr())
+        else {
+            return;
+        };
+        let ends = (SocketAddr::new(local.address, local.port), upstream);
+        if let Some(past) = self.past.iter().rev().find(|past| past.ends == ends) {
+            crate::classify::second_gateway(event, &past.process);
+        }
+    }
+}
+
+/// Remembers a fact, at the cost of the oldest one where there are too many.
+fn remember<T>(facts: &mut VecDeque<T>, fact: T) {
+    if facts.len() >= MAX_REMEMBERED {
+        facts.pop_front();
+    }
+    facts.push_back(fact);
+}
+
+/// Forgets the facts that are too old to matter. They are in order, or nearly.
+fn forget<T>(facts: &mut VecDeque<T>, now: Timestamp, at: impl Fn(&T) -> Timestamp) {
+    while facts
+        .front()
+        .is_some_and(|fact| now.since(at(fact)) > MEMORY)
+    {
+        facts.pop_front();
+    }
+}
+
+/// Takes the first one out for which `wanted` holds.
+fn take_if<T>(all: &mut VecDeque<T>, wanted: impl Fn(&T) -> bool) -> Option<T> {
+    let index = all.iter().position(wanted)?;
+    all.remove(index)
+}

@@ -1,0 +1,221 @@
+//! Whether an attempt may be behind an answer, and how well it fits.
+//!
+//! What must hold: the same process, the attempt began behind the request and failed before the answer,
+//! the methods do not contradict, and what was passed on has the status that the upstream gave. Paths may
+//! differ, since gateways rewrite them; then only the turn of the thread that let go of the upstream and
+//! answered the client joins the two.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Answer, Attempt};
+use crate::model::{Cause, HopEvent, Timestamp};
+
+/// Clocks of several processors, and gateways that answer before they close.
+pub(super) const SLACK: Duration = Duration::from_millis(100);
+
+/// Two failures this close to an answer are equally near.
+const EQUALLY_NEAR: Duration = Duration::from_millis(2);
+
+/// A gateway that tries again at once does it within this; HAProxy waits for a second before it tries
+/// the same server again.
+const AT_ONCE: Duration = Duration::from_millis(20);
+const SAME_AGAIN: Duration = Duration::from_millis(1200);
+
+/// How well an attempt fits an answer; the greater the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Fit {
+    named: bool,
+    turn: Turns,
+    path: Paths,
+    /// Nanoseconds between the failure and the answer, the fewer the better.
+    near: std::cmp::Reverse<u64>,
+}
+
+/// What the threads and turns say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turns {
+    OtherThread,
+    Unknown,
+    SameThread,
+    Same,
+}
+
+/// What the paths say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Paths {
+    Other,
+    Unknown,
+    /// One is the end of the other: a prefix was put on or taken off.
+    Suffix,
+    Same,
+}
+
+impl Fit {
+    /// How well `attempt` fits; `None` where it cannot be behind `answer`.
+    pub(super) fn of(answer: &Answer, attempt: &Attempt) -> Option<Self> {
+        let event = &attempt.event;
+        if let Some(gateway) = &event.gateway {
+            let process = &answer.process;
+            let known = gateway.netns != 0 && process.netns != 0;
+            if gateway.pid != process.pid || (known && gateway.netns != process.netns) {
+                return None;
+            }
+        }
+        let failed = decided(event, attempt);
+        if attempt.began.after(SMALL) < answer.requested || failed > answer.at.after(SLACK) {
+            return None;
+        }
+        let own = event.cause == Cause::UpstreamOwnError;
+        let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
+        if own && status != answer.head.status {
+            return None;
+        }
+        let exchange = event.exchange.as_ref();
+        let asked = exchange.and_then(|exchange| exchange.method.as_deref());
+        if let (Some(asked), Some(wanted)) = (asked, answer.request.method())
+            && asked != wanted
+            && (asked, &*wanted) != ("GET", "HEAD")
+        {
+            return None;
+        }
+        let path = paths(
+            exchange.and_then(|exchange| exchange.path.as_deref()),
+            answer.request.path().as_deref(),
+        );
+        let turn = match (answer.turn, attempt.turn) {
+            (Some(one), Some(other)) if one == other => Turns::Same,
+            (Some(one), Some(other)) if one.thread == other.thread => Turns::SameThread,
+            (Some(_), Some(_)) => Turns::OtherThread,
+            _ => Turns::Unknown,
+        };
+        let named = named(event, answer);
+        if path == Paths::Other && turn != Turns::Same && !named && !own {
+            return None;
+        }
+        let (early, late) = (failed.min(answer.at), failed.max(answer.at));
+        let near = late.since(early).as_nanos();
+        Some(Self {
+            named,
+            turn,
+            path,
+            near: std::cmp::Reverse(u64::try_from(near).unwrap_or(u64::MAX)),
+        })
+    }
+
+    /// Whether nothing that may still come could fit better.
+    pub(super) fn is_certain(self) -> bool {
+        self.named || (self.turn == Turns::Same && self.path == Paths::Same)
+    }
+
+    /// Whether the two cannot be told apart.
+    pub(super) fn is_like(&self, best: &Self) -> bool {
+        let apart = self.near.0.abs_diff(best.near.0);
+        // Threads do one thing after another: in one turn, the nearest is the one.
+        let ordered = best.turn == Turns::Same && apart > 0;
+        (self.named, self.turn, self.path) == (best.named, best.turn, best.path)
+            && !ordered
+            && u128::from(apart) <= EQUALLY_NEAR.as_nanos()
+    }
+}
+
+/// Whether two things happened at about the same time.
+pub(super) fn is_near(one: Timestamp, other: Timestamp) -> bool {
+    one.min(other).after(EQUALLY_NEAR) >= one.max(other)
+}
+
+/// Records of several processors are this much out of order.
+const SMALL: Duration = Duration::from_millis(1);
+
+/// When an attempt had failed as far as the gateway could know. A response that is passed on need not be
+/// complete for that.
+fn decided(event: &HopEvent, attempt: &Attempt) -> Timestamp {
+    if event.cause == Cause::UpstreamOwnError {
+        attempt.began
+    } else {
+        event.time
+    }
+}
+
+/// Whether a request id or a trace names the two as one. A gateway passes a trace on with a parent id of
+/// its own (W3C Trace Context section 3.2.2).
+fn named(event: &HopEvent, answer: &Answer) -> bool {
+    let Some(exchange) = &event.exchange else {
+        return false;
+    };
+    let id = exchange.request_id.as_deref();
+    let same_id = id.is_some() && id == answer.request.request_id().as_deref();
+    let trace = |text: &str| text.split('-').nth(1).map(str::to_owned);
+    let own = exchange.traceparent.as_deref().and_then(trace);
+    let same_trace =
+        own.is_some() && own == answer.request.traceparent().as_deref().and_then(trace);
+    (same_id || same_trace)
+        && paths(exchange.path.as_deref(), answer.request.path().as_deref()) != Paths::Other
+}
+
+fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
+    let (Some(one), Some(other)) = (one, other) else {
+        return Paths::Unknown;
+    };
+    let (long, short) = if one.len() < other.len() {
+        (other, one)
+    } else {
+        (one, other)
+    };
+    if long == short {
+        Paths::Same
+    } else if short.len() > 1 && long.ends_with(short) {
+        Paths::Suffix
+    } else {
+        Paths::Other
+    }
+}
+
+/// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
+/// the one before it had failed.
+pub(super) fn chain(attempts: &VecDeque<Attempt>, last: usize) -> Vec<usize> {
+    let mut chain = vec![last];
+    let mut index = last;
+    while let Some(current) = attempts.get(index) {
+        let earlier = attempts
+            .iter()
+            .enumerate()
+            .filter(|(place, other)| !chain.contains(place) && is_retried(other, current))
+            .max_by_key(|(_, other)| other.event.time);
+        match earlier {
+            Some((place, _)) if chain.len() < MAX_CHAIN => {
+                chain.push(place);
+                index = place;
+            }
+            _ => break,
+        }
+    }
+    chain.reverse();
+    chain
+}
+
+/// Attempts that an answer lists at most.
+const MAX_CHAIN: usize = 32;
+
+/// Whether `next` is another attempt for the request of `first`.
+fn is_retried(first: &Attempt, next: &Attempt) -> bool {
+    let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
+    let asked = |attempt: &Attempt| {
+        let exchange = attempt.event.exchange.as_ref();
+        exchange.map(|exchange| (exchange.method.clone(), exchange.path.clone()))
+    };
+    let same_request = match (asked(first), asked(next)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
+    let pause = next.began.since(first.event.time);
+    let again = first.event.upstream == next.event.upstream && pause <= SAME_AGAIN;
+    !first.listed
+        && first.event.gateway_answer.is_none()
+        && pid(first) == pid(next)
+        && same_request
+        && first.event.cause != Cause::UpstreamOwnError
+        && first.event.time <= next.began.after(SMALL)
+        && first.began <= next.began
+        && (pause <= AT_ONCE || again)
+}

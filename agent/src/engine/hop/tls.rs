@@ -1,0 +1,135 @@
+//! When a hop's TLS is judged, and with which facts.
+
+use super::{Context, Hop, Judged, Outcome};
+use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, tls};
+use crate::engine::exchange::{Done, Exchange};
+use crate::engine::traffic::Finished;
+use crate::model::{EvidenceSource, LibraryFact, Timestamp, TlsInfo};
+use crate::tls::cipher_name;
+
+impl Hop {
+    /// Takes what the gateway's TLS library says.
+    pub(super) fn hear(&mut self, fact: LibraryFact) {
+        if let Some(tls) = &mut self.exchanges.tls {
+            tls.hear(fact);
+        }
+    }
+
+    /// Whether the gateway speaks TLS.
+    pub(super) const fn speaks_tls(&self) -> bool {
+        self.exchanges.tls.is_some()
+    }
+
+    /// Judges the TLS connection on what ended it. Returns whether TLS is to blame: the exchanges are
+    /// not judged then.
+    pub(super) fn judge_tls(
+        &mut self,
+        at: Timestamp,
+        ended: Ended,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) -> bool {
+        let Some(connection) = self.exchanges.tls.as_deref() else {
+            return false;
+        };
+        if connection.judged {
+            return true;
+        }
+        let wire = connection.session.facts();
+        let (end_offset, said_at) = connection.said;
+        let heard_of = wire.from.records > 0 || wire.from.partial > 0;
+        // What the gateway said of the handshake, taken for a request.
+        let handshake = Exchange {
+            ordinal: 1,
+            began: connection.began,
+            offset: 0,
+            end_offset,
+            complete: true,
+            head: None,
+            last_request: said_at,
+            idle: None,
+            closed_before: self
+                .from
+                .closed()
+                .is_some_and(|(_, closed)| closed < connection.began),
+            first_response: None,
+            last_response: heard_of.then(|| wire.from.last_at.max(said_at)),
+            response_bytes: 0,
+            unasked: false,
+            judged: false,
+        };
+        let answered = connection.answered || connection.is_doubtful();
+        let verdict = tls(&TlsFacts {
+            hop: ExchangeFacts {
+                fresh: !self.mid_stream,
+                ..self.facts(at, ended, &handshake, &[], cx)
+            },
+            wire,
+            heard: &connection.heard,
+            now: at,
+            address: self.upstream.ip(),
+            requested: self.exchanges.begun() > 0,
+            answered,
+            lost: self.lost() > 0 || self.mid_stream,
+        });
+        cx.stats.tls_sources_disagree += u64::from(verdict.disagree);
+        let Some(verdict) = verdict.verdict else {
+            return false;
+        };
+        if let Some(connection) = &mut self.exchanges.tls {
+            connection.judged = true;
+        }
+        let mut exchange = None;
+        for open in &mut self.exchanges.open {
+            if !std::mem::replace(&mut open.judged, true) {
+                out.finished.push(Finished::of(open, None));
+                exchange.get_or_insert_with(|| open.snapshot());
+            }
+        }
+        let judged = Judged {
+            at,
+            verdict,
+            exchange,
+            status: None,
+        };
+        self.tell(judged, cx, out);
+        true
+    }
+
+    /// What the verdict on an open exchange comes to where that is inside TLS.
+    pub(super) fn through_tls(&self, open: &Exchange, verdict: Option<Verdict>) -> Option<Verdict> {
+        let Some(connection) = self.exchanges.tls.as_deref() else {
+            return verdict;
+        };
+        let run = TlsRun {
+            wire: connection.session.facts(),
+            first: open.ordinal == 1,
+            doubtful: open.ordinal == 1 && connection.is_doubtful(),
+            sending: open.last_request.since(open.began),
+        };
+        verdict.and_then(|verdict| inside_tls(verdict, &run))
+    }
+
+    /// Lets go of a run of records whose response was under way when the connection ended.
+    pub(super) fn end_of_tls(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
+        if self.speaks_tls() {
+            let mut done = Done::default();
+            self.exchanges.tls_answered(&mut done);
+            self.after_bytes(at, &mut done, cx, out);
+        }
+    }
+
+    /// What an event says of the hop's TLS; `source` proved its cause.
+    pub(in crate::engine) fn tls_info(&self, source: EvidenceSource) -> Option<TlsInfo> {
+        let facts = self.exchanges.tls.as_deref()?.session.facts();
+        let client = facts.client.as_deref();
+        let server = facts.server.as_ref();
+        Some(TlsInfo {
+            version: server.map(|server| server.version.to_string()),
+            cipher: server.map(|server| cipher_name(server.cipher).into_owned()),
+            sni: client.and_then(|client| client.sni.clone()),
+            alpn: server.and_then(|server| server.alpn.clone()),
+            source,
+        })
+    }
+}

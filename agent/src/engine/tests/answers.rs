@@ -1,0 +1,371 @@
+//! Answers to the gateway's clients, joined to the attempts behind them.
+
+use super::sim::{GET, OK, Sim, TURN};
+use crate::model::{
+    AnswerEnd, Cause, ClientAnswer, Errno, Exit, HopEvent, Input, Process, Proof, SocketCall,
+    TcpState, Timestamp, Turn,
+};
+use std::sync::Arc;
+
+const NETNS: u64 = 7;
+const OTHER: Turn = Turn {
+    thread: 99,
+    number: 1,
+};
+
+/// What the client asked and got.
+struct Asked {
+    at: Timestamp,
+    head: &'static str,
+    pid: u32,
+    turn: Option<Turn>,
+}
+
+impl Asked {
+    fn get(sim: &Sim, head: &'static str) -> Self {
+        Self {
+            at: sim.now(),
+            head,
+            pid: 42,
+            turn: Some(TURN),
+        }
+    }
+
+    fn answered(&self, sim: &mut Sim, end: AnswerEnd<'_>) {
+        let waited = sim.now().since(self.at);
+        sim.input(Input::Answer(ClientAnswer {
+            process: process("nginx", self.pid),
+            turn: self.turn,
+            listener: "10.0.0.1:80".parse().unwrap(),
+            client: "198.51.100.7:50000".parse().unwrap(),
+            waited,
+            ordinal: 1,
+            request: self.head.as_bytes(),
+            end,
+        }));
+    }
+
+    fn with(&self, sim: &mut Sim, status: u16) {
+        let head = format!("HTTP/1.1 {status} No\r\nServer: nginx\r\n\r\n");
+        self.answered(sim, AnswerEnd::Response(head.as_bytes()));
+    }
+}
+
+const CLIENT: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
+
+fn process(comm: &str, pid: u32) -> Arc<Process> {
+    Arc::new(Process {
+        pid,
+        comm: Arc::from(comm),
+        netns: NETNS,
+        ..Process::default()
+    })
+}
+
+fn watched() -> Sim {
+    let mut sim = Sim::live("nginx");
+    sim.netns = NETNS;
+    sim.input(Input::Listening {
+        process: process("nginx", 41),
+        local: "0.0.0.0:80".parse().unwrap(),
+        readable: true,
+    });
+    sim
+}
+
+fn told(events: &[HopEvent]) -> Vec<(Cause, Option<Option<u16>>, bool)> {
+    events
+        .iter()
+        .map(|event| {
+            let status = event.gateway_answer.as_ref().map(|answer| answer.status);
+            (event.cause, status, event.hidden_from_client)
+        })
+        .collect()
+}
+
+#[test]
+fn an_answer_goes_onto_the_event_of_its_attempt() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.open().request().upstream_fin();
+    sim.state(TcpState::CloseWait, TcpState::LastAck, None, 100);
+    asked.with(&mut sim, 502);
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
+    let answer = event.gateway_answer.as_ref().unwrap();
+    assert_eq!(answer.status, Some(502));
+    assert_eq!(answer.path.as_deref(), Some("/a"));
+    assert_eq!(answer.client.port, 50_000);
+    assert_eq!(answer.attempts.len(), 1);
+    assert_eq!(answer.attempts[0].event, event.id);
+    assert_eq!(answer.candidates, [""; 0]);
+    let stats = sim.engine.stats();
+    assert_eq!((stats.answers_502, stats.answers_explained), (1, 1));
+    assert_eq!((stats.answers_ambiguous, stats.answers_unexplained), (0, 0));
+}
+
+#[test]
+fn a_refused_connect_has_no_path_and_is_joined_by_turn_and_time() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.syn().refuse();
+    sim.state(TcpState::Close, TcpState::Close, None, 0);
+    asked.with(&mut sim, 502);
+    let events = sim.events();
+    assert_eq!(
+        told(&events),
+        [(Cause::TcpConnectRefused, Some(Some(502)), false)]
+    );
+}
+
+#[test]
+fn a_failure_without_an_answer_is_hidden_only_where_clients_are_watched() {
+    let mut sim = watched();
+    sim.syn().refuse();
+    assert_eq!(
+        told(&sim.events()),
+        [(Cause::TcpConnectRefused, None, true)]
+    );
+    assert_eq!(sim.engine.stats().events_hidden, 1);
+
+    let mut sim = Sim::live("nginx");
+    sim.netns = NETNS;
+    sim.syn().refuse();
+    assert_eq!(
+        told(&sim.events()),
+        [(Cause::TcpConnectRefused, None, false)]
+    );
+
+    let mut sim = watched();
+    sim.input(Input::Listening {
+        process: process("nginx", 41),
+        local: "0.0.0.0:443".parse().unwrap(),
+        readable: false,
+    });
+    sim.syn().refuse();
+    assert_eq!(
+        told(&sim.events()),
+        [(Cause::TcpConnectRefused, None, false)]
+    );
+}
+
+#[test]
+fn retries_are_one_answer_with_all_attempts_in_order() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.on(1).syn().refuse();
+    sim.on(2).syn().refuse();
+    sim.state(TcpState::Close, TcpState::Close, None, 0);
+    asked.with(&mut sim, 502);
+    let events = sim.events();
+    let with: Vec<_> = events
+        .iter()
+        .filter_map(|event| Some((event, event.gateway_answer.as_ref()?)))
+        .collect();
+    let [(event, answer)] = with.as_slice() else {
+        panic!("{events:#?}")
+    };
+    assert_eq!(events.len(), 2);
+    assert_eq!(answer.attempts.len(), 2);
+    assert_eq!(answer.attempts[1].event, event.id);
+    assert_ne!(answer.attempts[0].event, event.id);
+    // The client was told of neither as such, but it was told.
+    assert!(events.iter().all(|event| !event.hidden_from_client));
+}
+
+#[test]
+fn a_passed_on_status_is_told_apart() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.open().request();
+    asked_passes(&mut sim, &asked, 503);
+    let events = sim.events();
+    assert_eq!(
+        told(&events),
+        [(Cause::UpstreamOwnError, Some(Some(503)), false)]
+    );
+    let stats = sim.engine.stats();
+    assert_eq!((stats.answers_passed_on, stats.answers_503), (1, 0));
+
+    // Another status than the upstream's was not passed on from it.
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.open().request();
+    asked_passes(&mut sim, &asked, 504);
+    let events = sim.events();
+    assert!(
+        events
+            .iter()
+            .filter(|event| event.cause == Cause::UpstreamOwnError)
+            .all(|event| event.gateway_answer.is_none()),
+        "{events:#?}"
+    );
+}
+
+fn asked_passes(sim: &mut Sim, asked: &Asked, status: u16) {
+    sim.reply(b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno");
+    asked.with(sim, status);
+}
+
+#[test]
+fn another_process_or_an_earlier_request_is_never_joined() {
+    let mut sim = watched();
+    let mut asked = Asked::get(&sim, CLIENT);
+    asked.pid = 43;
+    asked.turn = None;
+    sim.syn().refuse();
+    asked.with(&mut sim, 502);
+    let events = sim.events();
+    let refused = events
+        .iter()
+        .find(|event| event.cause == Cause::TcpConnectRefused);
+    assert!(refused.unwrap().gateway_answer.is_none());
+
+    let mut sim = watched();
+    sim.syn().refuse();
+    sim.ms(200);
+    let asked = Asked::get(&sim, CLIENT);
+    asked.with(&mut sim, 502);
+    let events = sim.events();
+    let refused = events
+        .iter()
+        .find(|event| event.cause == Cause::TcpConnectRefused);
+    assert!(refused.unwrap().gateway_answer.is_none());
+}
+
+#[test]
+fn another_path_is_joined_by_the_turn_alone() {
+    let other: &str = "GET /other HTTP/1.1\r\nHost: shop\r\n\r\n";
+    for (turn, joined) in [(Some(TURN), true), (Some(OTHER), false), (None, false)] {
+        let mut sim = watched();
+        let mut asked = Asked::get(&sim, other);
+        asked.turn = turn;
+        sim.open().request().upstream_fin();
+        sim.state(TcpState::CloseWait, TcpState::LastAck, None, 100);
+        asked.with(&mut sim, 502);
+        let events = sim.events();
+        let event = events
+            .iter()
+            .find(|event| event.cause == Cause::TcpClosedNoResponse);
+        assert_eq!(event.unwrap().gateway_answer.is_some(), joined, "{turn:?}");
+    }
+}
+
+#[test]
+fn two_causes_that_fit_alike_are_ambiguous() {
+    let mut sim = watched();
+    let mut asked = Asked::get(&sim, CLIENT);
+    asked.turn = None;
+    sim.on(1).syn();
+    sim.on(2).syn();
+    sim.on(1).refuse();
+    sim.on(2).icmp([10, 0, 0, 9], false, 1);
+    sim.state(
+        TcpState::SynSent,
+        TcpState::Close,
+        Some(Errno::EHOSTUNREACH),
+        0,
+    );
+    asked.with(&mut sim, 502);
+    let events = sim.events();
+    let answers: Vec<_> = events
+        .iter()
+        .filter_map(|event| event.gateway_answer.as_ref())
+        .collect();
+    assert_eq!(answers.len(), 1, "{events:#?}");
+    assert_eq!(answers[0].candidates.len(), 1);
+    assert_eq!(sim.engine.stats().answers_ambiguous, 1);
+}
+
+#[test]
+fn an_answer_without_an_attempt_is_judged_by_its_own_rules() {
+    // A rule of nginx.
+    let mut sim = watched();
+    Asked::get(&sim, CLIENT).with(&mut sim, 503);
+    let events = sim.events();
+    assert_eq!(
+        told(&events),
+        [(Cause::GwLocalAnswer, Some(Some(503)), false)]
+    );
+    assert_eq!(events[0].proof, Proof::Inferred);
+    assert_eq!(events[0].upstream.target().to_string(), "none");
+
+    // No live upstreams, behind failures of the same request.
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.syn().refuse();
+    sim.state(TcpState::Close, TcpState::Close, None, 0);
+    asked.with(&mut sim, 502);
+    sim.ms(5000);
+    Asked::get(&sim, CLIENT).with(&mut sim, 502);
+    let events = sim.events();
+    assert_eq!(
+        told(&events),
+        [
+            (Cause::TcpConnectRefused, Some(Some(502)), false),
+            (Cause::PickPassivelyEjected, Some(Some(502)), false)
+        ]
+    );
+    assert!(
+        events[1]
+            .evidence
+            .iter()
+            .any(|fact| fact.text.contains(&events[0].id))
+    );
+
+    // No descriptor left.
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.input(Input::SocketFailed {
+        process: process("nginx", 42),
+        turn: TURN,
+        call: SocketCall::Socket,
+        errno: Errno::EMFILE,
+    });
+    asked.with(&mut sim, 500);
+    let events = sim.events();
+    assert_eq!(
+        told(&events),
+        [(Cause::GwFdExhausted, Some(Some(500)), false)]
+    );
+    assert_eq!(events[0].proof, Proof::Proven);
+}
+
+#[test]
+fn nothing_is_said_where_an_upstream_may_have_been_asked() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.open().request();
+    asked.with(&mut sim, 502);
+    sim.ms(3000);
+    sim.reply(OK);
+    assert_eq!(told(&sim.events()), []);
+    let stats = sim.engine.stats();
+    assert_eq!((stats.answers_502, stats.answers_unexplained), (1, 1));
+}
+
+#[test]
+fn a_worker_that_died_is_not_the_upstreams_fault() {
+    let mut sim = watched();
+    let asked = Asked::get(&sim, CLIENT);
+    sim.open().request().ms(900).gateway_fin();
+    asked.answered(
+        &mut sim,
+        AnswerEnd::Closed {
+            exit: Some(Exit { signal: 11 }),
+        },
+    );
+    let events = sim.events();
+    assert_eq!(told(&events), [(Cause::GwWorkerDied, Some(None), false)]);
+    assert_eq!(events[0].proof, Proof::Proven);
+    assert!(events[0].evidence[0].text.contains("signal 11"));
+}
+
+#[test]
+fn requests_are_read_however_short_they_were_captured() {
+    for cut in GET.len() - 4..=GET.len() {
+        let head = crate::http1::RequestHead::of_start(&GET[..cut]).unwrap();
+        assert_eq!(head.path().as_deref(), Some("/a"));
+    }
+    assert_eq!(crate::http1::RequestHead::of_start(b"GET /a"), None);
+    assert_eq!(crate::http1::RequestHead::of_start(b"\x16\x03\x01"), None);
+}

@@ -1,0 +1,196 @@
+//! The client side of gateways, as user space knows it: where they listen, which connections were accepted
+//! before hopscope looked, and who answered.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use aya::Ebpf;
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::CgroupSkb;
+use hopscope_ebpf::{Client, Endpoints, ListenerKey};
+
+use super::error::{LiveError, reason};
+use super::load::{self, Table};
+use crate::model::{Input, Process};
+
+/// Listeners remembered.
+const MAX_LISTENERS: usize = 4096;
+
+/// The tables of the client side and what must be held for it to work.
+pub(super) struct Clients {
+    ports: Array<MapData, u8>,
+    listeners: Table<[u8; size_of::<ListenerKey>()], u8>,
+    clients: Table<u64, [u8; size_of::<Client>()]>,
+    /// The kernel empties them when they are dropped.
+    _jumps: Vec<ProgramArray<MapData>>,
+}
+
+impl Clients {
+    /// Takes the tables out of the object and lets the segment programs jump to the programs of this side.
+    /// Beside it, why they cannot where they cannot.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<(Self, Result<(), String>), LiveError> {
+        let mut jumps = Vec::new();
+        let mut result = Ok(());
+        for (map, program) in [
+            ("CLIENT_INGRESS", "client_ingress"),
+            ("CLIENT_EGRESS", "client_egress"),
+        ] {
+            let mut jump: ProgramArray<MapData> = load::take_map(ebpf, map)?;
+            if let Err(problem) = connect(ebpf, program, &mut jump) {
+                result = Err(problem);
+            }
+            jumps.push(jump);
+        }
+        let clients = Self {
+            ports: load::take_map(ebpf, "CLIENT_PORTS")?,
+            listeners: load::take_map(ebpf, "LISTENERS")?,
+            clients: load::take_map(ebpf, "CLIENTS")?,
+            _jumps: jumps,
+        };
+        Ok((clients, result))
+    }
+
+    /// Watches the connections that are accepted at `local` from now on.
+    pub(super) fn listen(&mut self, netns: u64, local: SocketAddr) {
+        let entered = self
+            .listeners
+            .insert(listener_key(netns, local.port()), 1, 0)
+            .and_then(|()| self.ports.set(u32::from(local.port()), 1, 0));
+        if let Err(error) = entered {
+            tracing::debug!(%error, %local, "the clients of a listener are not watched");
+        }
+    }
+
+    /// Watches a connection that was accepted already.
+    pub(super) fn seed(&mut self, cookie: u64, netns: u64, local: SocketAddr, remote: SocketAddr) {
+        /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
+        const NO_EXIST: u64 = 1;
+        let value = entry(netns, local, remote);
+        if let Err(error) = self.clients.insert(cookie, value, NO_EXIST) {
+            tracing::debug!(%error, cookie, "a client was not seeded");
+        }
+    }
+}
+
+/// Loads a program and makes it the first entry of `jump`.
+fn connect(ebpf: &mut Ebpf, name: &str, jump: &mut ProgramArray<MapData>) -> Result<(), String> {
+    let program: &mut CgroupSkb = load::program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    let fd = program.fd().map_err(|error| reason(&error))?;
+    jump.set(0, fd, 0).map_err(|error| error.to_string())
+}
+
+fn listener_key(netns: u64, port: u16) -> [u8; size_of::<ListenerKey>()] {
+    let mut key = [0; size_of::<ListenerKey>()];
+    // Inode numbers of namespaces have 32 bits (`proc_alloc_inum`).
+    let netns = u32::try_from(netns).unwrap_or(0);
+    key[..4].copy_from_slice(&netns.to_ne_bytes());
+    key[4..6].copy_from_slice(&port.to_ne_bytes());
+    key
+}
+
+/// An entry of the table of clients that was asked nothing yet.
+fn entry(netns: u64, local: SocketAddr, remote: SocketAddr) -> [u8; size_of::<Client>()] {
+    let mut value = [0; size_of::<Client>()];
+    let at = core::mem::offset_of!(Client, ends);
+    let mut put = |offset: usize, bytes: &[u8]| {
+        if let Some(room) = value.get_mut(at + offset..at + offset + bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+    };
+    let mapped = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    put(
+        core::mem::offset_of!(Endpoints, local_addr),
+        &mapped(local.ip()),
+    );
+    put(
+        core::mem::offset_of!(Endpoints, remote_addr),
+        &mapped(remote.ip()),
+    );
+    put(
+        core::mem::offset_of!(Endpoints, local_port),
+        &local.port().to_ne_bytes(),
+    );
+    put(
+        core::mem::offset_of!(Endpoints, remote_port),
+        &remote.port().to_ne_bytes(),
+    );
+    let netns = u32::try_from(netns).unwrap_or(0);
+    put(
+        core::mem::offset_of!(Endpoints, netns),
+        &netns.to_ne_bytes(),
+    );
+    value
+}
+
+/// Who listens where.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(HashMap<(u32, u16), Arc<Process>>);
+
+impl Listeners {
+    /// Notes who listens; the input that tells the engine of it, the first time.
+    pub(super) fn add(
+        &mut self,
+        process: Arc<Process>,
+        local: SocketAddr,
+    ) -> Option<Input<'static>> {
+        let netns = u32::try_from(process.netns).unwrap_or(0);
+        let known = self.0.len() >= MAX_LISTENERS || self.0.contains_key(&(netns, local.port()));
+        if known {
+            return None;
+        }
+        self.0.insert((netns, local.port()), Arc::clone(&process));
+        Some(Input::Listening {
+            process,
+            local,
+            readable: true,
+        })
+    }
+
+    /// Who listens at this port.
+    pub(super) fn at(&self, netns: u32, port: u16) -> Option<&Arc<Process>> {
+        self.0.get(&(netns, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_entries_are_laid_out_as_the_kernel_reads_them() {
+        let key = listener_key(0x0102_0304, 80);
+        assert_eq!(key[..4], 0x0102_0304_u32.to_ne_bytes());
+        assert_eq!(key[4..], [80_u16.to_ne_bytes(), [0, 0]].concat());
+        let value = entry(
+            7,
+            "10.0.0.1:80".parse().unwrap(),
+            "[2001:db8::1]:50000".parse().unwrap(),
+        );
+        assert_eq!(value[10..16], [0xff, 0xff, 10, 0, 0, 1]);
+        assert_eq!(value[16..18], [0x20, 0x01]);
+        assert_eq!(value[32..34], 80_u16.to_ne_bytes());
+        assert_eq!(value[34..36], 50_000_u16.to_ne_bytes());
+        assert_eq!(value[36..40], 7_u32.to_ne_bytes());
+        assert!(value[40..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_listener_is_told_once() {
+        let mut listeners = Listeners::default();
+        let local = "0.0.0.0:80".parse().unwrap();
+        let process = || {
+            Arc::new(Process {
+                netns: 7,
+                ..Process::default()
+            })
+        };
+        assert!(listeners.add(process(), local).is_some());
+        assert!(listeners.add(process(), local).is_none());
+        assert!(listeners.at(7, 80).is_some() && listeners.at(8, 80).is_none());
+    }
+}

@@ -1,0 +1,234 @@
+//! Where a file keeps functions: the symbol tables of an ELF file, read piece by piece.
+//!
+//! The file belongs to somebody else, perhaps to a container. Nothing of it is mapped, since it may be cut
+//! short meanwhile, and each piece has a cap.
+
+use core::mem::{offset_of, size_of};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use object::LittleEndian;
+use object::elf::{
+    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHN_UNDEF,
+    SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
+};
+use thiserror::Error;
+
+type FileHeader = FileHeader64<LittleEndian>;
+type Segment = ProgramHeader64<LittleEndian>;
+type Section = SectionHeader64<LittleEndian>;
+type Symbol = Sym64<LittleEndian>;
+
+/// Program headers and sections of one file. Linkers make a few dozen.
+const HEADERS_MAX: u16 = 1024;
+/// Bytes of a symbol table or of its names: 700,000 symbols.
+const TABLE_MAX: u64 = 16 << 20;
+
+/// The machine that this program runs on.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u16 = elf::EM_X86_64;
+/// The machine that this program runs on.
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u16 = elf::EM_AARCH64;
+/// The machine that this program runs on.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const MACHINE: u16 = elf::EM_NONE;
+
+/// Why a file says nothing.
+#[derive(Debug, Error)]
+pub(super) enum Unreadable {
+    /// It could not be read, or ends too soon.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It is no program for this machine.
+    #[error("it is no 64-bit ELF file for this machine")]
+    Foreign,
+    /// Its tables contradict themselves.
+    #[error("its tables are broken")]
+    Broken,
+    /// Its tables are larger than what is read of a file.
+    #[error("its symbol tables are too large")]
+    TooLarge,
+}
+
+/// A function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Function {
+    /// Which of the wanted names it has.
+    pub(super) name: &'static str,
+    /// Where its code begins in the file.
+    pub(super) offset: u64,
+}
+
+/// The functions of `wanted` that `file` defines, each once.
+pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
+    let header = Bytes::read(file, 0, size_of::<FileHeader>() as u64)?;
+    if header.bytes(0, 4)? != ELFMAG
+        || header.bytes(offset_of!(FileHeader, e_ident) + 4, 2)? != [ELFCLASS64, ELFDATA2LSB]
+        || header.u16(offset_of!(FileHeader, e_machine))? != MACHINE
+    {
+        return Err(Unreadable::Foreign);
+    }
+    let segments = table(
+        file,
+        header.u64(offset_of!(FileHeader, e_phoff))?,
+        header.u16(offset_of!(FileHeader, e_phnum))?,
+        size_of::<Segment>(),
+    )?;
+    let sections = table(
+        file,
+        header.u64(offset_of!(FileHeader, e_shoff))?,
+        header.u16(offset_of!(FileHeader, e_shnum))?,
+        size_of::<Section>(),
+    )?;
+    let mut found = Vec::new();
+    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+        for at in sections.starts(size_of::<Section>()) {
+            if sections.u32(at + offset_of!(Section, sh_type))? != kind {
+                continue;
+            }
+            let names = sections.u32(at + offset_of!(Section, sh_link))? as usize;
+            let names = names
+                .checked_mul(size_of::<Section>())
+                .ok_or(Unreadable::Broken)?;
+            let symbols = section(file, &sections, at)?;
+            let names = section(file, &sections, names)?;
+            search(&symbols, &names, &segments, wanted, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The first bytes of a function; fewer than asked for at the end of the file.
+pub(super) fn code(file: &File, function: Function, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let read = file.read_at(&mut bytes, function.offset)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+fn search(
+    symbols: &Bytes,
+    names: &Bytes,
+    segments: &Bytes,
+    wanted: &[&'static str],
+    found: &mut Vec<Function>,
+) -> Result<(), Unreadable> {
+    for at in symbols.starts(size_of::<Symbol>()) {
+        let info = symbols.byte(at + offset_of!(Symbol, st_info))?;
+        let index = symbols.u16(at + offset_of!(Symbol, st_shndx))?;
+        if info & 0xf != STT_FUNC || index == SHN_UNDEF {
+            continue;
+        }
+        let name = symbols.u32(at + offset_of!(Symbol, st_name))? as usize;
+        let Some(name) = names.name(name, wanted) else {
+            continue;
+        };
+        let address = symbols.u64(at + offset_of!(Symbol, st_value))?;
+        if found.iter().all(|function| function.name != name)
+            && let Some(offset) = file_offset(segments, address)?
+        {
+            found.push(Function { name, offset });
+        }
+    }
+    Ok(())
+}
+
+/// Where the code at `address` is in the file.
+fn file_offset(segments: &Bytes, address: u64) -> Result<Option<u64>, Unreadable> {
+    for at in segments.starts(size_of::<Segment>()) {
+        let kind = segments.u32(at + offset_of!(Segment, p_type))?;
+        let flags = segments.u32(at + offset_of!(Segment, p_flags))?;
+        if kind != PT_LOAD || flags & PF_X == 0 {
+            continue;
+        }
+        let start = segments.u64(at + offset_of!(Segment, p_vaddr))?;
+        let len = segments.u64(at + offset_of!(Segment, p_filesz))?;
+        if let Some(within) = address.checked_sub(start).filter(|within| *within < len) {
+            let offset = segments.u64(at + offset_of!(Segment, p_offset))?;
+            return Ok(offset.checked_add(within));
+        }
+    }
+    Ok(None)
+}
+
+fn table(file: &File, at: u64, count: u16, each: usize) -> Result<Bytes, Unreadable> {
+    if count > HEADERS_MAX {
+        return Err(Unreadable::TooLarge);
+    }
+    Bytes::read(file, at, u64::from(count) * each as u64)
+}
+
+/// What the section whose header is at `header` holds.
+fn section(file: &File, sections: &Bytes, header: usize) -> Result<Bytes, Unreadable> {
+    Bytes::read(
+        file,
+        sections.u64(header + offset_of!(Section, sh_offset))?,
+        sections.u64(header + offset_of!(Section, sh_size))?,
+    )
+}
+
+/// A piece of a file.
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn read(file: &File, at: u64, len: u64) -> Result<Self, Unreadable> {
+        if len > TABLE_MAX {
+            return Err(Unreadable::TooLarge);
+        }
+        // Room is made for what is there only: a header may promise more than the file has.
+        let end = at.checked_add(len).ok_or(Unreadable::Broken)?;
+        if end > file.metadata()?.len() {
+            return Err(Unreadable::Broken);
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| Unreadable::TooLarge)?];
+        file.read_exact_at(&mut bytes, at)?;
+        Ok(Self(bytes))
+    }
+
+    /// Where whole entries of `each` bytes begin.
+    fn starts(&self, each: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.0.len() / each).map(move |n| n * each)
+    }
+
+    fn bytes(&self, at: usize, len: usize) -> Result<&[u8], Unreadable> {
+        self.0
+            .get(at..)
+            .and_then(|rest| rest.get(..len))
+            .ok_or(Unreadable::Broken)
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Unreadable> {
+        self.0
+            .get(at..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .ok_or(Unreadable::Broken)
+    }
+
+    fn byte(&self, at: usize) -> Result<u8, Unreadable> {
+        self.array(at).map(|[byte]| byte)
+    }
+
+    fn u16(&self, at: usize) -> Result<u16, Unreadable> {
+        self.array(at).map(u16::from_le_bytes)
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, Unreadable> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, Unreadable> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+
+    /// Which of `wanted` the string at `at` is.
+    fn name(&self, at: usize, wanted: &[&'static str]) -> Option<&'static str> {
+        let text = self.0.get(at..)?;
+        wanted.iter().copied().find(|name| {
+            text.strip_prefix(name.as_bytes())
+                .is_some_and(|rest| rest.first() == Some(&0))
+        })
+    }
+}

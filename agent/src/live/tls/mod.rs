@@ -1,0 +1,338 @@
+//! The TLS libraries of gateway processes: found in their mappings, and probed.
+//!
+//! A library is probed once for every process that maps its file, now or later, so that the workers that a
+//! gateway starts are seen from their first connection on. The kernel programs leave processes alone that
+//! have opened no hop; those pay a breakpoint for each handshake and each error of theirs.
+//!
+//! What OpenSSL says is told; what it means is the engine's business.
+
+mod accessor;
+mod elf;
+mod mapped;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+
+use aya::Ebpf;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{ProgramError, UProbe};
+
+use self::elf::Function;
+use self::mapped::{FileId, Mapped};
+use super::error::reason;
+use crate::stats::ProbeStatus;
+
+/// Where the registers that survive a call begin in `pt_regs`, in bytes, and how many there are: r15, r14,
+/// r13, r12, rbp, rbx on `x86_64`; x19 to x28 on `aarch64`.
+pub(super) const SAVED_REGISTERS: (u32, u32) = if cfg!(target_arch = "x86_64") {
+    (0, 6)
+} else if cfg!(target_arch = "aarch64") {
+    (19 * 8, 10)
+} else {
+    (0, 0)
+};
+
+/// Which program goes to which function.
+const PROBES: [(&str, &str); 6] = [
+    (HANDSHAKE, "tls_handshake"),
+    ("SSL_free", "tls_freed"),
+    ("SSL_get_verify_result", "tls_asked"),
+    (RAISE, "tls_raised"),
+    (PUT, "tls_put"),
+    (RESULT, "tls_verified"),
+];
+
+const HANDSHAKE: &str = "SSL_do_handshake";
+/// Raises errors in OpenSSL 3.
+const RAISE: &str = "ERR_vset_error";
+/// Raises errors in OpenSSL 1.1.
+const PUT: &str = "ERR_put_error";
+/// Returns how a verification ended.
+const RESULT: &str = "X509_STORE_CTX_get_error";
+
+/// Functions that only BoringSSL and its descendants have, whose errors have other numbers.
+const BORING: [&str; 2] = ["CRYPTO_BUFFER_new", "SSL_CTX_set_grease_enabled"];
+
+/// Bytes of a function that are looked at.
+const CODE_LEN: usize = 32;
+
+/// Files that are probed at once. A host has one or two in each container.
+const FILES_MAX: usize = 256;
+
+/// Rows for `check` and Status.
+const ROWS_MAX: usize = 32;
+
+/// What is lost where nothing can be asked of a library.
+const LOSS: &str = "TLS of its hops is judged from the wire alone";
+
+/// A process is looked at this many times when it appears, since it may not have loaded everything at once,
+/// and then once in so many looks: it may load a library late, or become another program.
+const FIRST_LOOKS: u32 = 3;
+const LATER_LOOKS: u32 = 15;
+
+/// The libraries, and the programs that are attached to them.
+pub(super) struct Libraries {
+    /// Holds all kernel programs of the source, and with them their links.
+    ebpf: Ebpf,
+    /// Why no library can be probed on this host.
+    problem: Option<String>,
+    files: HashMap<FileId, Library>,
+    processes: HashMap<u32, Gateway>,
+    rows: Vec<ProbeStatus>,
+}
+
+impl std::fmt::Debug for Libraries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Libraries")
+            .field("files", &self.files.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A file of OpenSSL, or a program with OpenSSL inside.
+struct Library {
+    path: String,
+    /// Whether connections can be followed in it.
+    handshakes: bool,
+    /// Whether errors can be heard of in it.
+    errors: bool,
+    /// What cannot be told and why; empty where everything can.
+    missing: String,
+    /// Dropping them detaches.
+    _links: Vec<UProbeLink>,
+}
+
+/// A gateway process.
+struct Gateway {
+    comm: String,
+    looks: u32,
+    mapped: Vec<Mapped>,
+}
+
+impl Libraries {
+    /// Loads the programs out of `ebpf`, which lives as long as this value.
+    pub(super) fn new(mut ebpf: Ebpf) -> Self {
+        let problem = load(&mut ebpf).err();
+        if let Some(reason) = &problem {
+            tracing::warn!(%reason, "TLS libraries cannot be probed");
+        }
+        let mut libraries = Self {
+            ebpf,
+            problem,
+            files: HashMap::new(),
+            processes: HashMap::new(),
+            rows: Vec::new(),
+        };
+        libraries.rows = libraries.status();
+        libraries
+    }
+
+    /// The programs themselves, and each library or process with what cannot be told of it.
+    pub(super) fn rows(&self) -> &[ProbeStatus] {
+        &self.rows
+    }
+
+    /// Looks at the gateways that are there, and returns whether the rows have changed.
+    pub(super) fn look<'a>(&mut self, gateways: impl Iterator<Item = (u32, &'a str)>) -> bool {
+        if self.problem.is_some() {
+            return false;
+        }
+        let mut present = HashSet::new();
+        for (pid, comm) in gateways {
+            present.insert(pid);
+            let gateway = self.processes.entry(pid).or_insert_with(|| Gateway {
+                comm: comm.to_owned(),
+                looks: 0,
+                mapped: Vec::new(),
+            });
+            let due = gateway.looks < FIRST_LOOKS || gateway.looks.is_multiple_of(LATER_LOOKS);
+            gateway.looks = gateway.looks.wrapping_add(1);
+            if due {
+                comm.clone_into(&mut gateway.comm);
+                gateway.mapped = mapped::of_process(pid);
+                for mapped in gateway.mapped.clone() {
+                    self.take_up(pid, &mapped);
+                }
+            }
+        }
+        self.processes.retain(|pid, _| present.contains(pid));
+        let used: HashSet<&FileId> = self
+            .processes
+            .values()
+            .flat_map(|gateway| &gateway.mapped)
+            .map(|mapped| &mapped.id)
+            .collect();
+        self.files.retain(|id, _| used.contains(id));
+        let rows = self.status();
+        let changed = rows != self.rows;
+        self.rows = rows;
+        changed
+    }
+
+    /// Probes a file that a process maps, where it is new.
+    fn take_up(&mut self, pid: u32, mapped: &Mapped) {
+        if self.files.contains_key(&mapped.id) || self.files.len() >= FILES_MAX {
+            return;
+        }
+        let mut library = Library {
+            path: mapped.path.clone(),
+            handshakes: false,
+            errors: false,
+            missing: String::new(),
+            _links: Vec::new(),
+        };
+        if let Err(reason) = self.probe(pid, mapped, &mut library) {
+            library.missing = reason;
+        }
+        if library.handshakes || library.errors {
+            tracing::info!(path = %library.path, missing = %library.missing, "probed a TLS library");
+        } else {
+            tracing::debug!(path = %library.path, reason = %library.missing, "left a file alone");
+        }
+        self.files.insert(mapped.id.clone(), library);
+    }
+
+    fn probe(&mut self, pid: u32, mapped: &Mapped, library: &mut Library) -> Result<(), String> {
+        let file = mapped.open(pid).map_err(|error| error.to_string())?;
+        let wanted: Vec<&str> = PROBES.iter().map(|(name, _)| *name).chain(BORING).collect();
+        let functions = elf::functions(&file, &wanted).map_err(|error| error.to_string())?;
+        if functions.iter().any(|one| BORING.contains(&one.name)) {
+            return Err("it is of BoringSSL's kind, whose errors have other numbers".to_owned());
+        }
+        let newer = functions.iter().any(|one| one.name == RAISE);
+        for function in functions {
+            let Some((_, program)) = PROBES.iter().find(|(name, _)| *name == function.name) else {
+                continue;
+            };
+            if newer && function.name == PUT {
+                continue;
+            }
+            let mut cookie = None;
+            if function.name == RESULT {
+                let code =
+                    elf::code(&file, function, CODE_LEN).map_err(|error| error.to_string())?;
+                let Some(offset) = accessor::offset(&code) else {
+                    "where this build keeps the result of a verification cannot be told"
+                        .clone_into(&mut library.missing);
+                    continue;
+                };
+                cookie = Some(u64::from(offset));
+            }
+            library
+                ._links
+                .push(attach(&mut self.ebpf, program, &file, function, cookie)?);
+            library.handshakes |= function.name == HANDSHAKE;
+            library.errors |= [RAISE, PUT].contains(&function.name);
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Vec<ProbeStatus> {
+        const PROGRAMS: &str = "tls_programs";
+        const LIBRARY: &str = "tls_library";
+        let row = |name, attached, reason| ProbeStatus {
+            name,
+            attached,
+            reason,
+        };
+        if let Some(problem) = &self.problem {
+            return vec![row(
+                PROGRAMS,
+                false,
+                format!("{problem}: what a TLS library says is not heard"),
+            )];
+        }
+        let mut lines = BTreeSet::new();
+        for gateway in self.processes.values() {
+            let files = gateway
+                .mapped
+                .iter()
+                .filter_map(|mapped| Some((mapped, self.files.get(&mapped.id)?)));
+            let (mut handshakes, mut errors) = (false, false);
+            let mut reasons = BTreeSet::new();
+            for (mapped, file) in files {
+                handshakes |= file.handshakes;
+                errors |= file.errors;
+                if file.handshakes || file.errors {
+                    lines.insert((true, format!("{} in {}", gateway.comm, file.path)));
+                }
+                if !file.missing.is_empty() {
+                    reasons.insert(format!("{}: {}", file.path, file.missing));
+                } else if !mapped.library && !file.handshakes {
+                    reasons.insert(format!("{} has no symbols of OpenSSL", file.path));
+                }
+            }
+            if !handshakes || !errors {
+                let reasons: Vec<String> = reasons.into_iter().collect();
+                let reason = if reasons.is_empty() {
+                    "its program cannot be found".to_owned()
+                } else {
+                    reasons.join("; ")
+                };
+                lines.insert((false, format!("{}: {reason}: {LOSS}", gateway.comm)));
+            } else {
+                let missing = gateway
+                    .mapped
+                    .iter()
+                    .filter_map(|mapped| self.files.get(&mapped.id))
+                    .filter(|file| (file.handshakes || file.errors) && !file.missing.is_empty());
+                for file in missing {
+                    lines.insert((
+                        false,
+                        format!("{} in {}: {}", gateway.comm, file.path, file.missing),
+                    ));
+                }
+            }
+        }
+        let mut rows = vec![row(PROGRAMS, true, String::new())];
+        rows.extend(
+            lines
+                .into_iter()
+                .take(ROWS_MAX)
+                .map(|(attached, text)| row(LIBRARY, attached, text)),
+        );
+        rows
+    }
+}
+
+/// Loads every program that goes into a library.
+fn load(ebpf: &mut Ebpf) -> Result<(), String> {
+    if SAVED_REGISTERS.1 == 0 {
+        return Err("this processor's registers are not known".to_owned());
+    }
+    for (_, name) in PROBES {
+        program(ebpf, name)?
+            .load()
+            .map_err(|error| format!("{name}: {}", reason(&error)))?;
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe, String> {
+    ebpf.program_mut(name)
+        .ok_or("the object has no such program")?
+        .try_into()
+        .map_err(|error: ProgramError| reason(&error))
+}
+
+/// Attaches a program to a function of `file`, which is named by its open descriptor: that is the file
+/// whose symbols were read.
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &str,
+    file: &File,
+    function: Function,
+    cookie: Option<u64>,
+) -> Result<UProbeLink, String> {
+    let program = program(ebpf, name)?;
+    let point = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(function.offset),
+        cookie,
+    };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let id = program
+        .attach(point, path, UProbeScope::AllProcesses)
+        .map_err(|error| format!("uprobe on {}: {}", function.name, reason(&error)))?;
+    program.take_link(id).map_err(|error| reason(&error))
+}

@@ -1,0 +1,5 @@
+//! Handshakes of real libraries, and what becomes of them in any split.
+
+mod recorded;
+mod records;
+mod splits;

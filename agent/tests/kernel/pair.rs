@@ -1,0 +1,133 @@
+//! A gateway and its upstream on one connection, whose exchanges are held back in the kernel or sent up.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use hopscope::live::LiveConfig;
+use hopscope::model::{Direction, HeldExchanges, Signal};
+
+use crate::support::{Gateway, Seen, Watch};
+
+pub(crate) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// A gateway and its upstream on one connection.
+pub(crate) struct Pair {
+    pub(crate) gateway: Gateway,
+    pub(crate) upstream: TcpStream,
+    pub(crate) watch: Watch,
+    requests: u32,
+}
+
+impl Pair {
+    pub(crate) fn start(config: impl FnOnce(&mut LiveConfig)) -> Self {
+        let mut gateway = Gateway::start();
+        let mut wanted = gateway.config();
+        config(&mut wanted);
+        let watch = Watch::start(&wanted);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(gateway.connect(listener.local_addr().unwrap()), "0");
+        let (upstream, _) = listener.accept().unwrap();
+        // Two writes are two segments.
+        upstream.set_nodelay(true).unwrap();
+        Self {
+            gateway,
+            upstream,
+            watch,
+            requests: 0,
+        }
+    }
+
+    /// The gateway sends its next request, which the upstream takes.
+    pub(crate) fn ask(&mut self) {
+        self.requests += 1;
+        let request = format!("GET /{} HTTP/1.1\r\nHost: u\r\n\r\n", self.requests);
+        self.send(request.as_bytes());
+        let mut taken = vec![0; request.len()];
+        self.upstream.read_exact(&mut taken).unwrap();
+        assert_eq!(taken, request.as_bytes());
+    }
+
+    /// The gateway sends `bytes` in one segment. Its own `printf` would make one of each line.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let file = self.gateway.program().with_file_name("request");
+        fs::write(&file, bytes).unwrap();
+        let send = format!("cat {} >&3", file.display());
+        assert_eq!(self.gateway.run(&send), "0");
+    }
+
+    /// The upstream sends `bytes`, which the gateway takes.
+    pub(crate) fn answer(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.upstream.write_all(bytes).unwrap();
+        let read = format!("head -c {} <&3 >/dev/null", bytes.len());
+        assert_eq!(self.gateway.run(&read), "0");
+    }
+
+    pub(crate) fn exchange(&mut self) {
+        self.ask();
+        self.answer(ANSWER);
+    }
+
+    pub(crate) fn exchanges(&mut self, count: u32) {
+        for _ in 0..count {
+            self.exchange();
+        }
+    }
+
+    /// The payloads that came up towards one side, in order.
+    pub(crate) fn payloads(&self, towards: Direction) -> Vec<String> {
+        let segments = self.watch.seen.iter().filter_map(|(_, seen)| match seen {
+            Seen::Segment {
+                direction, payload, ..
+            } if *direction == towards && !payload.is_empty() => {
+                Some(String::from_utf8_lossy(payload).into_owned())
+            }
+            _ => None,
+        });
+        segments.collect()
+    }
+
+    /// The numbers of the requests that came up.
+    pub(crate) fn asked(&self) -> Vec<u32> {
+        let number = |request: &String| {
+            let path = request.strip_prefix("GET /")?;
+            path.split(' ').next()?.parse().ok()
+        };
+        self.payloads(Direction::ToUpstream)
+            .iter()
+            .filter_map(number)
+            .collect()
+    }
+
+    /// What was told of exchanges that stayed in the kernel, in however many words.
+    pub(crate) fn held(&self) -> HeldExchanges {
+        let mut all = HeldExchanges::default();
+        for (_, seen) in &self.watch.seen {
+            let Seen::Signal(Signal::Held(held)) = seen else {
+                continue;
+            };
+            all.exchanges += held.exchanges;
+            all.request_bytes += held.request_bytes;
+            all.response_bytes += held.response_bytes;
+            for (all, more) in all.classes.iter_mut().zip(held.classes) {
+                *all += more;
+            }
+            for (all, more) in all.first_byte.iter_mut().zip(held.first_byte) {
+                *all += more;
+            }
+        }
+        all
+    }
+
+    /// Waits until the request of this number came up.
+    pub(crate) fn until_asked(&mut self, number: u32) {
+        let request = format!("GET /{number} ");
+        self.watch.until("the request", |watch| {
+            watch.has(|seen| {
+                matches!(seen, Seen::Segment { payload, .. } if payload.starts_with(request.as_bytes()))
+            })
+        });
+        self.watch.settle();
+    }
+}
