@@ -100,13 +100,16 @@ fn connect_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
+// A subprogram may not call another program.
 #[cgroup_skb(egress)]
+#[inline(always)]
 fn segment_egress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 1);
     segment::ALLOW
 }
 
 #[cgroup_skb(ingress)]
+#[inline(always)]
 fn segment_ingress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 0);
     segment::ALLOW
@@ -126,6 +129,7 @@ fn client_state(ctx: BtfTracePointContext) -> i32 {
 
 /// Never attached: the segment programs call it.
 #[cgroup_skb(egress)]
+#[inline(always)]
 fn client_egress(ctx: SkBuffContext) -> i32 {
     let _ = client::answered(&ctx);
     segment::ALLOW
@@ -133,6 +137,7 @@ fn client_egress(ctx: SkBuffContext) -> i32 {
 
 /// Never attached: the segment programs call it.
 #[cgroup_skb(ingress)]
+#[inline(always)]
 fn client_ingress(ctx: SkBuffContext) -> i32 {
     let _ = client::asked(&ctx);
     segment::ALLOW

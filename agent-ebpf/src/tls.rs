@@ -72,12 +72,9 @@ pub(crate) struct Handshake {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Raised {
-    library: u32,
     reason: u32,
     /// The thread's turn then.
     turn: u32,
-    /// Zero.
-    reserved: u32,
 }
 
 /// `SSL_do_handshake(ssl)`, which `SSL_connect` and `SSL_accept` call as well.
@@ -147,32 +144,29 @@ pub(crate) fn put(ctx: &ProbeContext) -> Option<()> {
 
 #[inline(always)]
 fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
+    // The others try and fail in the middle of good handshakes, and what is fatal SSL raises once more.
+    if library != SSL {
+        return None;
+    }
     let process = gateway()?;
     let Some(session) = session(ctx, process) else {
-        if library == SSL {
-            let raised = Raised {
-                library,
-                reason,
-                turn: ctx::turn(),
-                reserved: 0,
-            };
-            let _ = RAISED.insert(ctx::task(), raised, 0);
-        }
+        let turn = ctx::turn();
+        let _ = RAISED.insert(ctx::task(), Raised { reason, turn }, 0);
         return None;
     };
     let cookie = hop(session)?;
-    debug!(ctx, "hop {}: error {} of {}", cookie, reason, library);
-    if library == SSL && reason == RECORD_LAYER {
+    debug!(ctx, "hop {}: error {}", cookie, reason);
+    if reason == RECORD_LAYER {
         let task = ctx::task();
         // SAFETY: the value is copied out at once, and only the thread itself replaces it.
         if let Some(before) = unsafe { RAISED.get(task) }.copied() {
             let _ = RAISED.remove(task);
             if before.turn == ctx::turn() {
-                send(cookie, library::RAISED, before.library, before.reason);
+                send(cookie, library::RAISED, library, before.reason);
             }
         }
     }
-    if library == SSL && reason == VERIFY_FAILED {
+    if reason == VERIFY_FAILED {
         // SAFETY: an entry of a live map.
         let Session { code, verified, .. } = unsafe { *session };
         if verified != 0 {

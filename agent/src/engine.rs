@@ -320,10 +320,12 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let over = self.over.front().map(|(due, _)| *due);
         let answers = self.answers.next();
-        let names = self.names.next_due();
-        let timers = self.timers.next();
-        let others = over.into_iter().chain(answers).chain(names);
-        timers.into_iter().chain(others).min()
+        let earlier = |one: Option<Timestamp>, other: Option<Timestamp>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let timers = earlier(self.timers.next(), over);
+        earlier(earlier(timers, answers), self.names.next_due())
     }
 
     /// Hops tracked now, those that are over left out.
@@ -398,10 +400,10 @@ impl Engine {
     pub fn handle_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
         self.now = self.now.max(at);
         self.stats.segments += 1;
-        let short_way = self.has_short_way();
+        let (now, short_way) = (self.now, self.has_short_way());
         let mut local_known = true;
         let found = self.visit(id, |hop, cx| {
-            if short_way && hop.pass(at, segment) {
+            if short_way && hop.pass(at, now, segment, cx) {
                 return None;
             }
             local_known = hop.local.is_some();

@@ -82,6 +82,8 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Time-out for the answer.
     pub read_timeout: Duration,
+    /// How long nginx keeps a pooled connection for its next request.
+    pub idle_timeout: Duration,
     /// The checks that HAProxy makes.
     pub check: Option<Check>,
     /// Source address and port of connections to the upstream, where it must not be the kernel's choice.
@@ -230,9 +232,12 @@ fn nginx_config(directory: &Path, routes: &[Route]) -> Result<String> {
     for route in routes {
         let Route { name, upstream, .. } = route;
         let pool = if route.keep_alive {
-            "keepalive 8; keepalive_requests 1000000;"
+            format!(
+                "keepalive 8; keepalive_requests 1000000; keepalive_timeout {}ms;",
+                route.idle_timeout.as_millis()
+            )
         } else {
-            ""
+            String::new()
         };
         writeln!(text, "upstream {name} {{ server {upstream}; {pool} }}")?;
     }

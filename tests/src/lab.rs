@@ -99,6 +99,7 @@ impl Lab {
                     keep_alive: scenario.keep_alive(),
                     connect_timeout: scenario.connect_timeout(),
                     read_timeout: scenario.read_timeout(),
+                    idle_timeout: scenario.idle_timeout(),
                     check: scenario.check,
                     source: scenario.fixed_source().then_some(source),
                     tls: scenario
@@ -197,6 +198,11 @@ fn drive(
                     body: "order=1",
                 },
             )
+        }
+        Drive::Idle => {
+            let seen = request(gateway, &get)?;
+            wait_for("the gateway to close an idle connection", CLOSE, closed)?;
+            Ok(seen)
         }
         Drive::Twice => {
             let first = request(gateway, &get)?;

@@ -48,8 +48,10 @@ pub struct Scenario {
     pub verdict: Option<Verdict>,
     /// What a client of this gateway may see instead, where that is a race inside it.
     pub or: Option<(Kind, Seen)>,
-    /// The gateway that cannot do this, or does it more than once.
-    pub without: Option<Kind>,
+    /// Gateways that reject a certificate once the handshake is over, without an alert.
+    pub late: &'static [Kind],
+    /// Gateways that cannot do this, do it more than once, or much later.
+    pub without: &'static [Kind],
     /// The gateway that takes such a response as it is: behind it, nothing failed.
     pub tolerated_by: Option<Kind>,
     /// The checks that HAProxy makes meanwhile.
@@ -97,7 +99,28 @@ pub enum Shown {
     /// The kernel does: no packet was ever sent.
     Kernel,
     /// The gateway's TLS library does. Packets leave more than one cause, this among them.
+    Partly,
+    /// The gateway's TLS library does. Packets may look like a gateway that has nothing to ask.
     Library,
+    /// Packets leave it open whether there was a response. Nothing else knows.
+    Perhaps,
+}
+
+impl Shown {
+    /// Whether something must be said on a live host.
+    pub const fn live(self) -> bool {
+        !matches!(self, Self::Perhaps)
+    }
+
+    /// Whether something must be said of a recording.
+    pub const fn recorded(self) -> bool {
+        matches!(self, Self::Packets | Self::Partly)
+    }
+
+    /// Whether this cause may be one of several.
+    pub const fn rivals(self) -> bool {
+        matches!(self, Self::Partly | Self::Library | Self::Perhaps)
+    }
 }
 
 /// Where the gateway is told that its upstream is.
@@ -167,6 +190,8 @@ pub enum Drive {
     Again,
     /// Sends one that succeeds, and one more, each on a connection of its own.
     Twice,
+    /// Sends one, and waits until the gateway has closed the connection that it kept.
+    Idle,
     /// Sends one and goes away in the middle of the answer.
     GoAway,
     /// Sends this many on one connection, each after the other's answer.
@@ -216,12 +241,20 @@ impl Scenario {
 
     /// Whether it can be played through `kind`.
     pub fn plays(&self, kind: Kind) -> bool {
-        self.without != Some(kind)
+        !self.without.contains(&kind)
     }
 
     /// What the agent must say of it behind `kind`.
     pub fn verdict(&self, kind: Kind) -> Option<Verdict> {
-        self.verdict.filter(|_| self.tolerated_by != Some(kind))
+        let verdict = self.verdict.filter(|_| self.tolerated_by != Some(kind))?;
+        Some(if self.late.contains(&kind) {
+            Verdict {
+                shown: Shown::Library,
+                ..verdict
+            }
+        } else {
+            verdict
+        })
     }
 
     /// Whether the gateway needs a pool of upstream connections for it.
@@ -253,6 +286,14 @@ impl Scenario {
             // It must be the client whose patience ends.
             Drive::Leave(_) | Drive::Crawl => Duration::from_mins(1),
             _ => TIMEOUT,
+        }
+    }
+
+    /// How long nginx is to keep a connection that it has no use for.
+    pub const fn idle_timeout(&self) -> Duration {
+        match self.drive {
+            Drive::Idle => Duration::from_millis(300),
+            _ => Duration::from_mins(1),
         }
     }
 
@@ -325,7 +366,8 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
             shown: Shown::Packets,
         }),
         or: None,
-        without: None,
+        late: &[],
+        without: &[],
         tolerated_by: None,
         check: None,
     }

@@ -29,6 +29,8 @@ pub enum Target {
     Inet(SocketAddr),
     /// Path of a unix socket.
     Unix(PathBuf),
+    /// Nowhere: no upstream was chosen, or a name gave no address.
+    None,
 }
 
 impl From<SocketAddr> for Target {
@@ -42,6 +44,7 @@ impl fmt::Display for Target {
         match self {
             Self::Inet(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::None => f.write_str("none"),
         }
     }
 }
@@ -57,6 +60,7 @@ impl<'de> Deserialize<'de> for Target {
         let Ends { address, port } = Ends::deserialize(deserializer)?;
         match address.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(path.into())),
+            None if address == "none" => Ok(Self::None),
             None => address
                 .parse()
                 .map(|ip| Self::Inet(SocketAddr::new(ip, port)))

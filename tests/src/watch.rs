@@ -50,6 +50,11 @@ pub struct Played<'a> {
 }
 
 impl Played<'_> {
+    /// Whether the agent must say anything of it.
+    fn awaited(&self) -> bool {
+        self.verdict().is_some_and(|verdict| verdict.shown.live())
+    }
+
     /// What the agent must say of it.
     pub fn verdict(&self) -> Option<Verdict> {
         self.scenario.verdict(self.kind)
@@ -139,7 +144,7 @@ impl Watch {
             .enumerate()
             .map(|(index, one)| (one.upstream.clone(), index))
             .collect();
-        let mut wanted = played.iter().filter(|one| one.verdict().is_some()).count();
+        let mut wanted = played.iter().filter(|one| one.awaited()).count();
         let deadline = Deadline::after(VERDICTS);
         while wanted > 0 {
             let Some(event) = self.next(deadline)? else {
@@ -149,7 +154,7 @@ impl Watch {
                 .get(&event.upstream)
                 .and_then(|at| played.get_mut(*at))
             {
-                wanted -= usize::from(one.events.is_empty() && one.verdict().is_some());
+                wanted -= usize::from(one.events.is_empty() && one.awaited());
                 one.events.push(event);
             }
         }

@@ -6,6 +6,7 @@ mod live {
     pub(crate) mod captures;
     pub(crate) mod status;
     mod stopped;
+    mod tls;
 }
 
 use std::time::Duration;
@@ -85,14 +86,14 @@ fn nothing_stays_attached_when_the_agent_ends() {
     }
 }
 
-/// Whether `event` tells what `verdict` says: its cause, or several with it among them where only the
-/// gateway's TLS library knows more and did not speak.
+/// Whether `event` tells what `verdict` says: its cause, or several with it among them where the gateway's
+/// TLS library knows more and did not speak.
 fn names(event: &Event, verdict: Verdict) -> bool {
     let told = event
         .evidence
         .iter()
         .any(|fact| fact.source == "tls_library");
-    let among = verdict.shown == Shown::Library
+    let among = verdict.shown.rivals()
         && !told
         && event.proof == "underdetermined"
         && event.rivals.iter().any(|rival| rival == verdict.cause);
@@ -119,6 +120,7 @@ fn faults(one: &Played<'_>, watch: &Watch) -> Vec<String> {
     }
     match (one.verdict(), events.as_slice()) {
         (None, []) => {}
+        (Some(verdict), []) if !verdict.shown.live() => {}
         (Some(verdict), [event]) => {
             if !names(event, verdict) {
                 wrong.push(format!("{event}, not {}", verdict.cause));

@@ -169,9 +169,12 @@ fn request(scenario: &Scenario) -> String {
         Drive::Again => format!("POST /{}", scenario.name),
         Drive::Many(count) => format!("GET /{} x{count}", scenario.name),
         Drive::Twice => format!("GET /{} x2", scenario.name),
-        Drive::Once | Drive::GoAway | Drive::Leave(_) | Drive::Crawl | Drive::Upgrade => {
-            format!("GET /{}", scenario.name)
-        }
+        Drive::Once
+        | Drive::Idle
+        | Drive::GoAway
+        | Drive::Leave(_)
+        | Drive::Crawl
+        | Drive::Upgrade => format!("GET /{}", scenario.name),
     }
 }
 

@@ -135,12 +135,9 @@ pub fn tls(facts: &TlsFacts<'_>) -> TlsVerdict {
 /// What a verdict on an exchange comes to where that is inside TLS, and only its records were seen: never
 /// proven, and none where a record is missing to be sure.
 pub fn inside_tls(verdict: Verdict, run: &TlsRun<'_>) -> Option<Verdict> {
-    let waited = matches!(
-        verdict.cause,
-        Cause::UpstreamSlowFirstByte | Cause::UpstreamNotReading
-    );
-    // A request that comes in pieces may not be complete when the gateway gives up.
-    if run.doubtful || waited && run.sending > ONE_BURST {
+    // A request that comes in pieces may not be complete when the gateway gives up, and what goes on for
+    // longer may be a stream of something else than HTTP.
+    if run.doubtful || run.sending > ONE_BURST {
         return None;
     }
     let records = packet(
@@ -218,6 +215,7 @@ fn not_tls(facts: &TlsFacts<'_>, foreign: &Foreign) -> Option<Verdict> {
     }
     let first = foreign.own == Step::Nothing && foreign.offset == 0 && !facts.wire.from.gap;
     let protocol = protocol(&foreign.bytes);
+    let known = http1::Foreign::detect(&foreign.bytes) != http1::Foreign::Binary;
     let (cause, what, text) = if first {
         (
             Cause::TlsPlaintextUpstream,
@@ -241,7 +239,13 @@ fn not_tls(facts: &TlsFacts<'_>, foreign: &Foreign) -> Option<Verdict> {
     let mut decisive = packet(what, text);
     decisive.offset = Some(foreign.offset);
     decisive.bytes.clone_from(&foreign.bytes);
-    Some(verdict(cause, Proof::Proven, decisive))
+    // Bytes of no protocol that is known may be a mangled record.
+    let proof = if known {
+        Proof::Proven
+    } else {
+        Proof::Inferred
+    };
+    Some(verdict(cause, proof, decisive))
 }
 
 /// Names what bytes are that are no TLS record.

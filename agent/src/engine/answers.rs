@@ -348,7 +348,12 @@ impl Answers {
     }
 
     /// When something is due next.
+    #[inline]
     pub(super) fn next(&self) -> Option<Timestamp> {
+        // Asked before every segment, and most of the time nothing waits.
+        if self.attempts.is_empty() && self.waiting.is_empty() {
+            return None;
+        }
         let attempts = self.attempts.iter().map(|attempt| attempt.due);
         let answers = self.waiting.iter().map(|answer| answer.due);
         attempts.chain(answers).min()

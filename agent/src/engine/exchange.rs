@@ -1,6 +1,7 @@
 //! The exchanges of one hop: which bytes belong to which request and response.
 
 mod tls;
+mod whole;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -135,6 +136,8 @@ pub(super) struct Exchanges {
     pub(super) missed: bool,
     /// How much of the requests the upstream has acknowledged.
     pub(super) acked: u64,
+    /// Whether the last response had a body of known length.
+    sized: bool,
     /// The last complete exchange, while a reset can still make a failure of it.
     pub(super) last: Option<Box<(Timestamp, Completed)>>,
 }
@@ -156,6 +159,7 @@ impl Exchanges {
             joined: false,
             missed: false,
             acked: 0,
+            sized: true,
             last: None,
         }
     }
@@ -503,6 +507,7 @@ impl Exchanges {
     }
 
     fn complete(&mut self, at: Timestamp, stage: Stage, done: &mut Done) {
+        self.sized = stage == Stage::SizedBody;
         if let Some(exchange) = self.open.pop_front() {
             if self.open.is_empty() {
                 // The rest of a request that was answered early belongs to no open exchange.

@@ -10,6 +10,7 @@
 mod across;
 mod connecting;
 mod judge;
+mod pass;
 mod tls;
 
 use core::net::SocketAddr;
@@ -282,45 +283,6 @@ impl Hop {
     pub(super) fn kept_bytes(&self) -> usize {
         let held = self.held.as_ref().map_or(0, |held| held.kept_bytes());
         self.to.kept_bytes() + self.from.kept_bytes() + self.exchanges.kept_bytes() + held
-    }
-
-    /// Takes a segment that only acknowledges, or whose bytes are inside a body of known length.
-    /// Returns false for any other, which then belongs to [`Hop::segment`]; nothing that this one did
-    /// before is wrong there.
-    pub(super) fn pass(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
-        let TcpFlags(flags) = segment.flags;
-        let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
-            && self.phase == Phase::Established
-            && !self.half_open
-            && self.exchanges.is_settled()
-            && !self.to.is_closing()
-            && !self.from.is_closing();
-        if !plain {
-            return false;
-        }
-        let passed = match segment.direction {
-            Direction::ToUpstream => {
-                segment.wire_len == 0
-                    && self.from.pass_acknowledged(segment.ack)
-                    && self.to.pass(segment)
-            }
-            Direction::FromUpstream if segment.wire_len == 0 => {
-                self.to.pass_acknowledged(segment.ack) && self.from.pass(segment)
-            }
-            Direction::FromUpstream => {
-                self.to.pass_acknowledged(segment.ack)
-                    && self.exchanges.awaits_body(segment.wire_len)
-                    && segment.payload.len() == segment.wire_len as usize
-                    && self.from.pass(segment)
-                    && self
-                        .exchanges
-                        .pass(at.max(self.last_seen), segment.wire_len)
-            }
-        };
-        if passed {
-            self.heard(at);
-        }
-        passed
     }
 
     /// Takes a segment.

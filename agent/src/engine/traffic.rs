@@ -51,6 +51,15 @@ pub(super) struct AllFinished {
     more: Vec<Finished>,
 }
 
+impl From<Finished> for AllFinished {
+    fn from(finished: Finished) -> Self {
+        Self {
+            first: Some(finished),
+            more: Vec::new(),
+        }
+    }
+}
+
 impl AllFinished {
     pub(super) fn push(&mut self, finished: Finished) {
         if self.first.is_none() {

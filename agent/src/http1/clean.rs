@@ -6,6 +6,7 @@
 
 use super::Body;
 use super::coding::Coding;
+use super::scan;
 
 /// A response head longer than this, or with more fields, may be above what some gateway takes
 /// ([`super::GATEWAYS`]): that is for the careful reader to tell.
@@ -69,29 +70,23 @@ pub(super) fn response(bytes: &[u8]) -> Option<ResponseHead> {
             });
         }
         let (name, value) = lines.field()?;
-        match name.len() {
-            12 if name.eq_ignore_ascii_case(b"content-type") => {
-                let wanted = b"text/event-stream";
-                event_stream = value
-                    .get(..wanted.len())
-                    .is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+        if is(name, b"content-type") {
+            let wanted = b"text/event-stream";
+            event_stream = trimmed(value)
+                .first_chunk()
+                .is_some_and(|kind| scan::is_name(kind, wanted));
+        } else if is(name, b"content-length") {
+            length = match length {
+                None => Some(number(trimmed(value))?),
+                Some(_) => return None,
+            };
+        } else if is(name, b"content-encoding") {
+            coding = Coding::outermost(trimmed(value));
+        } else if is(name, b"transfer-encoding") {
+            if chunked || !is(trimmed(value), b"chunked") {
+                return None;
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                length = match length {
-                    None => Some(number(value)?),
-                    Some(_) => return None,
-                };
-            }
-            16 if name.eq_ignore_ascii_case(b"content-encoding") => {
-                coding = Coding::outermost(value);
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return None;
-                }
-                chunked = true;
-            }
-            _ => {}
+            chunked = true;
         }
     }
     None
@@ -117,7 +112,7 @@ impl<'a> Lines<'a> {
         rest.is_some()
     }
 
-    /// The name of a field and its value without the spaces around it.
+    /// The name of a field and its value with the spaces around it.
     #[inline]
     fn field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let (name, rest) = self.0.split_at_checked(token_len(self.0))?;
@@ -125,16 +120,26 @@ impl<'a> Lines<'a> {
             return None;
         }
         self.0 = rest.strip_prefix(b":")?;
-        let mut value = self.line()?;
-        // Of white space only the space is no control character.
-        while let [b' ', rest @ ..] = value {
-            value = rest;
-        }
-        while let [rest @ .., b' '] = value {
-            value = rest;
-        }
-        Some((name, value))
+        Some((name, self.line()?))
     }
+}
+
+/// Whether `text` is this name, in letters of any case.
+#[inline]
+fn is<const N: usize>(text: &[u8], name: &[u8; N]) -> bool {
+    <&[u8; N]>::try_from(text).is_ok_and(|text| scan::is_name(text, name))
+}
+
+/// A value of [`Lines::field`] without the spaces around it. Of white space only the space is no control
+/// character.
+fn trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' '] = value {
+        value = rest;
+    }
+    value
 }
 
 /// A number of few enough digits to fit.
@@ -151,62 +156,14 @@ fn number(digits: &[u8]) -> Option<u64> {
 /// Where the first control character is, a tab included.
 #[inline]
 fn control_at(bytes: &[u8]) -> Option<usize> {
-    below_at::<0x20>(bytes)
+    scan::find(bytes, scan::control)
 }
 
-/// Where the first control character or space is.
-#[inline]
-pub(super) fn control_or_space_at(bytes: &[u8]) -> Option<usize> {
-    below_at::<0x21>(bytes)
-}
-
-/// Where the first byte is that is below `LEAST`, or 0x7f: eight bytes at a time.
-#[inline]
-fn below_at<const LEAST: u8>(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 0xff;
-    const TOPS: u64 = ONES << 7;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        // The top bit of each byte below it, and of each 0x7f. What a borrow adds lies above the first.
-        let low = word.wrapping_sub(ONES * u64::from(LEAST)) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        let delete = delete.wrapping_sub(ONES) & !delete;
-        let found = (low | delete) & TOPS;
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest
-        .iter()
-        .position(|byte| *byte < LEAST || *byte == 0x7f)?;
-    Some(words.len() * 8 + at)
-}
-
-/// The length of the token that `bytes` begin with: eight bytes at a time as long as they are letters,
-/// digits and dashes.
+/// The length of the token that `bytes` begin with. It is looked for among letters, digits and dashes
+/// first, of which nearly all consist.
 #[inline]
 fn token_len(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xff;
-    const TOPS: u64 = ONES << 7;
-    // The top bit of each byte of seven bits that is `from` or more.
-    let reaches = |word: u64, from: u8| word + ONES * u64::from(0x80 - from);
-    let mut len = 0;
-    let (words, _) = bytes.as_chunks::<8>();
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        let seven = word & !TOPS;
-        let lower = seven | (ONES * 0x20);
-        let letter = reaches(lower, b'a') & !reaches(lower, b'z' + 1);
-        let digit = reaches(seven, b'0') & !reaches(seven, b'9' + 1);
-        let dash = reaches(seven, b'-') & !reaches(seven, b'-' + 1);
-        let other = !(letter | digit | dash) & TOPS | word & TOPS;
-        if other != 0 {
-            len += other.trailing_zeros() as usize / 8;
-            break;
-        }
-        len += 8;
-    }
+    let len = scan::find(bytes, scan::not_of_word).unwrap_or(bytes.len());
     let rest = bytes.get(len..).unwrap_or_default();
     let more = rest.iter().position(|byte| !is_token(*byte));
     len + more.unwrap_or(rest.len())
@@ -252,8 +209,6 @@ mod tests {
                 bytes[at] = control;
                 assert_eq!(control_at(&bytes), Some(at), "{control:#x}");
                 assert_eq!(control_at(&bytes[..at]), None);
-                let space = (at > 0).then_some(0);
-                assert_eq!(control_or_space_at(&bytes[..at]), space);
             }
         }
     }

@@ -12,6 +12,7 @@ mod oversize;
 mod profile;
 mod request;
 mod response;
+mod scan;
 mod status_line;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
@@ -19,4 +20,4 @@ pub use coding::Coding;
 pub use finding::{Finding, FindingKind, Foreign, HeadSize};
 pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};
-pub use response::{RequestKind, ResponseEvent, ResponseParser, Stage};
+pub use response::{RequestKind, ResponseEvent, ResponseParser, SizedHead, Stage};

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::{Body, BodyStep, RequestKind, clean};
+use super::{Body, BodyStep, RequestKind, scan};
 
 /// Longest request head that is kept to be parsed. Gateways cap what they pass on far below.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -125,18 +125,22 @@ impl<'a> Facts<'a> {
 
     fn request_line(line: &'a [u8]) -> Option<Self> {
         let (request, version) = line.split_last_chunk::<9>()?;
-        let method_len = memchr::memchr(b' ', request)?;
+        let method_len = scan::find(request, |block| scan::byte(block, b' '))?;
         let (method, target) = request.split_at_checked(method_len)?;
         let target = target.get(1..).filter(|target| !target.is_empty())?;
-        let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0")
-            && clean::control_or_space_at(target).is_none();
-        if !plain || method.is_empty() {
+        let plain = matches!(version, b" HTTP/1.1" | b" HTTP/1.0");
+        if !plain || method.is_empty() || !is_method(method) {
             return None;
         }
-        let path_len = memchr::memchr2(b'?', b'#', target).unwrap_or(target.len());
-        let path = target.get(..path_len);
+        let path_len = scan::find(target, |block| {
+            scan::control_or_space(block) | scan::byte(block, b'?') | scan::byte(block, b'#')
+        });
+        let (path, query) = target.split_at_checked(path_len.unwrap_or(target.len()))?;
+        if scan::find(query, scan::control_or_space).is_some() {
+            return None;
+        }
         Some(Self {
-            texts: [Some(method), path, None, None, None],
+            texts: [Some(method), Some(path), None, None, None],
             upgrade: false,
             web_socket: false,
             expect: false,
@@ -267,7 +271,6 @@ impl RequestParser {
                 if head.is_empty()
                     && let Some(first) = bytes.get(..bytes.len().min(MAX_HEAD_BYTES))
                     && let Some((end, facts)) = Facts::read(first)
-                    && foreign(first).is_none()
                 {
                     // Whole in one segment, as most are.
                     let (parsed, body) = facts.keep(&mut self.spare);
@@ -333,6 +336,22 @@ impl RequestParser {
                 }
             }
         }
+    }
+
+    /// The head of a request that is nothing else: what [`Self::take`] makes of these bytes in several
+    /// steps. `None`, with nothing done, where they are not certain to be one.
+    pub fn whole(&mut self, bytes: &[u8]) -> Option<RequestHead> {
+        let idle = matches!(self.state, State::Idle) && !self.ended;
+        // Most methods with a P have a body.
+        if !idle || bytes.len() > MAX_HEAD_BYTES || matches!(bytes, [b'P' | b'\r' | b'\n', ..]) {
+            return None;
+        }
+        let (end, facts) = Facts::read(bytes)?;
+        if end != bytes.len() || facts.body.is_some() {
+            return None;
+        }
+        let (head, _) = facts.keep(&mut self.spare);
+        Some(head)
     }
 
     /// Skips bytes that were not captured. Returns whether the request ended in them.
@@ -404,15 +423,17 @@ fn foreign(head: &[u8]) -> Option<Protocol> {
         [0x16, 3, ..] => Some(Protocol::Tls),
         [0x16] => None,
         _ if head.starts_with(PREFACE) => Some(Protocol::Http2),
-        // RFC 9110 section 5.6.2: a method is a token. Real ones are letters, with a dash at most.
         _ => {
             let method = head.split(|&byte| byte == b' ').next().unwrap_or(head);
-            let token = method
-                .iter()
-                .all(|byte| byte.is_ascii_alphabetic() || *byte == b'-');
-            (!token || method.len() > 32).then_some(Protocol::Other)
+            (!is_method(method)).then_some(Protocol::Other)
         }
     }
+}
+
+/// RFC 9110 section 5.6.2: a method is a token. Real ones are letters, with a dash at most.
+fn is_method(bytes: &[u8]) -> bool {
+    let letter = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
+    bytes.len() <= 32 && bytes.iter().all(letter)
 }
 
 /// Where the head that is being collected ends, looking again only at what is new.
@@ -427,7 +448,8 @@ fn head_end(head: &[u8], known: usize) -> Option<usize> {
 /// The next complete line, without its end.
 #[inline]
 fn line<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (line, rest) = bytes.split_at_checked(memchr::memchr(b'\n', bytes)?)?;
+    let len = scan::find(bytes, |block| scan::byte(block, b'\n'))?;
+    let (line, rest) = bytes.split_at_checked(len)?;
     *bytes = rest.get(1..)?;
     Some(line.strip_suffix(b"\r").unwrap_or(line))
 }
@@ -436,7 +458,7 @@ fn line<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[inline]
 fn value_of<'a, const N: usize>(line: &'a [u8], name: &[u8; N]) -> Option<&'a [u8]> {
     let (start, value) = line.split_first_chunk::<N>()?;
-    (start[N - 1] == b':' && start.eq_ignore_ascii_case(name)).then(|| value.trim_ascii())
+    scan::is_name(start, name).then(|| value.trim_ascii())
 }
 
 #[cfg(test)]

@@ -79,6 +79,26 @@ pub enum ResponseEvent {
     End,
 }
 
+/// What the head of a response of known length says, and how much of the response there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizedHead {
+    /// Bytes of head and body.
+    pub taken: u64,
+    /// Bytes of the body that are still to come.
+    pub missing: u64,
+    /// Status code.
+    pub status: u16,
+    /// Whether the body is a stream of events.
+    event_stream: bool,
+}
+
+impl SizedHead {
+    /// Whether the response is complete.
+    pub const fn is_whole(&self) -> bool {
+        self.missing == 0
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Idle,
@@ -354,6 +374,39 @@ impl ResponseParser {
         }
         self.taken += bytes;
         true
+    }
+
+    /// Whether it waits for the first byte of a response.
+    pub const fn is_fresh(&self) -> bool {
+        matches!(self.state, State::Idle) && self.taken == 0 && self.interim == 0 && !self.ended
+    }
+
+    /// What the head says that `bytes` begin with, where that breaks no rule, the length of the body is
+    /// known and nothing is behind it.
+    pub fn sized(&self, bytes: &[u8], request: RequestKind) -> Option<SizedHead> {
+        if !self.is_fresh() || matches!(request, RequestKind::Head | RequestKind::Connect) {
+            return None;
+        }
+        let head = clean::response(bytes).filter(|head| head.len <= self.max_head_bytes)?;
+        let Body::Length(length @ 1..) = head.body else {
+            return None;
+        };
+        let missing = length.checked_sub((bytes.len() - head.len) as u64)?;
+        let bodyless = matches!(head.status, 204 | 304);
+        (!bodyless && head.coding.is_none()).then_some(SizedHead {
+            taken: bytes.len() as u64,
+            missing,
+            status: head.status,
+            event_stream: head.event_stream,
+        })
+    }
+
+    /// Takes the bytes that begin with such a head, whose body is not complete.
+    pub fn begin_sized(&mut self, head: &SizedHead) {
+        self.status = Some(head.status);
+        self.event_stream = head.event_stream;
+        self.taken = head.taken;
+        self.state = State::Body(Body::Length(head.missing));
     }
 
     /// Memory for an incomplete head, the fields that are kept of it included.

@@ -9,7 +9,8 @@ use core::fmt;
 use thiserror::Error;
 
 use super::packet::{
-    IpLayer, IpPacket, PacketError, clip, ip_layer, plain_segment, protocol, transport, u32_len,
+    IpLayer, IpPacket, PacketError, TcpPacket, clip, ip_layer, plain_segment, protocol, transport,
+    u32_len,
 };
 
 /// A link type as pcap and pcapng number them.
@@ -135,32 +136,28 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// Reads what nearly every frame is, Ethernet with a plain IPv4 segment, in one look. `None` for any
+/// other, and where a length makes it doubtful: that is for [`parse_frame`].
+#[inline]
+pub(crate) fn plain_frame(link: LinkType, bytes: &[u8], wire_len: u32) -> Option<TcpPacket<'_>> {
+    let header = bytes.first_chunk::<14>()?;
+    if link != LinkType::ETHERNET || header[12..] != ETHERTYPE_IPV4.to_be_bytes() {
+        return None;
+    }
+    let wire_len = wire_len.checked_sub(14)?;
+    plain_segment(clip(bytes.get(14..)?, wire_len), wire_len)
+}
+
 /// Reads one frame of `link` with `wire_len` bytes on the wire, tunnels unwrapped.
-#[expect(
-    clippy::inline_always,
-    reason = "once a packet, and what it returns is large"
-)]
-#[inline(always)]
 pub fn parse_frame(
     link: LinkType,
     bytes: &[u8],
     wire_len: u32,
 ) -> Result<IpPacket<'_>, FrameError> {
-    let frame = Bytes {
-        seen: clip(bytes, wire_len),
-        wire_len,
-    };
-    if link == LinkType::ETHERNET
-        && let Ok((header, rest)) = frame.take::<14>()
-        && header[12..] == ETHERTYPE_IPV4.to_be_bytes()
-        && let Some(tcp) = plain_segment(rest.seen, rest.wire_len)
-    {
-        return Ok(IpPacket::Tcp(tcp));
-    }
-    any_frame(link, frame)
+    let seen = clip(bytes, wire_len);
+    any_frame(link, Bytes { seen, wire_len })
 }
 
-#[inline(never)]
 fn any_frame(link: LinkType, frame: Bytes<'_>) -> Result<IpPacket<'_>, FrameError> {
     match link {
         LinkType::ETHERNET => ethernet(frame, 0),

@@ -87,11 +87,44 @@ fn segment(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+fn library(what: u32) -> Vec<u8> {
+    let mut out = record(kind::LIBRARY, size_of::<LibraryRecord>(), 0);
+    for (at, value) in [
+        (offset_of!(LibraryRecord, what), what),
+        (offset_of!(LibraryRecord, library), 20),
+        (offset_of!(LibraryRecord, value), 1116),
+    ] {
+        put(&mut out, at, &value.to_ne_bytes());
+    }
+    out
+}
+
+#[test]
+fn a_library_says_one_of_three_things() {
+    let said = |what| match decode(&library(what)).map(|record| record.body) {
+        Ok(Body::Library(fact)) => Ok(fact),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    let verified = |asked| LibraryFact::Verified { code: 1116, asked };
+    assert_eq!(
+        said(library::RAISED),
+        Ok(LibraryFact::Raised {
+            library: 20,
+            reason: 1116
+        })
+    );
+    assert_eq!(said(library::REFUSED), Ok(verified(false)));
+    assert_eq!(said(library::ASKED), Ok(verified(true)));
+    assert_eq!(said(4), Err(Malformed::Library(4)));
+}
+
 /// One good record of every kind.
 fn every_kind() -> Vec<Vec<u8>> {
     let mut all = vec![
         state(2, 7, 15),
         segment(b"bytes"),
+        library(library::RAISED),
         record(kind::OPEN, size_of::<OpenRecord>(), 1),
         record(kind::CONNECT, size_of::<ConnectRecord>(), 1),
         record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 1),

@@ -220,7 +220,7 @@ pub enum LibraryFact {
     /// It raised an error in the handshake of this hop, or as this hop was read or written
     /// (`ERR_set_error`).
     Raised {
-        /// Number of the library that raised it: 20 is SSL, 2 is the system, with an errno as reason.
+        /// Number of the part of OpenSSL that raised it: 20 is SSL. Errors of the others are not told.
         library: u32,
         /// Its reason. From 1000 on, of library 20: alert `reason - 1000` was received.
         reason: u32,
@@ -232,8 +232,8 @@ pub enum LibraryFact {
         code: u32,
         /// Whether the program asked after the handshake (`SSL_get_verify_result`), as nginx does where it
         /// is to verify. Else the library gave up on it, and `Raised` with library 20 and reason 134
-        /// (`CERTIFICATE_VERIFY_FAILED`) follows; with code zero it was the program's own check, of the
-        /// name mostly, that failed.
+        /// (`CERTIFICATE_VERIFY_FAILED`) follows; code one (`X509_V_ERR_UNSPECIFIED`) is then a program's own
+        /// check that failed on a good chain, HAProxy's of the name.
         asked: bool,
     },
 }

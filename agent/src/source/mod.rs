@@ -23,8 +23,8 @@ pub use options::Options;
 pub use reader::{Cut, CutReason, Packet, Reader};
 
 use crate::engine::Engine;
-use crate::input::frame::{FrameError, LinkType, parse_frame};
-use crate::input::packet::{IcmpQuote, IpPacket};
+use crate::input::frame::{FrameError, LinkType, parse_frame, plain_frame};
+use crate::input::packet::{IcmpQuote, IpPacket, TcpPacket};
 use crate::model::{HopEvent, IcmpError, Input, Timestamp};
 
 use hops::Hops;
@@ -92,6 +92,8 @@ pub struct Analysis<'e> {
     summary: Summary,
     /// Kept between packets, which mostly share it.
     link: Option<LinkType>,
+    earliest: Timestamp,
+    latest: Timestamp,
 }
 
 impl<'e> Analysis<'e> {
@@ -103,6 +105,8 @@ impl<'e> Analysis<'e> {
             hops: Hops::new(options),
             summary: Summary::default(),
             link: None,
+            earliest: Timestamp::MAX,
+            latest: Timestamp::default(),
         }
     }
 
@@ -147,31 +151,70 @@ impl<'e> Analysis<'e> {
                 engine.handle_segment(at, hop, segment);
             });
         });
-        self.engine.finish(self.summary.last.unwrap_or_default());
+        self.engine.finish(self.latest);
         drain(self.engine, on_event);
+        if self.summary.packets > 0 {
+            self.summary.first = Some(self.earliest);
+            self.summary.last = Some(self.latest);
+        }
         self.summary.hops = self.hops.counters();
         self.summary.upstreams = self.hops.tallies().to_vec();
         self.summary
     }
 
+    #[inline]
     fn packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+        self.count(packet);
+        match plain_frame(packet.link, packet.data, packet.wire_len) {
+            Some(tcp) => self.segment(packet.at, &tcp, on_event),
+            None => self.any_packet(packet, on_event),
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, packet: &Packet<'_>) {
         let summary = &mut self.summary;
         summary.packets += 1;
         summary.bytes += packet.data.len() as u64;
-        summary.first = Some(
-            summary
-                .first
-                .map_or(packet.at, |first| first.min(packet.at)),
-        );
-        let latest = summary.last.unwrap_or_default();
-        if latest > packet.at {
-            summary.late += u64::from(latest.since(packet.at) > LATE);
+        if packet.at >= self.latest {
+            self.latest = packet.at;
+        } else {
+            summary.late += u64::from(self.latest.since(packet.at) > LATE);
         }
-        summary.last = Some(latest.max(packet.at));
+        self.earliest = self.earliest.min(packet.at);
         if self.link != Some(packet.link) {
             self.link = Some(packet.link);
             summary.links.insert(packet.link);
         }
+    }
+
+    #[expect(
+        clippy::inline_always,
+        reason = "where the address family is known, far fewer instructions remain"
+    )]
+    #[inline(always)]
+    fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+        self.summary.segments += 1;
+        let (engine, names) = (&mut *self.engine, &mut self.names);
+        self.hops.segment(at, tcp, |at, hop, segment| {
+            if names::is_dns(segment) {
+                names.segment(at, hop, segment, |message| {
+                    feed(engine, at, on_event, |engine| {
+                        engine.handle(at, Input::Dns(message));
+                    });
+                });
+                return;
+            }
+            feed(engine, at, on_event, |engine| {
+                engine.handle_segment(at, hop, segment);
+            });
+        });
+    }
+
+    /// Takes a packet of any kind.
+    #[inline(never)]
+    fn any_packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
+        let summary = &mut self.summary;
         match parse_frame(packet.link, packet.data, packet.wire_len) {
             Ok(IpPacket::Dns(datagram)) => {
                 summary.dns += 1;
@@ -181,23 +224,7 @@ impl<'e> Analysis<'e> {
                     });
                 }
             }
-            Ok(IpPacket::Tcp(tcp)) => {
-                summary.segments += 1;
-                let (engine, names) = (&mut *self.engine, &mut self.names);
-                self.hops.segment(packet.at, &tcp, |at, hop, segment| {
-                    if names::is_dns(segment) {
-                        names.segment(at, hop, segment, |message| {
-                            feed(engine, at, on_event, |engine| {
-                                engine.handle(at, Input::Dns(message));
-                            });
-                        });
-                        return;
-                    }
-                    feed(engine, at, on_event, |engine| {
-                        engine.handle_segment(at, hop, segment);
-                    });
-                });
-            }
+            Ok(IpPacket::Tcp(tcp)) => self.segment(packet.at, &tcp, on_event),
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;
                 if self.hops.is_from_gateway(quote.src, quote.dst) {

@@ -48,6 +48,7 @@ impl Names {
     }
 
     /// Hands the messages that a segment completes to `sink`.
+    #[cold]
     #[inline(never)]
     pub(super) fn segment(
         &mut self,

@@ -93,17 +93,39 @@ pub struct Reader<'r> {
 }
 
 enum Format {
-    Pcap {
-        order: Order,
-        /// Nanoseconds in a unit of the fraction.
-        unit: u64,
-        header_len: usize,
-        link: LinkType,
-    },
+    Pcap(Pcap),
     PcapNg {
         order: Order,
         interfaces: Vec<Interface>,
     },
+}
+
+/// What the header of a pcap file says of its records.
+#[derive(Clone, Copy)]
+struct Pcap {
+    order: Order,
+    /// Nanoseconds in a unit of the fraction.
+    unit: u64,
+    header_len: usize,
+    link: LinkType,
+}
+
+impl Pcap {
+    /// The packet of a record that begins so; `None` where its length is that of no packet.
+    #[inline]
+    fn record(&self, header: &[u8; 16]) -> Option<Found> {
+        let [seconds, fraction, stated, wire_len] = self.order.words(header);
+        let (seconds, fraction) = (u64::from(seconds), u64::from(fraction));
+        let caplen = usize::try_from(stated).ok()?;
+        (caplen <= MAX_RECORD).then(|| Found {
+            at: Timestamp::from_nanos(seconds * 1_000_000_000 + fraction * self.unit),
+            link: self.link,
+            data_at: self.header_len,
+            caplen,
+            record_len: self.header_len + caplen,
+            wire_len: believed(wire_len, stated),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,23 +287,24 @@ impl<'r> Reader<'r> {
         };
         if !complete {
             reader.cut_here(CutReason::Ends);
-        } else if matches!(reader.format, Format::Pcap { .. }) {
+            // No part of a header is taken for a record.
+            let rest = reader.window.data().len();
+            reader.window.consume(rest);
+        } else if matches!(reader.format, Format::Pcap(_)) {
             reader.window.consume(24);
         }
         Ok(reader)
     }
 
     /// The next packet, or `None` at the end or where the file cannot be read on.
+    #[inline]
     pub fn next_packet(&mut self) -> Result<Option<Packet<'_>>, SourceError> {
-        if self.cut.is_some() {
-            return Ok(None);
-        }
-        let found = match &self.format {
-            Format::Pcap { .. } => self.next_pcap()?,
-            Format::PcapNg { .. } => self.next_pcapng()?,
-        };
-        let Some(found) = found else {
-            return Ok(None);
+        let found = match self.next_in_window() {
+            Some(found) => found,
+            None => match self.next_found()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
         };
         self.packets += 1;
         self.last = found.at;
@@ -296,6 +319,30 @@ impl<'r> Reader<'r> {
             data,
             wire_len: found.wire_len,
         }))
+    }
+
+    /// The next packet of a pcap file, if its record is whole in the window. Where reading was cut it is
+    /// not.
+    #[inline]
+    fn next_in_window(&self) -> Option<Found> {
+        let Format::Pcap(format) = &self.format else {
+            return None;
+        };
+        let data = self.window.data();
+        let found = format.record(data.first_chunk()?)?;
+        (found.record_len <= data.len()).then_some(found)
+    }
+
+    /// The next packet, for which the window may have to be filled.
+    #[inline(never)]
+    fn next_found(&mut self) -> Result<Option<Found>, SourceError> {
+        if self.cut.is_some() {
+            return Ok(None);
+        }
+        match self.format {
+            Format::Pcap(format) => self.next_pcap(format),
+            Format::PcapNg { .. } => self.next_pcapng(),
+        }
     }
 
     /// Packets read until now.
@@ -343,42 +390,19 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn next_pcap(&mut self) -> Result<Option<Found>, SourceError> {
-        let Format::Pcap {
-            order,
-            unit,
-            header_len,
-            link,
-        } = self.format
-        else {
-            return Ok(None);
-        };
-        if !self.have(header_len)? {
+    fn next_pcap(&mut self, format: Pcap) -> Result<Option<Found>, SourceError> {
+        if !self.have(format.header_len)? {
             return Ok(None);
         }
-        let Some(header) = self.window.data().first_chunk::<16>() else {
+        let Some(header) = self.window.data().first_chunk() else {
             return Ok(None);
         };
-        let [seconds, fraction, stated, wire_len] = order.words(header);
-        let (seconds, fraction) = (u64::from(seconds), u64::from(fraction));
-        let wire_len = believed(wire_len, stated);
-        let caplen = usize::try_from(stated).unwrap_or(usize::MAX);
-        if caplen > MAX_RECORD {
+        let Some(found) = format.record(header) else {
+            let [_, _, stated, _] = format.order.words(header);
             self.cut_here(CutReason::Length(stated));
             return Ok(None);
-        }
-        let record_len = header_len + caplen;
-        if !self.have(record_len)? {
-            return Ok(None);
-        }
-        Ok(Some(Found {
-            at: Timestamp::from_nanos(seconds * 1_000_000_000 + fraction * unit),
-            link,
-            data_at: header_len,
-            caplen,
-            record_len,
-            wire_len,
-        }))
+        };
+        Ok(self.have(found.record_len)?.then_some(found))
     }
 
     fn next_pcapng(&mut self) -> Result<Option<Found>, SourceError> {
@@ -555,7 +579,7 @@ fn recognise(data: &[u8]) -> Option<Format> {
         .get_mut(..length)?
         .copy_from_slice(data.get(..length)?);
     let (_, header) = parse_pcap_header(&header).ok()?;
-    Some(Format::Pcap {
+    Some(Format::Pcap(Pcap {
         order: if header.is_bigendian() {
             Order::Big
         } else {
@@ -569,7 +593,7 @@ fn recognise(data: &[u8]) -> Option<Format> {
         header_len: if header.is_modified_format() { 24 } else { 16 },
         // The upper bits state the length of a frame check sequence.
         link: LinkType(u16::try_from(header.network.0 & 0xffff).unwrap_or(u16::MAX)),
-    })
+    }))
 }
 
 /// What a file that is no capture begins with, in words.

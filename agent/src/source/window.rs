@@ -54,6 +54,7 @@ impl<'r> Window<'r> {
     }
 
     /// The bytes in memory.
+    #[inline]
     pub(super) fn data(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
@@ -115,6 +116,7 @@ impl<'r> Window<'r> {
     }
 
     /// Moves past `count` bytes that are in memory.
+    #[inline]
     pub(super) fn consume(&mut self, count: usize) {
         let count = count.min(self.end - self.start);
         self.start += count;
@@ -122,6 +124,7 @@ impl<'r> Window<'r> {
     }
 
     /// Moves past `count` bytes that are in memory and returns them.
+    #[inline]
     pub(super) fn take(&mut self, count: usize) -> &[u8] {
         let from = self.start;
         self.consume(count);

@@ -307,8 +307,8 @@ impl Flow {
     }
 
     /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
-    /// and of no interest. Returns false, with nothing done, for any other.
-    pub fn pass(&mut self, segment: &Segment<'_>) -> bool {
+    /// and need not be handed over. Returns false, with nothing done, for any other.
+    pub fn pass(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
         if self.window_closed() {
             return false;
         }
@@ -323,6 +323,9 @@ impl Flow {
             }
             if segment.window != self.windows.last {
                 self.advertised(segment.window);
+            }
+            if segment.wire_len > 0 {
+                self.sent = at;
             }
             if segment.wire_len >= FULL_SIZE && self.full_size.is_none() {
                 let more = segment.wire_len - FULL_SIZE;

@@ -170,9 +170,13 @@ fn subject_name(general: &GeneralName<'_>) -> Option<SubjectName> {
 /// A distinguished name as text: `C=DE, O=Shop, CN=shop.example`.
 fn name(name: &X509Name<'_>) -> String {
     let mut text = String::new();
-    for attribute in name.iter_attributes().take(MAX_ATTRIBUTES) {
+    let parts = name.iter_rdn().flat_map(|part| {
+        let separators = std::iter::once(", ").chain(std::iter::repeat(" + "));
+        separators.zip(part.iter())
+    });
+    for (separator, attribute) in parts.take(MAX_ATTRIBUTES) {
         if !text.is_empty() {
-            text.push_str(", ");
+            text.push_str(separator);
         }
         match attribute_name(attribute.attr_type()) {
             Some(kind) => text.push_str(kind),

@@ -253,24 +253,3 @@ pub(super) fn server(body: &[u8]) -> Option<Answer> {
         session_id: session_id.to_vec(),
     }))
 }
-
-/// Reads the ClientHello that SSL 2.0 clients send to servers of any version, without its record header
-/// (RFC 5246 appendix E.2).
-pub(super) fn compatible(body: &[u8]) -> Option<ClientHello> {
-    let mut fields = Fields(body);
-    fields.u8()?;
-    let version = Version(fields.u16()?);
-    let ciphers = fields.u16()?;
-    fields.take(4)?;
-    let list = fields.take(ciphers.into())?;
-    // Three bytes each; those of SSL 3.0 and later begin with zero.
-    let ciphers = list.as_chunks().0.iter().filter_map(|spec| match *spec {
-        [0, high, low] => Some(u16::from_be_bytes([high, low])),
-        _ => None,
-    });
-    Some(ClientHello {
-        versions: vec![version],
-        ciphers: ciphers.take(MAX_NUMBERS).collect(),
-        ..ClientHello::default()
-    })
-}

@@ -16,15 +16,13 @@ pub(super) mod kind {
     pub(in crate::tls) const CERTIFICATE: u8 = 11;
     pub(in crate::tls) const CERTIFICATE_REQUEST: u8 = 13;
     pub(in crate::tls) const SERVER_HELLO_DONE: u8 = 14;
-    /// A ClientHello in the form of SSL 2.0: no number of the registry.
-    pub(in crate::tls) const COMPATIBLE_HELLO: u8 = 255;
 }
 
 /// Whether the body of a message of this type is read.
 const fn is_read(kind: u8) -> bool {
     matches!(
         kind,
-        kind::CLIENT_HELLO | kind::SERVER_HELLO | kind::CERTIFICATE | kind::COMPATIBLE_HELLO
+        kind::CLIENT_HELLO | kind::SERVER_HELLO | kind::CERTIFICATE
     )
 }
 
@@ -137,15 +135,6 @@ impl Messages {
     pub(super) fn begin_changed(&mut self, len: u16) {
         self.lose();
         self.doubt(Doubt::Changed, len);
-    }
-
-    /// Begins a ClientHello of `len` bytes in the form of SSL 2.0.
-    pub(super) fn begin_compatible(&mut self, len: u16) {
-        self.state = State::Body {
-            kind: kind::COMPATIBLE_HELLO,
-            len: len.into(),
-            left: len.into(),
-        };
     }
 
     const fn doubt(&mut self, why: Doubt, len: u16) {

@@ -8,20 +8,15 @@ pub(super) mod content {
     pub(in crate::tls) const APPLICATION_DATA: u8 = 23;
     /// RFC 6520.
     pub(in crate::tls) const HEARTBEAT: u8 = 24;
-    /// A ClientHello in the form of SSL 2.0, which is no record: no number of the registry.
-    pub(in crate::tls) const COMPATIBLE: u8 = 255;
 }
 
 /// Length of a record header.
-pub(super) const HEADER: usize = 5;
+const HEADER: usize = 5;
 
 /// Longest record: RFC 5246 section 6.2.3.
 const MAX_LEN: u16 = (1 << 14) + 2048;
 /// Longest record of TLS 1.3 (RFC 8446 section 5.2); in older versions few are longer.
 const MAX_LIKELY_LEN: u16 = (1 << 14) + 256;
-
-/// What part of a ClientHello in the form of SSL 2.0 lies in the five bytes that are read as a header.
-const COMPATIBLE_READ: u16 = 3;
 
 /// Where a direction stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +35,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
     /// A header is complete.
-    Begin {
-        header: [u8; HEADER],
-        kind: u8,
-        len: u16,
-    },
+    Begin { kind: u8, len: u16 },
     /// Bytes of the body.
     Body(&'a [u8]),
     /// Bytes of the body that were not captured.
@@ -65,20 +56,17 @@ pub(super) struct Records {
     state: State,
     /// Whether the place of every header followed from the one before, from the first byte on.
     sure: bool,
-    /// Whether a ClientHello in the form of SSL 2.0 may come.
-    compatible: bool,
 }
 
 impl Records {
-    /// Begins with the first byte of a direction. The gateway's may be an SSL 2.0 hello.
-    pub(super) const fn new(compatible: bool) -> Self {
+    /// Begins with the first byte of a direction.
+    pub(super) const fn new() -> Self {
         Self {
             state: State::Header {
                 bytes: [0; HEADER],
                 have: 0,
             },
             sure: true,
-            compatible,
         }
     }
 
@@ -87,7 +75,6 @@ impl Records {
         Self {
             state: State::Lost,
             sure: false,
-            compatible: false,
         }
     }
 
@@ -100,10 +87,7 @@ impl Records {
     pub(super) fn partial(&self) -> u32 {
         match self.state {
             State::Header { have, .. } => u32::try_from(have).unwrap_or(u32::MAX),
-            State::Body { kind, len, left } => {
-                let header = if kind == content::COMPATIBLE { 2 } else { 5 };
-                header + u32::from(len - left)
-            }
+            State::Body { len, left, .. } => 5 + u32::from(len - left),
             State::Foreign | State::Lost => 0,
         }
     }
@@ -164,15 +148,6 @@ impl Records {
             *slot = byte;
             *have += 1;
             let seen = header.get(..*have).unwrap_or_default();
-            if self.compatible && begins_compatible(seen) {
-                if *have == HEADER {
-                    let header = *header;
-                    let [high, low, ..] = header;
-                    let len = u16::from_be_bytes([high & 0x7f, low]);
-                    return (index + 1, Some(self.body(header, content::COMPATIBLE, len)));
-                }
-                continue;
-            }
             if !begins_record(seen) {
                 let (held, count) = (*header, *have);
                 if self.sure {
@@ -183,28 +158,17 @@ impl Records {
                 return (bytes.len(), Some(Piece::Lost));
             }
             if *have == HEADER {
-                let header = *header;
-                let [kind, _, _, high, low] = header;
+                let [kind, _, _, high, low] = *header;
                 let len = u16::from_be_bytes([high, low]);
-                return (index + 1, Some(self.body(header, kind, len)));
+                self.state = State::Body {
+                    kind,
+                    len,
+                    left: len,
+                };
+                return (index + 1, Some(Piece::Begin { kind, len }));
             }
         }
         (bytes.len(), None)
-    }
-
-    fn body<'a>(&mut self, header: [u8; HEADER], kind: u8, len: u16) -> Piece<'a> {
-        self.compatible = false;
-        let read = if kind == content::COMPATIBLE {
-            COMPATIBLE_READ
-        } else {
-            0
-        };
-        self.state = State::Body {
-            kind,
-            len,
-            left: len.saturating_sub(read),
-        };
-        Piece::Begin { header, kind, len }
     }
 
     /// Takes bytes that were not captured, up to the next thing worth telling.
@@ -239,19 +203,6 @@ fn begins_record(bytes: &[u8]) -> bool {
         [_, major, ..] if major != 3 => false,
         [_, _, minor, ..] if minor > 4 => false,
         [_, _, _, high, low, ..] => u16::from_be_bytes([high, low]) <= MAX_LEN,
-        _ => true,
-    }
-}
-
-/// Whether bytes may begin a ClientHello in the form of SSL 2.0: its length with the highest bit set,
-/// its type, its version (RFC 5246 appendix E.2).
-fn begins_compatible(bytes: &[u8]) -> bool {
-    match *bytes {
-        [high, ..] if high & 0x80 == 0 => false,
-        [high, low, ..] if u16::from_be_bytes([high & 0x7f, low]) < 9 => false,
-        [_, _, kind, ..] if kind != 1 => false,
-        [_, _, _, major, ..] if major != 3 => false,
-        [_, _, _, _, minor, ..] => minor <= 3,
         _ => true,
     }
 }

@@ -51,12 +51,43 @@ impl Suite {
     /// Whether a record is as long as a CertificateVerify (RFC 8446 section 4.4.3).
     fn is_verify(self, len: u16) -> bool {
         let signature = len.checked_sub(self.sealed(HEADER + 4));
-        // Ed25519; ECDSA in DER with P-256, P-384, P-521; Ed448; RSA.
+        // Ed25519; ECDSA in DER with P-256, P-384, P-521; Ed448; RSA; ML-DSA.
         matches!(
             signature,
-            Some(64 | 68..=72 | 100..=104 | 114 | 135..=139 | 128 | 256 | 384 | 512)
+            Some(
+                64
+                | 68..=72
+                | 100..=104
+                | 114
+                | 135..=139
+                | 128
+                | 256
+                | 384
+                | 512
+                | 1024
+                | 2420
+                | 3309
+                | 4627,
+            )
         )
     }
+
+    /// Whether a record is as long as one that messages are broken up into: 2^14 bytes, or less where the
+    /// client asked for it (RFC 6066 section 4).
+    fn is_fragment(self, len: u16) -> bool {
+        [512, 1024, 2048, 4096, 1 << 14].contains(&len.saturating_sub(1 + self.tag))
+    }
+}
+
+/// What a record tells of its sender's Finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing.
+    Nothing,
+    /// This is it, or it was before and this is no more than that.
+    Finished,
+    /// It was before, and this is something else.
+    Behind,
 }
 
 /// The encrypted records that one side sent, as far as they tell its Finished from the rest.
@@ -94,36 +125,51 @@ impl Sealed {
         before
     }
 
-    /// Notes a record of the gateway's, and tells whether it is its Finished: the first; or the one
-    /// behind an empty Certificate, behind Certificate and CertificateVerify, or behind the end of early
-    /// data. Messages that share a record, and messages over several records, are not told apart.
-    pub(super) fn gateway(&mut self, suite: Suite, len: u16, early_data: bool) -> bool {
+    /// Notes a record of the gateway's.
+    ///
+    /// Its Finished is the first; or the one behind Certificate and CertificateVerify, or behind the end
+    /// of early data. A first record may have all of them in it, as BoringSSL does it. With a client
+    /// certificate that shows by the second: nothing but a CertificateVerify goes between a Certificate
+    /// and the Finished, in a record of its own or in that of the Finished.
+    pub(super) fn gateway(&mut self, suite: Suite, len: u16, early_data: bool) -> Told {
         let before = self.note(len);
-        if len != suite.finished() {
-            return false;
-        }
+        let finished = suite.finished();
         if early_data || before.early {
-            return before.count > 0 && before.last == suite.end_of_early_data();
+            let ended = before.count > 0 && before.last == suite.end_of_early_data();
+            return told(ended && len == finished);
         }
         match before.count {
-            0 => true,
-            1 => before.last == suite.no_certificate(),
-            2 => before.first > suite.finished() && suite.is_verify(before.last),
-            _ => false,
+            // Alone, or with an empty Certificate in front of it.
+            0 => told(len == finished || len == finished + HEADER + 4),
+            1 if before.last == suite.no_certificate() => told(len == finished),
+            _ if before.first <= suite.no_certificate() || suite.is_fragment(before.first) => {
+                Told::Nothing
+            }
+            _ if len == suite.alert() => Told::Nothing,
+            1 if suite.is_verify(len) => Told::Nothing,
+            1 if suite.is_verify(len.saturating_sub(HEADER + suite.hash)) => Told::Finished,
+            1 | 2 if len == finished => Told::Finished,
+            _ => Told::Behind,
         }
     }
 
-    /// Notes a record of the upstream's, and tells whether it is its Finished: the one behind
-    /// EncryptedExtensions where a session is resumed, else the one behind a CertificateVerify.
-    pub(super) fn upstream(&mut self, suite: Suite, len: u16, resumed: bool) -> bool {
+    /// Notes a record of the upstream's. Its Finished is the one behind EncryptedExtensions where a session
+    /// is resumed, else the one behind a CertificateVerify.
+    pub(super) fn upstream(&mut self, suite: Suite, len: u16, resumed: bool) -> Told {
         let before = self.note(len);
-        if len != suite.finished() {
-            return false;
-        }
-        if resumed {
+        let place = if resumed {
             before.count == 1
         } else {
             (3..=4).contains(&before.count) && suite.is_verify(before.last)
-        }
+        };
+        told(place && len == suite.finished())
+    }
+}
+
+const fn told(finished: bool) -> Told {
+    if finished {
+        Told::Finished
+    } else {
+        Told::Nothing
     }
 }

@@ -3,8 +3,8 @@
 use super::certificate::{self, Chain};
 use super::hello::{self, Answer};
 use super::messages::{Message, Messages, kind};
-use super::record::{HEADER, Piece, Records, content};
-use super::sealed::{Sealed, Suite};
+use super::record::{Piece, Records, content};
+use super::sealed::{Sealed, Suite, Told};
 use super::{Alert, Facts, Foreign, Side, Step, Version};
 use crate::model::{Actor, Timestamp};
 use crate::tcp::Chunk;
@@ -86,8 +86,8 @@ impl Session {
     pub fn new() -> Self {
         Self::with(
             Facts::default(),
-            Wire::new(Records::new(true), Messages::default()),
-            Wire::new(Records::new(false), Messages::default()),
+            Wire::new(Records::new(), Messages::default()),
+            Wire::new(Records::new(), Messages::default()),
         )
     }
 
@@ -223,7 +223,7 @@ impl Session {
 
     fn piece(&mut self, by: Actor, at: Timestamp, piece: Piece<'_>) {
         match piece {
-            Piece::Begin { header, len, kind } => self.begin(by, header, kind, len),
+            Piece::Begin { kind, len } => self.begin(by, kind, len),
             Piece::Body(bytes) => self.body(by, bytes),
             Piece::Gap(gap) => self.gap(by, gap),
             Piece::End { kind, len } => self.end(by, at, kind, len),
@@ -255,14 +255,15 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, by: Actor, header: [u8; HEADER], content: u8, len: u16) {
+    fn begin(&mut self, by: Actor, content: u8, len: u16) {
+        self.retract(by);
         let version = self.version();
         let wire = self.wire(by);
         wire.reading = match content {
             content::HANDSHAKE => match version {
                 Some(version) if wire.changed && !version.hides_handshake() => Reading::Encrypted,
                 None if wire.changed => {
-                    // Finished of TLS 1.2, or what follows a HelloRetryRequest that was missed.
+                    // The Finished of TLS 1.2, or what follows a HelloRetryRequest that was missed.
                     wire.messages.begin_changed(len);
                     Reading::Messages
                 }
@@ -271,21 +272,12 @@ impl Session {
                     Reading::Messages
                 }
             },
-            content::COMPATIBLE => {
-                wire.messages.begin_compatible(len);
-                Reading::Messages
-            }
             content::ALERT if len == 2 => Reading::Alert {
                 bytes: [0; 2],
                 have: 0,
             },
             _ => Reading::Nothing,
         };
-        if content == content::COMPATIBLE {
-            // Its type and version were read along with its length.
-            let [_, _, read @ ..] = header;
-            self.body(by, &read);
-        }
     }
 
     fn body(&mut self, by: Actor, mut bytes: &[u8]) {
@@ -335,7 +327,6 @@ impl Session {
     }
 
     fn end(&mut self, by: Actor, at: Timestamp, content: u8, len: u16) {
-        self.retract(by);
         let side = self.side(by);
         side.records = side.records.saturating_add(1);
         side.last = Some((content, len));
@@ -461,15 +452,18 @@ impl Session {
             .is_none_or(|client| client.early_data || client.cut);
         let sure = self.is_sure();
         let wire = self.wire(by);
-        let finished = match (suite, by) {
+        let told = match (suite, by) {
             (Some(suite), Actor::Gateway) => wire.sealed.gateway(suite, len, early_data),
             (Some(suite), Actor::Upstream) => wire.sealed.upstream(suite, len, resumed),
-            (None, _) => false,
+            (None, _) => Told::Nothing,
         };
         let side = self.side(by);
         side.first_application.get_or_insert(len);
+        if told == Told::Behind && sure && side.step < Step::Finished {
+            side.since_finished = side.since_finished.saturating_add(1);
+        }
         self.reach(by, Step::Encrypted);
-        if finished && sure {
+        if told != Told::Nothing && sure {
             self.reach(by, Step::Finished);
             if by == Actor::Gateway {
                 // It answers the upstream's (RFC 8446 section 2).
@@ -496,13 +490,6 @@ impl Session {
                     hello.bytes = len;
                     self.facts.client = Some(Box::new(hello));
                     self.offered = read.session_id;
-                }
-                self.reach(by, Step::Hello);
-            }
-            (Actor::Gateway, kind::COMPATIBLE_HELLO) => {
-                if let Some(mut hello) = hello::compatible(body) {
-                    hello.bytes = len;
-                    self.facts.client = Some(Box::new(hello));
                 }
                 self.reach(by, Step::Hello);
             }

@@ -114,7 +114,37 @@ const AGREE: &[(&str, &str, &[Cause])] = &[
         "",
         &[Http1ExcessBytes, Http1BodyOnBodyless],
     ),
+    (
+        "tls_fatal_alert",
+        "s2c protocol_version",
+        &[TlsVersionMismatch],
+    ),
+    (
+        "tls_fatal_alert",
+        "s2c handshake_failure",
+        &[TlsClientCertificateRequired, TlsNoCommonParameters],
+    ),
+    (
+        "tls_fatal_alert",
+        "c2s unknown_ca",
+        &[TlsCertificateUntrusted, TlsCertificateSelfSigned],
+    ),
+    ("tls_client_to_non_tls_server", "", &[TlsPlaintextUpstream]),
+    (
+        "tls_handshake_incomplete",
+        "c2s fin after",
+        &[TlsHandshakeTimeout],
+    ),
+    ("tls_handshake_incomplete", "s2c fin", &[TlsHandshakeClosed]),
 ];
+
+/// Facts of TLS that have an event.
+pub(crate) fn is_failed_handshake(fact: &Fact) -> bool {
+    let told = AGREE
+        .iter()
+        .any(|(name, detail, _)| fact.name == *name && fact.detail.starts_with(detail));
+    told && fact.name.starts_with("tls_")
+}
 
 /// Whether an event says the same as a fact, be it as one of several causes that are possible.
 pub(crate) fn agree(fact: &Fact, event: &HopEvent) -> bool {
@@ -161,8 +191,11 @@ pub(crate) const RULES: &[Rule] = &[
         |case| case.is("connect_no_answer", "1 SYN "),
     ),
     (
-        "of what is not HTTP/1, only the connect is judged",
-        |case| !case.stream.http && !case.fact.name.starts_with("connect_"),
+        "of what is not HTTP/1, only connect and TLS are judged",
+        |case| {
+            let judged = case.fact.name.starts_with("connect_") || is_failed_handshake(case.fact);
+            !case.stream.http && !judged
+        },
     ),
     ("only 500 to 599 are the upstream's own errors", |case| {
         case.is("status4xx", "")

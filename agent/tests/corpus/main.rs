@@ -25,7 +25,7 @@ use hopscope::model::HopEvent;
 use hopscope::source::{self, Options, Summary};
 use hopscope::stats::Stats;
 
-use facts::{Case, RULES, agree};
+use facts::{Case, RULES, agree, is_failed_handshake};
 use listed::LISTED;
 use truth::{Capture, Fact, Stream, captures};
 
@@ -197,9 +197,10 @@ impl Outcome {
 
 /// Whether a fact is about a layer that hopscope looks at.
 fn ours(fact: &Fact) -> bool {
-    !["tls_", "cert_", "h2_"]
+    let other = ["tls_", "cert_", "h2_"]
         .iter()
-        .any(|prefix| fact.name.starts_with(prefix))
+        .any(|prefix| fact.name.starts_with(prefix));
+    !other || is_failed_handshake(fact)
 }
 
 #[test]

@@ -175,8 +175,8 @@ fn a_killed_process_leaves_nothing_attached() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "holding"));
     let ids = own_programs(child.id());
-    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
     child.kill().unwrap();
     child.wait().unwrap();
+    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
     assert!(gone(&ids), "{ids:?} are still in the kernel");
 }

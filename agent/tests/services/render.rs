@@ -119,8 +119,10 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
         *field = Some(hostile.to_owned());
     }
     event.gateway.as_mut().unwrap().comm = hostile.into();
+    let answer = event.gateway_answer.as_mut().unwrap();
+    (answer.method, answer.path) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 8, "{text:?}");
+    assert_eq!(text.lines().count(), 9, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"

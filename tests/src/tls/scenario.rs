@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::client::Seen;
 use crate::gateway::Kind;
-use crate::scenario::{Check, Departure, Drive, Place, Scenario, Shown, Verdict};
+use crate::scenario::{Check, Departure, Drive, Place, Scenario, Shown, Trick, Verdict};
 use crate::tls::pki::{Chain, Identity};
 use crate::tls::server::{Close, Server, Then};
 use crate::tls::{Client, Versions, openssl};
@@ -65,7 +65,8 @@ fn hop(name: &'static str, [nginx, haproxy, apache]: [Seen; 3]) -> Scenario {
         openssl: None,
         verdict: None,
         or: None,
-        without: None,
+        late: &[],
+        without: &[],
         tolerated_by: None,
         check: None,
     }
@@ -116,22 +117,19 @@ impl Scenario {
         }
     }
 
-    /// Apache cannot do it, or does it more than once.
-    fn without_apache(self) -> Self {
-        Self {
-            without: Some(Kind::Apache),
-            ..self
-        }
+    /// These gateways cannot do it, do it more than once, or much later.
+    fn without(self, without: &'static [Kind]) -> Self {
+        Self { without, ..self }
     }
 
     fn driven(self, drive: Drive) -> Self {
         Self { drive, ..self }
     }
 
-    /// The packets leave other causes beside this one.
-    fn told_by_library(mut self) -> Self {
+    /// Something leaves other causes beside this one.
+    fn shown(mut self, shown: Shown) -> Self {
         if let Some(verdict) = &mut self.verdict {
-            verdict.shown = Shown::Library;
+            verdict.shown = shown;
             verdict.proofs = TOLD;
         }
         self
@@ -219,21 +217,24 @@ fn certificates() -> Vec<Scenario> {
             Chain::UnknownIssuer,
             Chain::MissingIntermediate,
         ];
-        all.push(if silent.contains(&chain) {
-            old.told_by_library()
+        let old = if silent.contains(&chain) {
+            old.shown(Shown::Partly)
         } else {
             old
-        });
-        all.push(
-            fails(in_13, cause, SEEN, NO_HANDSHAKE)
-                .client(client)
-                .openssl(openssl::Server {
-                    chain,
-                    versions: Versions::Only13,
-                    ..openssl::Server::HEALTHY
-                })
-                .told_by_library(),
-        );
+        };
+        let new = fails(in_13, cause, SEEN, NO_HANDSHAKE)
+            .client(client)
+            .openssl(openssl::Server {
+                chain,
+                versions: Versions::Only13,
+                ..openssl::Server::HEALTHY
+            })
+            .shown(Shown::Partly);
+        let late: &[Kind] = match chain {
+            Chain::WrongName => &[Kind::Nginx, Kind::Apache],
+            _ => &[Kind::Nginx],
+        };
+        all.extend([old, new].map(|one| Scenario { late, ..one }));
     }
     all
 }
@@ -304,7 +305,7 @@ fn parameters() -> Vec<Scenario> {
             .client(http2)
             .openssl(with(Versions::Both, &["-alpn", "http/1.1"]))
             // It tries twice.
-            .without_apache(),
+            .without(&[Kind::Apache]),
         // This library refuses after its ServerHello, so that the alert is encrypted.
         refused("no_protocol_hidden", PROTOCOL)
             .client(http2)
@@ -313,8 +314,8 @@ fn parameters() -> Vec<Scenario> {
                 alpn: &["http/1.1"],
                 ..Server::HEALTHY
             })
-            .told_by_library()
-            .without_apache(),
+            .shown(Shown::Partly)
+            .without(&[Kind::Apache]),
         refused("alert_40", PARAMETERS).records(alert!(2, 40), End::Fin),
         refused("alert_70", VERSION).records(alert!(2, 70), End::Fin),
         refused("alert_80", "tls.internal_error").records(alert!(2, 80), End::Fin),
@@ -351,7 +352,7 @@ fn client_certificates() -> Vec<Scenario> {
         fails("client_rejected_12", REJECTED, SEEN, NO_HANDSHAKE)
             .client(stranger)
             .openssl(asks(Versions::Only12))
-            .without_apache(),
+            .without(&[Kind::Apache]),
         fails("client_expired_12", REJECTED, SEEN, NO_HANDSHAKE)
             .client(expired)
             .openssl(asks(Versions::Only12)),
@@ -364,12 +365,12 @@ fn client_certificates() -> Vec<Scenario> {
         late("client_rejected_13", REJECTED)
             .client(stranger)
             .openssl(asks(Versions::Only13))
-            .told_by_library()
-            .without_apache(),
+            .shown(Shown::Partly)
+            .without(&[Kind::Apache]),
         late("client_expired_13", REJECTED)
             .client(expired)
             .openssl(asks(Versions::Only13))
-            .told_by_library(),
+            .shown(Shown::Partly),
     ]
 }
 
@@ -385,7 +386,7 @@ fn broken_off() -> Vec<Scenario> {
         ..Server::HEALTHY
     };
     vec![
-        closed("hello_close_notify").records(alert!(1, 0), End::Fin),
+        fails("hello_close_notify", CLOSED, SEEN, NO_HANDSHAKE).records(alert!(1, 0), End::Fin),
         closed("hello_fin").records(b"", End::Fin),
         closed("hello_reset").records(b"", End::Reset),
         closed("flight_fin_12").library(flight(End::Fin)),
@@ -450,14 +451,24 @@ fn established() -> Vec<Scenario> {
         then,
         ..Server::HEALTHY
     };
+    // Tickets come while the request is under way, and look like a response.
+    let bare = |versions, what| Server {
+        tickets: false,
+        ..then(versions, what)
+    };
     let ends = |name, cause, versions, close| {
-        fails(name, cause, SEEN, NO_RESPONSE).library(then(versions, Then::Reply(b"", close)))
+        fails(name, cause, SEEN, NO_RESPONSE).library(bare(versions, Then::Reply(b"", close)))
+    };
+    let ends_with_tickets = |name, cause, close| {
+        fails(name, cause, SEEN, NO_RESPONSE)
+            .library(then(Versions::Only13, Then::Reply(b"", close)))
+            .shown(Shown::Perhaps)
     };
     let corrupt = |name, versions| {
         fails(name, CORRUPT, SEEN, NO_RESPONSE)
             .library(then(versions, Then::Corrupt))
             .driven(Drive::Twice)
-            .told_by_library()
+            .shown(Shown::Library)
     };
     let injected = |name, versions| {
         fails(name, CORRUPT, PROVEN, NO_RESPONSE)
@@ -468,7 +479,7 @@ fn established() -> Vec<Scenario> {
         let seen = [Seen::Status(504), Seen::Status(504), Seen::Status(502)];
         let proofs = &["inferred", "underdetermined"];
         let silence = Then::Reply(b"", Close::Without(End::Silence));
-        fails(name, "upstream.slow_first_byte", proofs, seen).library(then(versions, silence))
+        fails(name, "upstream.slow_first_byte", proofs, seen).library(bare(versions, silence))
     };
     let fin = Close::Without(End::Fin);
     let reset = Close::Without(End::Reset);
@@ -489,10 +500,19 @@ fn established() -> Vec<Scenario> {
         ends("no_response_fin_13", CLOSED, Versions::Only13, fin),
         ends("no_response_reset_12", RESET, Versions::Only12, reset),
         ends("no_response_reset_13", RESET, Versions::Only13, reset),
+        ends_with_tickets("no_response_tickets_fin", CLOSED, fin),
+        ends_with_tickets("no_response_tickets_reset", RESET, reset),
         corrupt("corrupt_12", Versions::Only12),
         corrupt("corrupt_13", Versions::Only13),
         injected("injected_12", Versions::Only12),
         injected("injected_13", Versions::Only13),
+        // The upstream's FIN never arrives, so that the next request runs into the closed socket.
+        Scenario {
+            trick: Some(Trick::DropFin),
+            ..fails("tls_stale_reuse", "pool.stale_reuse", SEEN, NO_RESPONSE)
+        }
+        .library(then(Versions::Both, Then::CloseIdle(Duration::ZERO, fin)))
+        .driven(Drive::Again),
         silent("silent_12", Versions::Only12),
         silent("silent_13", Versions::Only13),
     ]
@@ -526,7 +546,7 @@ pub fn healthy() -> Vec<Scenario> {
             .library(only(versions, silence))
             .driven(Drive::Leave(departure))
             // It waits on for the upstream.
-            .without_apache()
+            .without(&[Kind::Apache])
     };
     let checked = |name, check| Scenario {
         check: Some(check),
@@ -576,8 +596,15 @@ pub fn healthy() -> Vec<Scenario> {
         library("resumed_13", idle(Versions::Only13, Close::Notify)).driven(Drive::Again),
         library("idle_fin_12", idle(Versions::Only12, bare)).driven(Drive::Again),
         library("idle_fin_13", idle(Versions::Only13, bare)).driven(Drive::Again),
-        library("large_12", only(Versions::Only12, Then::Flood(32 << 20))),
-        library("large_13", only(Versions::Only13, Then::Flood(32 << 20))),
+        // nginx closes a connection that it has no use for.
+        library("gateway_idle_12", only(Versions::Only12, Then::Answer))
+            .driven(Drive::Idle)
+            .without(&[Kind::Haproxy, Kind::Apache]),
+        library("gateway_idle_13", only(Versions::Only13, Then::Answer))
+            .driven(Drive::Idle)
+            .without(&[Kind::Haproxy, Kind::Apache]),
+        library("large_12", only(Versions::Only12, Then::Flood(4 << 20))),
+        library("large_13", only(Versions::Only13, Then::Flood(4 << 20))),
         library(
             "eof_body_12",
             only(Versions::Only12, Then::Reply(EOF_BODY, Close::Notify)),
@@ -588,7 +615,7 @@ pub fn healthy() -> Vec<Scenario> {
         ),
         left("left_12", Versions::Only12, Departure::Fin),
         left("left_13", Versions::Only13, Departure::Reset),
-        library("unread_13", only(Versions::Only13, Then::Flood(64 << 20))).driven(Drive::GoAway),
+        library("unread_13", only(Versions::Only13, Then::Flood(16 << 20))).driven(Drive::GoAway),
         library(
             "slow_reader_13",
             only(Versions::Only13, Then::Flood(8 << 20)),

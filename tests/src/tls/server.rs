@@ -39,6 +39,8 @@ pub struct Server {
     pub alpn: &'static [&'static str],
     /// Whether it wants a certificate of the gateway.
     pub asks: bool,
+    /// Whether it hands out tickets behind a TLS 1.3 handshake (RFC 8446 section 4.6.1).
+    pub tickets: bool,
     /// Bytes that it sends in front of its first flight.
     pub before: &'static [u8],
     /// What it does.
@@ -81,6 +83,7 @@ impl Server {
         retries: false,
         alpn: &[],
         asks: false,
+        tickets: true,
         before: b"",
         then: Then::Answer,
     };
@@ -129,6 +132,9 @@ impl Server {
         let mut config = builder
             .with_single_cert(chain, key)
             .with_context(|| format!("the library refuses {:?}", self.chain))?;
+        if !self.tickets {
+            config.send_tls13_tickets = 0;
+        }
         config.alpn_protocols = self
             .alpn
             .iter()

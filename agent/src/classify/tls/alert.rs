@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{TlsFacts, certificate, named, packet, verdict};
 use crate::classify::{Ended, Verdict, human};
 use crate::model::{Actor, Cause, Evidence, Proof};
-use crate::tls::{Alert, Step};
+use crate::tls::{Alert, ClientHello, Step};
 
 /// A refusal of a client certificate follows the gateway's Finished by a round trip and the time to
 /// verify it; an idle connection is closed later.
@@ -235,8 +235,12 @@ fn hidden_by_upstream(facts: &TlsFacts<'_>, alert: &Alert) -> Option<Verdict> {
             "the upstream sent a record of {length} bytes, as long as an alert, inside its part of the handshake and closed"
         );
         let decisive = packet("hidden_alert_received", text);
+        let causes = refusals(facts);
+        let (first, rivals) = causes.split_first()?;
         return Some(
-            verdict(Cause::TlsHandshakeClosed, Proof::Inferred, decisive).with(facts.offer()),
+            verdict(*first, Proof::Inferred, decisive)
+                .with(facts.offer())
+                .against(rivals, "the number of the alert, in the gateway's log"),
         );
     }
     // A ticket or an answer says that the upstream was content.
@@ -262,6 +266,21 @@ fn hidden_by_upstream(facts: &TlsFacts<'_>, alert: &Alert) -> Option<Verdict> {
     );
     let decisive = packet("hidden_alert_received", text);
     Some(verdict(cause, Proof::Inferred, decisive).with(facts.offer()))
+}
+
+/// What an upstream may refuse of an offer once it has sent its ServerHello.
+fn refusals(facts: &TlsFacts<'_>) -> Vec<Cause> {
+    let client = facts.wire.client.as_ref();
+    let offered = |what: fn(&ClientHello) -> bool| client.is_some_and(|client| what(client));
+    let mut causes = Vec::new();
+    if offered(|client| !client.alpn.is_empty()) {
+        causes.push(Cause::TlsAlpnMismatch);
+    }
+    if offered(|client| client.sni.is_some()) {
+        causes.push(Cause::TlsSniUnrecognised);
+    }
+    causes.extend([Cause::TlsInternalError, Cause::TlsNoCommonParameters]);
+    causes
 }
 
 /// What the gateway offered of versions, the rest left to [`TlsFacts::offer`].

@@ -205,7 +205,7 @@ fn carried(before: &Side, after: &Side, length: u64, alert: bool) -> Carried {
             _ => Carried::Other,
         };
     }
-    if alert && records == 1 {
+    if alert && records == 1 && matches!(after.last, Some((APPLICATION_DATA, _))) {
         return Carried::Little;
     }
     let bytes = after.application_bytes - before.application_bytes;

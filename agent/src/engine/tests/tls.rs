@@ -7,7 +7,7 @@ mod wire;
 use self::wire::{
     ALERT, BOTH, FINISHED, Shown, alert, alert_12, certificate, change_cipher, client_12,
     client_hello, data, finished_12, finished_13, finished_13_with, hello, server_12, server_13,
-    server_13_asking,
+    server_13_asking, server_13_refusing,
 };
 use super::sim::{Sim, both};
 use crate::model::{Cause, EvidenceSource, HopEvent, Proof};
@@ -337,6 +337,28 @@ fn a_handshake_that_the_upstream_closes() {
     // "Go away", in order.
     let bytes = alert(1, 0);
     answered(&hello(), &bytes, Cause::TlsHandshakeClosed, Proof::Inferred);
+}
+
+#[test]
+fn a_hidden_alert_of_the_upstream_has_as_many_readings_as_the_offer() {
+    let without_alpn = [
+        Cause::TlsSniUnrecognised,
+        Cause::TlsInternalError,
+        Cause::TlsNoCommonParameters,
+    ];
+    for (alpn, cause) in [
+        (&["h2"][..], Cause::TlsAlpnMismatch),
+        (&[], Cause::TlsSniUnrecognised),
+    ] {
+        both(|sim| {
+            sim.hello(&client_hello(Some("app.test"), alpn, BOTH))
+                .reply(&server_13_refusing());
+            sim.upstream_fin().gateway_fin();
+            let event = sim.expect(cause, Proof::Underdetermined);
+            let first = usize::from(alpn.is_empty());
+            assert_eq!(Some(&event.rivals[..]), without_alpn.get(first..));
+        });
+    }
 }
 
 #[test]

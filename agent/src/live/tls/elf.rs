@@ -232,3 +232,183 @@ impl Bytes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CODE_AT: u64 = 0x40;
+    const ADDRESS: u64 = 0x1000;
+    const WANTED: [&str; 2] = ["SSL_free", "SSL_new"];
+
+    /// A file that defines `SSL_free` eight bytes into its code, and uses `SSL_new` of another one.
+    fn library() -> Vec<u8> {
+        let names = b"\0SSL_free\0SSL_new\0";
+        let mut symbols = vec![0; size_of::<Symbol>()];
+        for (name, index, address) in [(1_u32, 1_u16, ADDRESS + 8), (10, SHN_UNDEF, 0)] {
+            let mut symbol = vec![0; size_of::<Symbol>()];
+            put(
+                &mut symbol,
+                offset_of!(Symbol, st_name),
+                &name.to_le_bytes(),
+            );
+            put(&mut symbol, offset_of!(Symbol, st_info), &[STT_FUNC]);
+            put(
+                &mut symbol,
+                offset_of!(Symbol, st_shndx),
+                &index.to_le_bytes(),
+            );
+            put(
+                &mut symbol,
+                offset_of!(Symbol, st_value),
+                &address.to_le_bytes(),
+            );
+            symbols.extend(symbol);
+        }
+        let segments_at = CODE_AT + 16;
+        let names_at = segments_at + size_of::<Segment>() as u64;
+        let symbols_at = names_at + names.len() as u64;
+        let sections_at = symbols_at + symbols.len() as u64;
+
+        let mut file = vec![0; CODE_AT as usize];
+        put(&mut file, 0, &ELFMAG);
+        put(&mut file, 4, &[ELFCLASS64, ELFDATA2LSB]);
+        put(
+            &mut file,
+            offset_of!(FileHeader, e_machine),
+            &MACHINE.to_le_bytes(),
+        );
+        put(
+            &mut file,
+            offset_of!(FileHeader, e_phoff),
+            &segments_at.to_le_bytes(),
+        );
+        put(
+            &mut file,
+            offset_of!(FileHeader, e_phnum),
+            &1_u16.to_le_bytes(),
+        );
+        put(
+            &mut file,
+            offset_of!(FileHeader, e_shoff),
+            &sections_at.to_le_bytes(),
+        );
+        put(
+            &mut file,
+            offset_of!(FileHeader, e_shnum),
+            &2_u16.to_le_bytes(),
+        );
+        file.extend([0xc3; 16]);
+        let mut segment = vec![0; size_of::<Segment>()];
+        put(
+            &mut segment,
+            offset_of!(Segment, p_type),
+            &PT_LOAD.to_le_bytes(),
+        );
+        put(
+            &mut segment,
+            offset_of!(Segment, p_flags),
+            &PF_X.to_le_bytes(),
+        );
+        put(
+            &mut segment,
+            offset_of!(Segment, p_offset),
+            &CODE_AT.to_le_bytes(),
+        );
+        put(
+            &mut segment,
+            offset_of!(Segment, p_vaddr),
+            &ADDRESS.to_le_bytes(),
+        );
+        put(
+            &mut segment,
+            offset_of!(Segment, p_filesz),
+            &16_u64.to_le_bytes(),
+        );
+        file.extend(segment);
+        file.extend(names);
+        file.extend(&symbols);
+        for (kind, at, len) in [
+            (SHT_DYNSYM, symbols_at, symbols.len()),
+            (elf::SHT_STRTAB, names_at, names.len()),
+        ] {
+            let mut section = vec![0; size_of::<Section>()];
+            put(
+                &mut section,
+                offset_of!(Section, sh_type),
+                &kind.to_le_bytes(),
+            );
+            put(
+                &mut section,
+                offset_of!(Section, sh_offset),
+                &at.to_le_bytes(),
+            );
+            put(
+                &mut section,
+                offset_of!(Section, sh_size),
+                &(len as u64).to_le_bytes(),
+            );
+            put(
+                &mut section,
+                offset_of!(Section, sh_link),
+                &1_u32.to_le_bytes(),
+            );
+            file.extend(section);
+        }
+        file
+    }
+
+    fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+        bytes[at..at + value.len()].copy_from_slice(value);
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<Function>, Unreadable> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        functions(&file, &WANTED)
+    }
+
+    #[test]
+    fn functions_are_found_where_they_are_defined() {
+        let found = read(&library()).unwrap();
+        let expected = Function {
+            name: "SSL_free",
+            offset: CODE_AT + 8,
+        };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn promises_that_a_file_does_not_keep_are_refused() {
+        let mut long = library();
+        let sections = long.len() - 2 * size_of::<Section>();
+        for (size, wanted) in [(1 << 20, "broken"), (u64::MAX, "large")] {
+            put(
+                &mut long,
+                sections + offset_of!(Section, sh_size),
+                &u64::to_le_bytes(size),
+            );
+            let error = read(&long).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(matches!(read(b"\x7fELF"), Err(Unreadable::Broken)));
+        assert!(matches!(read(&[0; 4096]), Err(Unreadable::Foreign)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            at in 0_usize..400, value: u64, width in 1_usize..=8, end in 0_usize..=500
+        ) {
+            let mut bytes = library();
+            let at = at.min(bytes.len() - width);
+            put(&mut bytes, at, &value.to_le_bytes()[..width]);
+            bytes.truncate(end);
+            let _ = read(&bytes);
+        }
+    }
+}

@@ -100,7 +100,7 @@ struct Library {
     /// What cannot be told and why; empty where everything can.
     missing: String,
     /// Dropping them detaches.
-    _links: Vec<UProbeLink>,
+    links: Vec<UProbeLink>,
 }
 
 /// A gateway process.
@@ -180,7 +180,7 @@ impl Libraries {
             handshakes: false,
             errors: false,
             missing: String::new(),
-            _links: Vec::new(),
+            links: Vec::new(),
         };
         if let Err(reason) = self.probe(pid, mapped, &mut library) {
             library.missing = reason;
@@ -220,7 +220,7 @@ impl Libraries {
                 cookie = Some(u64::from(offset));
             }
             library
-                ._links
+                .links
                 .push(attach(&mut self.ebpf, program, &file, function, cookie)?);
             library.handshakes |= function.name == HANDSHAKE;
             library.errors |= [RAISE, PUT].contains(&function.name);

@@ -177,23 +177,41 @@ fn certificates_before_a_gap_are_kept() {
 
 #[test]
 fn finished_is_told_by_its_length_alone_where_that_is_certain() {
-    for (lengths, step, what) in [
-        (&[69][..], Step::Finished, "alone"),
-        (&[25, 69], Step::Finished, "behind no certificate"),
-        (&[433, 97, 69], Step::Finished, "behind a certificate"),
-        (&[433, 281, 69], Step::Finished, "behind one of RSA"),
-        (&[53], Step::Encrypted, "of another hash"),
-        (&[25], Step::Encrypted, "not yet"),
-        (&[19], Step::Encrypted, "an alert"),
-        (&[77], Step::Encrypted, "in one record with no certificate"),
-        (&[600], Step::Encrypted, "in one record with a certificate"),
-        (&[600, 69], Step::Encrypted, "or data behind it"),
+    for (lengths, step, since, what) in [
+        (&[69][..], Step::Finished, 0, "alone"),
+        (&[25, 69], Step::Finished, 0, "behind no certificate"),
+        (&[77], Step::Finished, 0, "in one record with none"),
+        (&[433, 97, 69], Step::Finished, 0, "behind a certificate"),
+        (&[433, 281, 69], Step::Finished, 0, "behind one of RSA"),
+        (&[520, 69], Step::Finished, 0, "behind both in one record"),
+        (&[433, 149], Step::Finished, 0, "with the verification"),
+        (&[600, 100], Step::Finished, 1, "all of it before data"),
         (
-            &[433, 90, 69],
-            Step::Encrypted,
-            "behind what verifies nothing",
+            &[600, 97, 100],
+            Step::Finished,
+            1,
+            "before data of any length",
         ),
-        (&[85], Step::Encrypted, "padded"),
+        (
+            &[600, 97, 69],
+            Step::Finished,
+            0,
+            "before data at the latest",
+        ),
+        (&[53], Step::Encrypted, 0, "of another hash"),
+        (&[25], Step::Encrypted, 0, "not yet"),
+        (&[25, 100], Step::Encrypted, 0, "not there"),
+        (&[19], Step::Encrypted, 0, "an alert"),
+        (&[600], Step::Encrypted, 0, "perhaps in one record"),
+        (&[600, 19], Step::Encrypted, 0, "perhaps before an alert"),
+        (&[433, 97], Step::Encrypted, 0, "not yet behind it"),
+        (
+            &[16401, 100],
+            Step::Encrypted,
+            0,
+            "behind a long certificate",
+        ),
+        (&[85], Step::Encrypted, 0, "padded"),
     ] {
         let mut session = tls13("tls13");
         received(&mut session, &sealed(&[3000]));
@@ -205,7 +223,7 @@ fn finished_is_told_by_its_length_alone_where_that_is_certain() {
         // Whoever finished had the upstream's Finished.
         assert_eq!(facts.from.step, step, "{what}");
         assert_eq!(facts.to.first_application, Some(lengths[0] as u16));
-        assert_eq!(facts.to.since_finished, 0);
+        assert_eq!(facts.to.since_finished, since, "{what}");
     }
 }
 
@@ -244,7 +262,7 @@ fn nineteen_bytes_are_an_alert_as_long_as_nothing_follows() {
     // The other side's records do not matter.
     received(&mut session, &sealed(&[250, 19]));
     assert_eq!(session.facts().alerts.len(), 2);
-    sent(&mut session, &sealed(&[100]));
+    sent(&mut session, &sealed(&[100])[..5]);
     let left: Vec<_> = session
         .facts()
         .alerts
@@ -307,27 +325,14 @@ fn what_is_no_tls_is_told_with_its_place() {
 }
 
 #[test]
-fn the_hello_of_ssl_2_is_read() {
-    let ciphers = [0, 0, 0x2f, 7, 0, 0xc0, 0, 0, 0x0a];
-    let mut body = vec![1, 3, 1, 0, 9, 0, 0, 0, 16];
-    body.extend(ciphers);
-    body.extend([7; 16]);
-    let mut hello = vec![0x80, body.len() as u8];
-    hello.extend(&body);
+fn the_hello_of_ssl_2_is_no_record() {
+    // RFC 5246 appendix E.2.
+    let hello = [0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10];
     let mut session = Session::new();
-    for byte in &hello {
-        sent(&mut session, &[*byte]);
-    }
+    sent(&mut session, &hello);
     let facts = session.facts();
-    let client = facts.client.as_ref().unwrap();
-    assert_eq!(client.versions, [Version(0x0301)]);
-    assert_eq!(client.ciphers, [0x2f, 0x0a]);
-    assert_eq!(facts.to.step, Step::Hello);
-    assert_eq!(facts.foreign, None);
-    // The same from an upstream is nothing.
-    let mut session = Session::new();
-    received(&mut session, &hello);
-    assert!(session.facts().foreign.is_some());
+    assert_eq!(facts.foreign.as_ref().unwrap().bytes, hello);
+    assert_eq!((facts.to.records, facts.to.step), (0, Step::Nothing));
 }
 
 #[test]

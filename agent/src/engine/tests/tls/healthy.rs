@@ -56,6 +56,20 @@ fn tls_12() {
 }
 
 #[test]
+fn a_response_and_the_close_in_one_segment() {
+    both(|sim| {
+        sim.handshake_12(&hello(), Shown::default()).ask();
+        sim.reply(&[data(464), alert_12()].concat()).ms(60);
+        sim.upstream_fin().gateway_fin().expect_none();
+    });
+    both(|sim| {
+        sim.handshake_13().tickets().ask();
+        sim.reply(&[data(464), data(ALERT)].concat()).ms(60);
+        sim.upstream_fin().gateway_fin().expect_none();
+    });
+}
+
+#[test]
 fn a_bad_certificate_that_the_gateway_does_not_mind() {
     let expired = Shown {
         expired: true,

@@ -139,7 +139,17 @@ pub(super) fn server_13() -> Vec<u8> {
     [server_hello(TLS13, 0x1302, None), change_cipher(), rest].concat()
 }
 
-/// The same with a CertificateRequest.
+/// A ServerHello of TLS 1.3 with an encrypted alert behind it.
+pub(super) fn server_13_refusing() -> Vec<u8> {
+    [
+        server_hello(TLS13, 0x1302, None),
+        change_cipher(),
+        data(ALERT),
+    ]
+    .concat()
+}
+
+/// The flight of TLS 1.3 with a CertificateRequest.
 pub(super) fn server_13_asking() -> Vec<u8> {
     let rest = [30, 62, 820, 281, FINISHED].map(data).concat();
     [server_hello(TLS13, 0x1302, None), change_cipher(), rest].concat()

@@ -1,0 +1,120 @@
+//! The short way of the segments that healthy traffic consists of: bare acknowledgements, bodies, and
+//! requests and responses whose heads are whole in one segment. It does what [`Hop::segment`] would do,
+//! and leaves to that whatever is not certain to be one of these.
+
+use super::{Context, Hop, Phase};
+use crate::engine::peers::Exchanged;
+use crate::engine::traffic::AllFinished;
+use crate::model::{Direction, Segment, TcpFlags, Timestamp};
+
+impl Hop {
+    /// Takes a segment of the kinds above; `now` is the engine's time. Returns false for any other, which
+    /// then belongs to [`Hop::segment`]; nothing that this one did before is wrong there.
+    pub(in crate::engine) fn pass(
+        &mut self,
+        at: Timestamp,
+        now: Timestamp,
+        segment: &Segment<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let TcpFlags(flags) = segment.flags;
+        let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
+            && self.phase == Phase::Established
+            && !self.half_open
+            && self.exchanges.is_settled()
+            && !self.to.is_closing()
+            && !self.from.is_closing()
+            && segment.payload.len() == segment.wire_len as usize;
+        if !plain {
+            return false;
+        }
+        match (segment.direction, segment.payload) {
+            (Direction::ToUpstream, []) => {
+                let passed = self.from.pass_acknowledged(segment.ack) && self.to.pass(at, segment);
+                if passed {
+                    self.heard(at);
+                }
+                passed
+            }
+            (Direction::FromUpstream, []) => {
+                let passed = self.to.pass_acknowledged(segment.ack) && self.from.pass(at, segment);
+                if passed {
+                    self.heard(at);
+                }
+                passed
+            }
+            (Direction::ToUpstream, _) => self.pass_request(at, segment, cx),
+            (Direction::FromUpstream, _) if self.exchanges.awaits_body(segment.wire_len) => {
+                self.pass_body(at, segment)
+            }
+            (Direction::FromUpstream, _) => self.pass_response(at, now, segment, cx),
+        }
+    }
+
+    /// Bytes inside a body of known length.
+    fn pass_body(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
+        let seen = at.max(self.last_seen);
+        let passed = self.to.pass_acknowledged(segment.ack)
+            && self.from.pass(seen, segment)
+            && self.exchanges.pass(seen, segment.wire_len);
+        if passed {
+            self.heard(at);
+        }
+        passed
+    }
+
+    /// A request without a body.
+    fn pass_request(&mut self, at: Timestamp, segment: &Segment<'_>, cx: &Context<'_>) -> bool {
+        if self.lost() > 0 || !self.from.pass_acknowledged(segment.ack) {
+            return false;
+        }
+        let Some(head) = self.exchanges.whole_request(segment.payload, cx.limits) else {
+            return false;
+        };
+        let seen = at.max(self.last_seen);
+        if !self.to.pass(seen, segment) {
+            self.exchanges.give_back(head);
+            return false;
+        }
+        self.quiet = at.since(self.last_seen);
+        self.heard(at);
+        self.exchanges.ask(seen, segment.wire_len, head);
+        self.from.watch_windows();
+        true
+    }
+
+    /// The head of a response of known length with what of its body is behind it.
+    fn pass_response(
+        &mut self,
+        at: Timestamp,
+        now: Timestamp,
+        segment: &Segment<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if cx.tell_healthy || !self.to.pass_acknowledged(segment.ack) {
+            return false;
+        }
+        let acked = self.to.acked();
+        let Some(head) = self.exchanges.sized_answer(segment.payload, acked) else {
+            return false;
+        };
+        let seen = at.max(self.last_seen);
+        if !self.from.pass(seen, segment) {
+            return false;
+        }
+        self.heard(at);
+        if let Some(finished) = self.exchanges.answer(seen, &head, acked) {
+            self.forget_losses(cx.stats.records_lost);
+            cx.stats.exchanges += 1;
+            let ended = Exchanged {
+                count: 1,
+                complete: true,
+                repeated: self.retransmits() > 0,
+                ttl: self.ttl(),
+                finished: AllFinished::from(finished),
+            };
+            cx.peers.exchanged(self.place(), now, &ended);
+        }
+        true
+    }
+}
