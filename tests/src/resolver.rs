@@ -153,7 +153,10 @@ fn answer(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
         end += 1 + usize::from(*len);
     }
     let question = query.get(HEADER..end + 5)?;
-    let kind = u16::from_be_bytes([*question.get(question.len() - 4)?, *question.get(question.len() - 3)?]);
+    let kind = u16::from_be_bytes([
+        *question.get(question.len() - 4)?,
+        *question.get(question.len() - 3)?,
+    ]);
     let what = Answer::to(label);
     let mut id = [*query.first()?, *query.get(1)?];
     let (mut flags, mut code) = (0x81, 0_u8);

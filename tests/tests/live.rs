@@ -4,6 +4,7 @@
 mod live {
     pub(crate) mod attached;
     pub(crate) mod captures;
+    mod dns;
     pub(crate) mod status;
     mod stopped;
     mod tls;

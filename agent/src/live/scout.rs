@@ -120,12 +120,10 @@ impl Scout {
                 resolvers.insert(pid, netns);
             }
             if is_gateway {
-                gateways.insert(pid, netns)
-            } else if !everywhere {
-                continue;
-            } else {
-                others.insert(pid, netns)
-            };
+                gateways.insert(pid, netns);
+            } else if everywhere {
+                others.insert(pid, netns);
+            }
         }
 
         let mut to_seed: HashMap<u64, u32> = HashMap::new();

@@ -7,8 +7,7 @@ use hopscope::model::{Direction, Process};
 use super::support::{Gateway, Seen, Watch};
 
 /// A query for the address of `a.b`, as a shell prints it.
-const QUERY: &str =
-    r"printf '\0\7\1\0\0\1\0\0\0\0\0\0\1a\1b\0\0\1\0\1' >&4";
+const QUERY: &str = r"printf '\0\7\1\0\0\1\0\0\0\0\0\0\1a\1b\0\0\1\0\1' >&4";
 const QUERY_BYTES: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x01b\0\0\x01\0\x01";
 
 /// The query as it was seen, once it was.
@@ -34,7 +33,10 @@ fn a_query_of_a_gateway_tells_its_process() {
     assert_eq!(gateway.run(QUERY), "0");
     watch.until("a query", |watch| asked(watch, false).is_some());
     let process = asked(&watch, false).unwrap();
-    assert_eq!((process.pid, &*process.comm), (gateway.pid(), &*gateway.name));
+    assert_eq!(
+        (process.pid, &*process.comm),
+        (gateway.pid(), &*gateway.name)
+    );
     assert_ne!(process.netns, 0);
 }
 
