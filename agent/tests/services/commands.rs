@@ -319,8 +319,8 @@ fn bad_flags_are_named() {
             "unknown cause `tcp.nope`: give an id",
         ),
         (
-            &["events", "--upstream", "shop"],
-            "bad upstream `shop`: give ADDRESS",
+            &["events", "--upstream", "10.0.0.0/40"],
+            "bad upstream `10.0.0.0/40`: give ADDRESS",
         ),
         (
             &["events", "--since", "noon"],

@@ -72,13 +72,14 @@ fn text_is_aligned_with_its_evidence_below() {
              10.0.0.7:8001          -",
             "    kernel        connect() returned ECONNREFUSED (111)",
             "2023-11-14T22:13:20.000Z  tcp.closed_no_response          underdetermined  \
-             [2001:db8::7]:8080     nginx[412]  GET shop.example/cart -> 200 after 12.2 ms",
+             [2001:db8::7]:8080 (shop.internal)  nginx[412]  GET shop.example/cart -> 200 after 12.2 ms",
             "    packet        FIN in the middle of the head (byte 17)",
             "    client        got 502 for GET /shop/cart after 3.2 ms, or for another of 2 events",
             "    rejected by   HAProxy 2.6 (502)",
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",
             "    to tell       the upstream's own log",
+            "    tls           TLS 1.3, TLS_AES_128_GCM_SHA256, server name shop.internal",
             "    capture       c-9",
             "    incomplete    4 segments lost, payload captured short, joined mid-stream",
         ]
@@ -122,7 +123,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     let answer = event.gateway_answer.as_mut().unwrap();
     (answer.method, answer.path) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 9, "{text:?}");
+    assert_eq!(text.lines().count(), 10, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"
