@@ -220,6 +220,10 @@ impl Engine {
                 local,
                 readable,
             } => self.answers.listening(process, local, readable),
+            Input::Waiting(oldest) => {
+                self.answers.waiting(self.now, oldest);
+                self.tell_answers();
+            }
             Input::SocketFailed {
                 process,
                 turn,
@@ -289,6 +293,13 @@ impl Engine {
     #[inline]
     pub fn poll_told(&mut self) -> Option<(HopEvent, bool)> {
         self.events.pop_front()
+    }
+
+    /// Whether the engine wants to know which clients wait for an answer, as an [`Input::Waiting`]: it holds
+    /// events that nobody was told of, and the request behind one may still be under way.
+    #[inline]
+    pub const fn asks_who_waits(&self) -> bool {
+        self.answers.asks()
     }
 
     /// The next event that was judged just now and waits for what the gateway's client gets. Its packets

@@ -566,7 +566,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
+        } else if !self.judge_tls(at, Ended::Settled, false, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

@@ -228,6 +228,14 @@ impl LiveSource {
         self.boosts.set(upstreams, time, monotonic_ns())
     }
 
+    /// Since when the client has waited for its answer that has waited longest, in each network namespace
+    /// where one does. Looks at every client's connection: not for every record.
+    pub fn waiting(&self) -> Vec<(u64, Timestamp)> {
+        let oldest = self.clients.waiting();
+        let wall = |(netns, ns)| (netns, self.clock.wall(ns));
+        oldest.into_iter().map(wall).collect()
+    }
+
     /// What is attached and what is not, and what is lost by that.
     pub fn probes(&self) -> Vec<ProbeStatus> {
         let libraries = self.libraries.iter().cloned();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     ClientAnswer, Direction, Errno, HeldExchanges, HopId, Process, ResetReason, SocketCall, Target,
-    TcpFlags, TcpState,
+    TcpFlags, TcpState, Timestamp,
 };
 
 /// One observation. Its time is passed beside it.
@@ -48,6 +48,9 @@ pub enum Input<'a> {
         /// Whether requests can be read there; not where clients speak TLS.
         readable: bool,
     },
+    /// The answer to [`Engine::asks_who_waits`](crate::engine::Engine::asks_who_waits): since when the client
+    /// has waited for its answer that has waited longest, in each network namespace where one does.
+    Waiting(&'a [(u64, Timestamp)]),
     /// A system call about a socket failed in a gateway, which is no failure of an upstream.
     SocketFailed {
         /// The process that called it.

@@ -72,7 +72,7 @@ impl Filter {
             let upstream = upstream.as_ref();
             match upstream.parse() {
                 Ok(socket @ (UpstreamAddress::Unix(_) | UpstreamAddress::None)) => {
-                    filter.sockets.push(socket)
+                    filter.sockets.push(socket);
                 }
                 _ => filter.upstreams.push(upstream.parse()?),
             }

@@ -172,7 +172,7 @@ pub(crate) enum Seen {
     },
     Listening(SocketAddr),
     SocketFailed(SocketCall, Errno),
-    Dns,
+    Other,
     ConnectFailed {
         process: Process,
         upstream: Target,
@@ -286,7 +286,7 @@ impl Watch {
                     Input::SocketFailed { call, errno, .. } => {
                         (None, Seen::SocketFailed(call, errno))
                     }
-                    Input::Dns(_) => (None, Seen::Dns),
+                    Input::Dns(_) | Input::Waiting(_) => (None, Seen::Other),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });

@@ -50,7 +50,7 @@ impl Report {
     ) -> String {
         let mut text = String::new();
         let tallies = engine.upstreams();
-        capture_lines(&mut text, files, summary, engine.stats(), self.total);
+        capture_lines(&mut text, files, summary, &engine.stats(), self.total);
         let rows = rows(summary, &tallies);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
         if rows.len() > MAX_ROWS {
@@ -159,7 +159,7 @@ fn capture_lines(
     text: &mut String,
     files: &[String],
     summary: &Summary,
-    stats: Stats,
+    stats: &Stats,
     failures: u64,
 ) {
     let name = match files {

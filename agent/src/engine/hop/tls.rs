@@ -21,12 +21,13 @@ impl Hop {
         self.exchanges.tls.is_some()
     }
 
-    /// Judges the TLS connection on what ended it. Returns whether TLS is to blame: the exchanges are
-    /// not judged then.
+    /// Judges the TLS connection on what ended it; `left` where the gateway let go of its client in the
+    /// same moment. Returns whether TLS is to blame: the exchanges are not judged then.
     pub(super) fn judge_tls(
         &mut self,
         at: Timestamp,
         ended: Ended,
+        left: bool,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) -> bool {
@@ -73,6 +74,7 @@ impl Hop {
             requested: self.exchanges.begun() > 0,
             answered,
             lost: self.lost() > 0 || self.mid_stream,
+            left,
         });
         cx.stats.tls_sources_disagree += u64::from(verdict.disagree);
         let Some(verdict) = verdict.verdict else {
@@ -103,6 +105,10 @@ impl Hop {
         let Some(connection) = self.exchanges.tls.as_deref() else {
             return verdict;
         };
+        if connection.judged {
+            // A request that came too late for the refusal that was told of.
+            return None;
+        }
         let run = TlsRun {
             wire: connection.session.facts(),
             first: open.ordinal == 1,
