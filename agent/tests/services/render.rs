@@ -79,6 +79,7 @@ fn text_is_aligned_with_its_evidence_below() {
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",
             "    to tell       the upstream's own log",
+            "    tls           TLS 1.3, TLS_AES_128_GCM_SHA256, server name shop.internal",
             "    capture       c-9",
             "    incomplete    4 segments lost, payload captured short, joined mid-stream",
         ]
@@ -112,6 +113,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     event.evidence[0].text = hostile.to_owned();
     event.evidence[0].source = EvidenceSource::TlsLibrary;
     event.splitter = Some(hostile.to_owned());
+    event.tls.as_mut().unwrap().sni = Some(hostile.to_owned());
     event.capture_id = Some(hostile.to_owned());
     event.rejected_by = vec![hostile.to_owned()];
     let exchange = event.exchange.as_mut().unwrap();
@@ -122,7 +124,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     let answer = event.gateway_answer.as_mut().unwrap();
     (answer.method, answer.path) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
     let text = event_text(&event, false);
-    assert_eq!(text.lines().count(), 9, "{text:?}");
+    assert_eq!(text.lines().count(), 10, "{text:?}");
     assert!(
         !text.contains(|c: char| c.is_control() && c != '\n'),
         "{text:?}"
