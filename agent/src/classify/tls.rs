@@ -23,6 +23,7 @@ const ONE_BURST: Duration = Duration::from_secs(1);
 
 /// What is known of a TLS connection when it ended, or when the observation did.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct TlsFacts<'a> {
     /// The hop, with all that the gateway sent taken for the request. `Ended::Settled` where nothing
     /// ended it.

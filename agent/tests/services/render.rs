@@ -113,6 +113,7 @@ fn bytes_of_the_wire_cannot_drive_the_terminal() {
     event.evidence[0].text = hostile.to_owned();
     event.evidence[0].source = EvidenceSource::TlsLibrary;
     event.splitter = Some(hostile.to_owned());
+    event.tls.as_mut().unwrap().sni = Some(hostile.to_owned());
     event.capture_id = Some(hostile.to_owned());
     event.rejected_by = vec![hostile.to_owned()];
     let exchange = event.exchange.as_mut().unwrap();
