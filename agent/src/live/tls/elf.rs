@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt as _;
 
 use object::LittleEndian;
 use object::elf::{
-    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHN_UNDEF,
-    SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, SectionHeader64, Sym64,
+    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
+    R_X86_64_JUMP_SLOT, Rela64, SHF_EXECINSTR, SHN_UNDEF, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB,
+    STT_FUNC, SectionHeader64, Sym64,
 };
 use thiserror::Error;
 
@@ -19,6 +20,10 @@ type FileHeader = FileHeader64<LittleEndian>;
 type Segment = ProgramHeader64<LittleEndian>;
 type Section = SectionHeader64<LittleEndian>;
 type Symbol = Sym64<LittleEndian>;
+type Relocation = Rela64<LittleEndian>;
+
+/// Bytes of the shortest stub.
+const STUB_LEN: u64 = 8;
 
 /// Program headers and sections of one file. Linkers make a few dozen.
 const HEADERS_MAX: u16 = 1024;
@@ -63,6 +68,121 @@ pub(super) struct Function {
 
 /// The functions of `wanted` that `file` defines, each once.
 pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
+    let Headers { segments, sections } = headers(file)?;
+    let mut found = Vec::new();
+    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+        for at in sections.starts(size_of::<Section>()) {
+            if sections.u32(at + offset_of!(Section, sh_type))? != kind {
+                continue;
+            }
+            let symbols = section(file, &sections, at)?;
+            let names = section(file, &sections, linked(&sections, at)?)?;
+            search(&symbols, &names, &segments, wanted, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Where `file` calls functions of `wanted` that other files define: the stubs of its procedure linkage
+/// table, through which every such call goes. None on other processors than `x86_64`.
+pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
+    let mut found = Vec::new();
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(found);
+    }
+    let Headers { segments, sections } = headers(file)?;
+    let slots = slots(file, &sections, wanted)?;
+    for at in sections.starts(size_of::<Section>()) {
+        let flags = sections.u64(at + offset_of!(Section, sh_flags))?;
+        let each = sections.u64(at + offset_of!(Section, sh_entsize))?;
+        // Code in entries of one size is such a table.
+        if flags & u64::from(SHF_EXECINSTR) == 0 || !(STUB_LEN..=4 * STUB_LEN).contains(&each) {
+            continue;
+        }
+        let start = sections.u64(at + offset_of!(Section, sh_addr))?;
+        let code = section(file, &sections, at)?;
+        let each = usize::try_from(each).map_err(|_| Unreadable::Broken)?;
+        for (entry, stub) in (0_u64..).step_by(each).zip(code.0.chunks_exact(each)) {
+            let address = start.wrapping_add(entry);
+            let Some(slot) = jumps_through(stub, address) else {
+                continue;
+            };
+            if let Some((name, _)) = slots.iter().find(|(_, own)| *own == slot)
+                && let Some(offset) = file_offset(&segments, address)?
+            {
+                found.push(Function { name, offset });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Where the addresses of `wanted` functions of other files are put when `file` is loaded.
+fn slots(
+    file: &File,
+    sections: &Bytes,
+    wanted: &[&'static str],
+) -> Result<Vec<(&'static str, u64)>, Unreadable> {
+    let mut slots = Vec::new();
+    for at in sections.starts(size_of::<Section>()) {
+        if sections.u32(at + offset_of!(Section, sh_type))? != SHT_RELA {
+            continue;
+        }
+        let symbols_at = linked(sections, at)?;
+        let symbols = section(file, sections, symbols_at)?;
+        let names = section(file, sections, linked(sections, symbols_at)?)?;
+        let relocations = section(file, sections, at)?;
+        for at in relocations.starts(size_of::<Relocation>()) {
+            let info = relocations.u64(at + offset_of!(Relocation, r_info))?;
+            // The upper half is the symbol's number, which zero stands for none of.
+            let symbol = usize::try_from(info >> 32).map_err(|_| Unreadable::Broken)?;
+            if symbol == 0 || info & 0xffff_ffff != u64::from(R_X86_64_JUMP_SLOT) {
+                continue;
+            }
+            let symbol = symbol
+                .checked_mul(size_of::<Symbol>())
+                .ok_or(Unreadable::Broken)?;
+            let name = symbols.u32(symbol + offset_of!(Symbol, st_name))? as usize;
+            if let Some(name) = names.name(name, wanted) {
+                slots.push((
+                    name,
+                    relocations.u64(at + offset_of!(Relocation, r_offset))?,
+                ));
+            }
+        }
+    }
+    Ok(slots)
+}
+
+/// The address through which the stub at `address` jumps: `jmp *offset(%rip)`, perhaps behind a landing pad
+/// and with a prefix.
+fn jumps_through(stub: &[u8], address: u64) -> Option<u64> {
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    let code = stub.strip_prefix(&ENDBR64).unwrap_or(stub);
+    let code = code.strip_prefix(&[0xf2]).unwrap_or(code);
+    let [0xff, 0x25, a, b, c, d, rest @ ..] = code else {
+        return None;
+    };
+    let offset = i64::from(i32::from_le_bytes([*a, *b, *c, *d]));
+    let next = address.wrapping_add((stub.len() - rest.len()) as u64);
+    Some(next.wrapping_add_signed(offset))
+}
+
+/// The header of the section that the one with its header at `at` names.
+fn linked(sections: &Bytes, at: usize) -> Result<usize, Unreadable> {
+    let number = sections.u32(at + offset_of!(Section, sh_link))? as usize;
+    number
+        .checked_mul(size_of::<Section>())
+        .ok_or(Unreadable::Broken)
+}
+
+/// The two tables that everything else hangs on.
+struct Headers {
+    segments: Bytes,
+    sections: Bytes,
+}
+
+fn headers(file: &File) -> Result<Headers, Unreadable> {
     let header = Bytes::read(file, 0, size_of::<FileHeader>() as u64)?;
     if header.bytes(0, 4)? != ELFMAG
         || header.bytes(offset_of!(FileHeader, e_ident) + 4, 2)? != [ELFCLASS64, ELFDATA2LSB]
@@ -70,34 +190,20 @@ pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Func
     {
         return Err(Unreadable::Foreign);
     }
-    let segments = table(
-        file,
-        header.u64(offset_of!(FileHeader, e_phoff))?,
-        header.u16(offset_of!(FileHeader, e_phnum))?,
-        size_of::<Segment>(),
-    )?;
-    let sections = table(
-        file,
-        header.u64(offset_of!(FileHeader, e_shoff))?,
-        header.u16(offset_of!(FileHeader, e_shnum))?,
-        size_of::<Section>(),
-    )?;
-    let mut found = Vec::new();
-    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
-        for at in sections.starts(size_of::<Section>()) {
-            if sections.u32(at + offset_of!(Section, sh_type))? != kind {
-                continue;
-            }
-            let names = sections.u32(at + offset_of!(Section, sh_link))? as usize;
-            let names = names
-                .checked_mul(size_of::<Section>())
-                .ok_or(Unreadable::Broken)?;
-            let symbols = section(file, &sections, at)?;
-            let names = section(file, &sections, names)?;
-            search(&symbols, &names, &segments, wanted, &mut found)?;
-        }
-    }
-    Ok(found)
+    Ok(Headers {
+        segments: table(
+            file,
+            header.u64(offset_of!(FileHeader, e_phoff))?,
+            header.u16(offset_of!(FileHeader, e_phnum))?,
+            size_of::<Segment>(),
+        )?,
+        sections: table(
+            file,
+            header.u64(offset_of!(FileHeader, e_shoff))?,
+            header.u16(offset_of!(FileHeader, e_shnum))?,
+            size_of::<Section>(),
+        )?,
+    })
 }
 
 /// The first bytes of a function; fewer than asked for at the end of the file.
@@ -369,7 +475,20 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<Function>, Unreadable> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
+        let _ = stubs(&file, &WANTED);
         functions(&file, &WANTED)
+    }
+
+    #[test]
+    fn stubs_are_told_by_where_they_jump() {
+        // Plain, and with a landing pad and a prefix, as GNU's linker makes them.
+        let plain = [0xff, 0x25, 0x10, 0, 0, 0, 0x66, 0x90];
+        assert_eq!(jumps_through(&plain, 0x1000), Some(0x1016));
+        let marked = [
+            0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0xf0, 0xff, 0xff, 0xff, 0,
+        ];
+        assert_eq!(jumps_through(&marked, 0x1000), Some(0x0ffb));
+        assert_eq!(jumps_through(&[0xe9, 0, 0, 0, 0], 0x1000), None);
     }
 
     #[test]

@@ -48,6 +48,8 @@ const HANDSHAKE: &str = "SSL_do_handshake";
 const RAISE: &str = "ERR_vset_error";
 /// Raises errors in OpenSSL 1.1.
 const PUT: &str = "ERR_put_error";
+/// Either.
+const RAISERS: [&str; 2] = [RAISE, PUT];
 /// Returns how a verification ended.
 const RESULT: &str = "X509_STORE_CTX_get_error";
 
@@ -101,6 +103,12 @@ struct Library {
     missing: String,
     /// Dropping them detaches.
     links: Vec<UProbeLink>,
+}
+
+impl Library {
+    const fn is_probed(&self) -> bool {
+        !self.links.is_empty()
+    }
 }
 
 /// A gateway process.
@@ -185,7 +193,7 @@ impl Libraries {
         if let Err(reason) = self.probe(pid, mapped, &mut library) {
             library.missing = reason;
         }
-        if library.handshakes || library.errors {
+        if library.is_probed() {
             tracing::info!(path = %library.path, missing = %library.missing, "probed a TLS library");
         } else {
             tracing::debug!(path = %library.path, reason = %library.missing, "left a file alone");
@@ -200,14 +208,23 @@ impl Libraries {
         if functions.iter().any(|one| BORING.contains(&one.name)) {
             return Err("it is of BoringSSL's kind, whose errors have other numbers".to_owned());
         }
-        let newer = functions.iter().any(|one| one.name == RAISE);
-        for function in functions {
+        let defines = |name| functions.iter().any(|one| one.name == name);
+        let (whole, newer) = (defines(HANDSHAKE), defines(RAISE));
+        let mut points = functions;
+        // Other parts of OpenSSL try and fail in the middle of good handshakes. Where they are another file,
+        // only the calls out of libssl are of interest.
+        points.retain(|one| match one.name {
+            RAISE => whole,
+            PUT => whole && !newer,
+            _ => true,
+        });
+        if whole && !points.iter().any(|one| RAISERS.contains(&one.name)) {
+            points.extend(elf::stubs(&file, &RAISERS).map_err(|error| error.to_string())?);
+        }
+        for function in points {
             let Some((_, program)) = PROBES.iter().find(|(name, _)| *name == function.name) else {
                 continue;
             };
-            if newer && function.name == PUT {
-                continue;
-            }
             let mut cookie = None;
             if function.name == RESULT {
                 let code =
@@ -223,7 +240,10 @@ impl Libraries {
                 .links
                 .push(attach(&mut self.ebpf, program, &file, function, cookie)?);
             library.handshakes |= function.name == HANDSHAKE;
-            library.errors |= [RAISE, PUT].contains(&function.name);
+            library.errors |= RAISERS.contains(&function.name);
+        }
+        if library.handshakes && !library.errors {
+            "where it raises errors cannot be told".clone_into(&mut library.missing);
         }
         Ok(())
     }
@@ -254,7 +274,7 @@ impl Libraries {
             for (mapped, file) in files {
                 handshakes |= file.handshakes;
                 errors |= file.errors;
-                if file.handshakes || file.errors {
+                if file.is_probed() {
                     lines.insert((true, format!("{} in {}", gateway.comm, file.path)));
                 }
                 if !file.missing.is_empty() {
@@ -276,7 +296,7 @@ impl Libraries {
                     .mapped
                     .iter()
                     .filter_map(|mapped| self.files.get(&mapped.id))
-                    .filter(|file| (file.handshakes || file.errors) && !file.missing.is_empty());
+                    .filter(|file| file.is_probed() && !file.missing.is_empty());
                 for file in missing {
                     lines.insert((
                         false,
