@@ -378,10 +378,8 @@ impl Engine {
             let began = (process.pid, resolution.began);
             self.names.lately.push_back(began);
         }
-        let at = match verdict.cause {
-            Cause::DnsTimeout | Cause::DnsBadReply => resolution.decided,
-            _ => resolution.ended,
-        };
+        // Its last query or answer: what the gateway made of it came soon after.
+        let at = resolution.ended;
         let id = format!("{:x}-d{:x}", at.as_nanos(), self.names.failed);
         let process = resolution.process.as_ref();
         let mut event = self.event(id, at, verdict, Target::None, process);
