@@ -119,28 +119,28 @@ fn serve_datagrams(socket: &UdpSocket, stop: &AtomicBool) {
 fn serve_streams(listener: &TcpListener, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
-            Ok((stream, _)) => {
-                let _ = serve_stream(stream);
-            }
+            // It ends with its client.
+            Ok((stream, _)) => drop(thread::spawn(move || serve_stream(stream))),
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LOOK),
             Err(_) => return,
         }
     }
 }
 
-/// Answers one query and closes.
+/// Answers one query after another until the client closes.
 fn serve_stream(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let mut length = [0; 2];
-    stream.read_exact(&mut length)?;
-    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut query)?;
-    if let Some(reply) = answer(&query, true) {
-        let length = u16::try_from(reply.len()).unwrap_or(0).to_be_bytes();
-        stream.write_all(&[&length[..], &reply].concat())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut query)?;
+        if let Some(reply) = answer(&query, true) {
+            let length = u16::try_from(reply.len()).unwrap_or(0).to_be_bytes();
+            stream.write_all(&[&length[..], &reply].concat())?;
+        }
     }
-    Ok(())
 }
 
 /// The answer to a query, if it gets one.

@@ -280,7 +280,7 @@ impl Engine {
                 }
             }
         }
-        facts.unjudged += self.names.pending(&process, requested, at);
+        facts.unjudged += self.names.without_address(&process, requested, at);
         let verdict = unattempted(&facts);
         let firm = verdict
             .as_ref()

@@ -25,6 +25,12 @@ const GRACE: Duration = Duration::from_hours(24);
 /// What answers and connects do within this time may be under way at the same time.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
+/// Clocks of several processors differ by less.
+const SKEW: Duration = Duration::from_millis(1);
+
+/// Failed resolutions remembered for the answers that a gateway made of them.
+const MAX_LATELY: usize = 1024;
+
 /// Failures remembered of resolvers on this host, and for how long they explain those of a gateway.
 const MAX_BEHIND: usize = 256;
 const BEHIND: Duration = Duration::from_secs(40);
@@ -85,6 +91,8 @@ pub(super) struct Names {
     behind: VecDeque<(Timestamp, Name, Behind)>,
     /// Failed resolutions, to number their events.
     failed: u64,
+    /// The last of them: who asked, and when.
+    lately: VecDeque<(u32, Timestamp)>,
 }
 
 impl Names {
@@ -98,6 +106,7 @@ impl Names {
             current: Recent::default(),
             behind: VecDeque::new(),
             failed: 0,
+            lately: VecDeque::new(),
         }
     }
 
@@ -170,9 +179,19 @@ impl Names {
         self.name_of(program, hop.upstream.ip(), hop.last_seen)
     }
 
-    /// Names that a process had asked for by `at`, not before `since`, and that are not decided.
-    pub(super) fn pending(&self, process: &Process, since: Timestamp, at: Timestamp) -> usize {
-        self.lookups.pending(Asker::Process(process.pid), since, at)
+    /// Names that a process had asked for by `at`, not before `since`, and that gave no address or are
+    /// not decided.
+    pub(super) fn without_address(
+        &self,
+        process: &Process,
+        since: Timestamp,
+        at: Timestamp,
+    ) -> usize {
+        let asker = Asker::Process(process.pid);
+        let within = |(pid, began): &&(u32, Timestamp)| {
+            *pid == process.pid && began.after(SKEW) >= since && *began <= at
+        };
+        self.lookups.pending(asker, since, at) + self.lately.iter().filter(within).count()
     }
 
     /// Takes the word that a gateway connects to `upstream` at `at`, and returns the name of that.
@@ -352,10 +371,15 @@ impl Engine {
             }
         }
         self.names.failed += 1;
-        let at = match verdict.cause {
-            Cause::DnsTimeout | Cause::DnsBadReply => resolution.decided,
-            _ => resolution.ended,
-        };
+        if let Some(process) = &resolution.process {
+            if self.names.lately.len() >= MAX_LATELY {
+                self.names.lately.pop_front();
+            }
+            let began = (process.pid, resolution.began);
+            self.names.lately.push_back(began);
+        }
+        // Its last query or answer: what the gateway made of it came soon after.
+        let at = resolution.ended;
         let id = format!("{:x}-d{:x}", at.as_nanos(), self.names.failed);
         let process = resolution.process.as_ref();
         let mut event = self.event(id, at, verdict, Target::None, process);

@@ -184,6 +184,12 @@ fn every_name_that_nginx_cannot_resolve_is_named_once() {
     let events = agent.follow().unwrap();
     bench.watched(&agent, &events, NGINX).unwrap();
 
+    for path in ["/healthy.test/9000", "/truncated.test/9000"] {
+        assert_eq!(bench.get(NGINX, path).unwrap(), Seen::Status(200), "{path}");
+    }
+    let refused = bench.get(NGINX, &format!("/named.test/{CLOSED}")).unwrap();
+    assert_eq!(refused, Seen::Status(502));
+
     let seen = thread::scope(|scope| {
         let bench = &bench;
         let ask = |(name, _)| scope.spawn(move || bench.get(NGINX, &format!("/{name}/80")));
@@ -192,12 +198,6 @@ fn every_name_that_nginx_cannot_resolve_is_named_once() {
             .map(|asked| asked.join().unwrap().unwrap())
     });
     assert_eq!(seen, [Seen::Status(502); FAILURES.len()]);
-    for path in ["/healthy.test/9000", "/truncated.test/9000"] {
-        assert_eq!(bench.get(NGINX, path).unwrap(), Seen::Status(200), "{path}");
-    }
-    let refused = bench.get(NGINX, &format!("/named.test/{CLOSED}")).unwrap();
-    assert_eq!(refused, Seen::Status(502));
-
     let wanted = FAILURES.len() + 1;
     let deadline = Deadline::after(VERDICT);
     let mut all = bench
@@ -216,7 +216,13 @@ fn every_name_that_nginx_cannot_resolve_is_named_once() {
             .into_iter()
             .chain([(&*upstream, "tcp.connect_refused")]),
     );
-    assert_eq!(found, expected, "{}", text.join("\n"));
+    assert_eq!(
+        found,
+        expected,
+        "{}\n{}",
+        text.join("\n"),
+        agent.recent().unwrap()
+    );
     for event in &all {
         assert_eq!(event.gateway.as_ref().unwrap().comm, "nginx", "{event}");
     }
