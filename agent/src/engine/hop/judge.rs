@@ -470,6 +470,7 @@ impl Hop {
             }),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
+            tls_port: open.tls_port.found(),
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),
         }
     }

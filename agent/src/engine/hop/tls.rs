@@ -4,6 +4,7 @@ use super::{Context, Hop, Judged, Outcome};
 use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, tls};
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
+use crate::http1::TlsPortText;
 use crate::model::{EvidenceSource, LibraryFact, Timestamp, TlsInfo};
 use crate::tls::cipher_name;
 
@@ -57,6 +58,7 @@ impl Hop {
             last_response: heard_of.then(|| wire.from.last_at.max(said_at)),
             response_bytes: 0,
             unasked: false,
+            tls_port: TlsPortText::default(),
             judged: false,
         };
         let requested = self.exchanges.begun() > 0;
@@ -112,7 +114,7 @@ impl Hop {
         let run = TlsRun {
             wire: connection.session.facts(),
             first: open.ordinal == 1,
-            doubtful: open.ordinal == 1 && connection.is_doubtful(),
+            doubtful: connection.is_doubtful() || connection.has_piece(),
             sending: open.last_request.since(open.began),
         };
         verdict.and_then(|verdict| inside_tls(verdict, &run))

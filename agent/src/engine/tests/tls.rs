@@ -2,6 +2,7 @@
 
 mod healthy;
 mod library;
+mod splits;
 mod wire;
 
 use self::wire::{
@@ -46,6 +47,28 @@ fn plaintext_upstreams_are_named() {
         let text = &event.evidence[0].text;
         assert!(text.contains(name), "{text}");
     }
+}
+
+#[test]
+fn a_400_that_asks_for_tls() {
+    let page = b"<title>400 The plain HTTP request was sent to HTTPS port</title>";
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n",
+        page.len()
+    );
+    both(|sim| {
+        sim.open().request().reply(head.as_bytes());
+        sim.reply(&page[..30]).reply(&page[30..]).upstream_fin();
+        let event = sim
+            .gateway_fin()
+            .expect(Cause::TlsPlaintextToTlsPort, Proof::Inferred);
+        assert_eq!(event.exchange.unwrap().status, Some(400));
+    });
+    both(|sim| {
+        let other = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno\n";
+        sim.open().request().reply(other).upstream_fin();
+        sim.gateway_fin().expect_none();
+    });
 }
 
 #[test]
