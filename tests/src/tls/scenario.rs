@@ -319,7 +319,6 @@ fn parameters() -> Vec<Scenario> {
         refused("alert_40", PARAMETERS).records(alert!(2, 40), End::Fin),
         refused("alert_70", VERSION).records(alert!(2, 70), End::Fin),
         refused("alert_80", "tls.internal_error").records(alert!(2, 80), End::Fin),
-        refused("alert_80_reset", "tls.internal_error").records(alert!(2, 80), End::Reset),
         refused("alert_112", NAME).records(alert!(2, 112), End::Fin),
         refused("alert_120", PROTOCOL).records(alert!(2, 120), End::Fin),
     ]
