@@ -23,6 +23,10 @@ const NAME_AFTERWARDS: &[&str] = &["httpd", "apache2"];
 /// A check right behind the handshake takes no longer.
 const RIGHT_BEHIND: Duration = Duration::from_millis(50);
 
+/// The same for a gateway that closes in order, and sends its request as soon as it takes the handshake
+/// for complete: only a busy processor keeps it.
+const BUSY: Duration = Duration::from_secs(1);
+
 /// Everything that a certificate can be refused for.
 pub(super) const ALL: [Cause; 8] = [
     Cause::TlsCertificateUntrusted,
@@ -105,13 +109,13 @@ pub(super) fn refused(
 /// see whether the upstream completes a handshake does the same, so it takes one that never does.
 pub(super) fn after_handshake(facts: &TlsFacts<'_>, alert: Option<&Alert>) -> Option<Verdict> {
     let waited = facts.hop.silence;
-    if facts.requested || facts.answered || facts.left || waited > RIGHT_BEHIND {
+    if facts.requested || facts.answered || facts.left {
         return None;
     }
     let names = &[Cause::TlsCertificateNameMismatch][..];
     let (candidates, how) = match alert {
-        Some(_) if facts.runs(CHECKS_AFTERWARDS) => (&ALL[..], "closed in order"),
-        None if facts.runs(NAME_AFTERWARDS) => (names, "closed"),
+        Some(_) if facts.runs(CHECKS_AFTERWARDS) && waited <= BUSY => (&ALL[..], "closed in order"),
+        None if facts.runs(NAME_AFTERWARDS) && waited <= RIGHT_BEHIND => (names, "closed"),
         _ => return None,
     };
     let text = format!(

@@ -61,7 +61,9 @@ impl Hop {
             tls_port: TlsPortText::default(),
             judged: false,
         };
-        let answered = connection.answered || connection.is_doubtful();
+        let requested = self.exchanges.begun() > 0;
+        // What comes before a request is no answer to it: tickets.
+        let answered = connection.answered || requested && connection.is_doubtful();
         let verdict = tls(&TlsFacts {
             hop: ExchangeFacts {
                 fresh: !self.mid_stream,
@@ -71,7 +73,7 @@ impl Hop {
             heard: &connection.heard,
             now: at,
             address: self.upstream.ip(),
-            requested: self.exchanges.begun() > 0,
+            requested,
             answered,
             lost: self.lost() > 0 || self.mid_stream,
             left,
