@@ -10,9 +10,12 @@ use hopscope_ebpf::{
 
 use crate::client;
 use crate::ctx::{self, Sock};
+use crate::dns;
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
-use crate::maps::{self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count};
+use crate::maps::{
+    self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count, is_hop_port,
+};
 use crate::stage;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`.
@@ -42,9 +45,20 @@ const ECONNREFUSED: i32 = 111;
 /// `IPPROTO_TCP`: the tracepoint fires for SCTP and DCCP as well.
 pub(crate) const TCP: u16 = 6;
 
+/// Whether the socket may be a hop, told by its other end: all that most sockets of a host cost. One that
+/// was disconnected has forgotten it.
+#[inline(always)]
+fn may_be_hop(sk: Sock) -> bool {
+    sk.field(&maps::SKC_DPORT)
+        .is_none_or(|port| port == 0 || is_hop_port(u16::from_be(port)))
+}
+
 /// The cookie where the socket is a hop.
 #[inline(always)]
 fn hop(sk: Sock) -> Option<u64> {
+    if !may_be_hop(sk) {
+        return None;
+    }
     let cookie = sk.cookie();
     HOPS.get_ptr(cookie).map(|_| cookie)
 }
@@ -120,10 +134,12 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
 pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = sk.cookie();
-    // The last word about a socket: nothing of it passes any more. Most have no entry.
-    let _ = STAGES.remove(cookie);
+    if may_be_hop(sk) {
+        // The last word about a socket: nothing of it passes any more.
+        let _ = STAGES.remove(cookie);
+        let _ = client::let_go_of_hop(cookie);
+    }
     client::gone(cookie);
-    let _ = client::let_go_of_hop(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
     let_go(ctx, sk)
@@ -167,6 +183,9 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     }
     let cookie = sk.cookie();
     let caller = ctx::caller(comm);
+    if ends.remote_port == dns::PORT {
+        return dns::opened(cookie, caller, &ends);
+    }
     let entry = Hop {
         pid: caller.pid,
         flags: 0,
@@ -218,8 +237,7 @@ pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
     let (kind, cookie) = match Sock::arg(ctx, 0) {
         None => (kind::RESET_OUT, too_late(ctx)?),
         Some(sk) => {
-            let own = sk.cookie();
-            if HOPS.get_ptr(own).is_some() {
+            if let Some(own) = hop(sk) {
                 (kind::RESET_OUT, own)
             } else {
                 (kind::RESET_PEER, peer(&sk.ends())?)

@@ -26,7 +26,8 @@ const SSL: u32 = 20;
 /// `SSL_R_CERTIFICATE_VERIFY_FAILED` of `openssl/sslerr.h`.
 const VERIFY_FAILED: u32 = 134;
 /// `SSL_R_RECORD_LAYER_FAILURE` of the same file: the reason is the error raised just before, by a part
-/// of the library that knows no `SSL` object (OpenSSL 3.2 and later).
+/// of the library that knows no `SSL` object (OpenSSL 3.2 and later). It is not raised for bytes that are no
+/// TLS at all, which the wire shows as well.
 const RECORD_LAYER: u32 = 313;
 /// A record of type handshake that begins with a `ClientHello` (RFC 8446 sections 4 and 5.1).
 const RECORD_HANDSHAKE: u8 = 22;

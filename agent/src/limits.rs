@@ -1,5 +1,7 @@
 //! Every cap of the engine in one struct, and the memory bound that it implies.
 
+use crate::tls::Session;
+
 /// Caps on what the engine keeps. Reaching one is counted, never silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -11,13 +13,18 @@ pub struct Limits {
     pub reassembly_pieces: usize,
     /// Bytes of a response head kept for judging it.
     pub head_bytes: usize,
-    /// Memory for out-of-order payload, incomplete heads and pipelined requests of all hops together;
-    /// the hop silent longest is evicted for more.
+    /// Memory for out-of-order payload, incomplete heads, TLS handshakes and pipelined requests of all
+    /// hops together; the hop silent longest is evicted for more.
     pub kept_bytes: usize,
     /// Requests kept on one hop whose response has not begun (pipelining).
     pub pipelined: usize,
     /// Upstreams remembered to compare a failure with earlier successes.
     pub upstreams: usize,
+    /// Names that are being resolved, or were within the last seconds; the oldest is forgotten for a new
+    /// one.
+    pub lookups: usize,
+    /// Addresses whose names are remembered, and names whose addresses are.
+    pub names: usize,
     /// Events kept until they are polled.
     pub events: usize,
 }
@@ -33,6 +40,8 @@ impl Default for Limits {
             kept_bytes: 64 * 1024 * 1024,
             pipelined: 64,
             upstreams: 4096,
+            lookups: 2048,
+            names: 4096,
             events: 65_536,
         }
     }
@@ -45,18 +54,24 @@ impl Limits {
 
     /// What an upstream may take, and an event that nobody polled.
     pub const UPSTREAM_BYTES: usize = 1536;
+    /// What a name that is being resolved may take: each query and answer with names of their own.
+    pub const LOOKUP_BYTES: usize = 40 * 1024;
+    /// What an address with its names and a name with its addresses may take.
+    pub const NAME_BYTES: usize = 8 * 1024;
     /// An event with its evidence.
     pub const EVENT_BYTES: usize = 4 * 1024;
 
     /// The most memory that an engine takes, in bytes, whatever goes in. It is what hostile traffic
     /// may bring it to; healthy traffic stays far below.
     pub const fn memory_bound(&self) -> usize {
-        // One hop's head or pieces may be above the sum before another hop is evicted for them.
-        let one_hop = 2 * self.reassembly_bytes + 3 * self.head_bytes;
+        // One hop's head, handshake or pieces may be above the sum before another hop is evicted for them.
+        let one_hop = 2 * self.reassembly_bytes + 3 * self.head_bytes + Session::MAX_KEPT_BYTES;
         self.hops * Self::HOP_BYTES
             + self.kept_bytes
             + one_hop
             + self.upstreams * Self::UPSTREAM_BYTES
+            + self.lookups * Self::LOOKUP_BYTES
+            + self.names * Self::NAME_BYTES
             + self.events * Self::EVENT_BYTES
     }
 }

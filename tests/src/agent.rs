@@ -53,6 +53,32 @@ pub struct Event {
     pub capture_id: Option<String>,
     /// Whether anything was lost.
     pub completeness: Completeness,
+    /// What the gateway's client got.
+    pub gateway_answer: Option<Answer>,
+    /// Whether no client was told of it.
+    #[serde(default)]
+    pub hidden_from_client: bool,
+}
+
+/// What a gateway's client got.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Answer {
+    /// Status; none for a connection that was closed without one.
+    pub status: Option<u16>,
+    /// Path of the request.
+    pub path: Option<String>,
+    /// The attempts that failed.
+    pub attempts: Vec<Attempt>,
+    /// Events that would explain it as well.
+    #[serde(default)]
+    pub candidates: Vec<String>,
+}
+
+/// One attempt on an upstream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Attempt {
+    /// Why it failed.
+    pub cause: String,
 }
 
 /// For messages of tests: the verdict and what it stands on.

@@ -2,8 +2,10 @@
 //! gives exactly one event with the right cause, and healthy traffic gives none. Needs root and BTF.
 
 mod live {
+    mod answers;
     pub(crate) mod attached;
     pub(crate) mod captures;
+    mod dns;
     pub(crate) mod status;
     mod stopped;
     mod tls;

@@ -12,6 +12,7 @@ use super::access::{ClientFlags, CollectorFlags, ServerFlags};
 use super::output::Format;
 use super::record::{Age, RecordFlags};
 use super::size::ByteSize;
+use super::wait::Wait;
 
 /// What a configuration file can hold.
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +39,9 @@ pub(super) struct Run {
     pub(super) snap_len: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
     pub(super) recent: Option<usize>,
+    pub(super) slow_first_byte: Option<Wait>,
+    pub(super) packets_of: Vec<PathBuf>,
+    pub(super) no_system_calls: bool,
     pub(super) kernel_log: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,

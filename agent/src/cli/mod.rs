@@ -21,6 +21,7 @@ pub mod render;
 mod run;
 mod runtime;
 mod size;
+mod wait;
 mod watch;
 
 use std::io::Write as _;

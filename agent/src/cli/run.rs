@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::access::{CollectorFlags, ServerFlags};
 use super::record::RecordFlags;
 use super::size::ByteSize;
+use super::wait::Wait;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
 use hopscope_ebpf::MAX_SNAP_LEN;
@@ -55,6 +56,21 @@ pub(super) struct Args {
     /// Size of the ring between kernel and agent, such as 8M.
     #[arg(long, value_name = "BYTES")]
     ring_size: Option<ByteSize>,
+
+    /// How long a first response byte may take before its exchange is looked at in any case
+    /// [default: 1s].
+    #[arg(long, value_name = "DURATION")]
+    slow_first_byte: Option<Wait>,
+
+    /// Cgroup below which all gateways run; repeat for more. The packets of other processes are then
+    /// left alone, and cost nothing [default: the root].
+    #[arg(long = "packets-of", value_name = "PATH")]
+    packets_of: Vec<PathBuf>,
+
+    /// Look at no system calls: all of them are a little faster then, those of other processes as well,
+    /// and a connect that fails before its first SYN, or to a unix socket, is not seen.
+    #[arg(long)]
+    no_system_calls: bool,
 
     /// Name of this node on every event [default: the host's name].
     #[arg(long, value_name = "NAME")]
@@ -121,6 +137,11 @@ impl Settings {
             }
             live.ring_bytes = bytes;
         }
+        if let Some(Wait(millis)) = args.slow_first_byte.or(file.slow_first_byte) {
+            live.slow_first_byte_ms = millis;
+        }
+        live.packets_of = given(args.packets_of, file.packets_of);
+        live.system_calls = !(args.no_system_calls || file.no_system_calls);
         live.kernel_log = args.kernel_log || file.kernel_log;
         let collectors = collector_tls.endpoints(&given(args.collectors, file.collectors))?;
         let host = rustix::system::uname();

@@ -41,6 +41,8 @@ pub(super) trait Source {
     ) -> Result<Timestamp, Self::Error>;
     /// Shows every exchange with `upstreams` for so long.
     fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), Self::Error>;
+    /// Since when the client has waited for its answer that has waited longest, by network namespace.
+    fn waiting(&self) -> Vec<(u64, Timestamp)>;
     /// What is attached.
     fn probes(&self) -> Vec<ProbeStatus>;
     /// What it did and lost.
@@ -60,6 +62,10 @@ impl Source for LiveSource {
 
     fn boost(&mut self, upstreams: &UpstreamPattern, time: Duration) -> Result<(), LiveError> {
         Self::boost(self, upstreams, time)
+    }
+
+    fn waiting(&self) -> Vec<(u64, Timestamp)> {
+        Self::waiting(self)
     }
 
     fn probes(&self) -> Vec<ProbeStatus> {
@@ -91,6 +97,10 @@ pub(super) fn watch<S: Source>(
             keep(engine, recorder, hub, at);
         })?;
         engine.handle_timeout(now);
+        if engine.asks_who_waits() {
+            let oldest = source.waiting();
+            engine.handle(now, Input::Waiting(&oldest));
+        }
         keep(engine, recorder, hub, now);
         recorder.tick(now);
         for (upstreams, until) in recorder.new_boosts() {
@@ -274,6 +284,10 @@ mod tests {
 
         fn boost(&mut self, _: &UpstreamPattern, _: Duration) -> io::Result<()> {
             Ok(())
+        }
+
+        fn waiting(&self) -> Vec<(u64, Timestamp)> {
+            Vec::new()
         }
 
         fn probes(&self) -> Vec<ProbeStatus> {

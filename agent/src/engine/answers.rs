@@ -54,7 +54,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            hold: Duration::from_millis(2000),
+            hold: Duration::from_secs(2),
             settle: Duration::from_millis(1300),
         }
     }
@@ -68,10 +68,16 @@ const MAX_REMEMBERED: usize = 4096;
 /// gateways put a member aside by default (nginx `fail_timeout` 10 s, Envoy outlier detection 30 s).
 const ECHO: Duration = Duration::from_secs(30);
 /// How long facts are remembered for answers that come later.
-const MEMORY: Duration = Duration::from_secs(60);
+const MEMORY: Duration = Duration::from_mins(1);
+
+/// An event waits no longer than this for a client that still waits itself, and is not marked then.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the source has to say who waits, and how often it is asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the engine tells of a failed attempt beside its event.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Attempt {
     pub(super) event: HopEvent,
     /// When it began: its request, or its SYN where it failed to connect.
@@ -86,6 +92,8 @@ pub(super) struct Attempt {
     listed: bool,
     /// Whether it was shown to who keeps packets.
     shown: bool,
+    /// Whether the source was asked which clients wait.
+    asked: bool,
 }
 
 impl Attempt {
@@ -98,6 +106,7 @@ impl Attempt {
             due: Timestamp::MAX,
             listed: false,
             shown: false,
+            asked: false,
         }
     }
 }
@@ -169,6 +178,7 @@ struct Past {
     process: Arc<Process>,
     /// The client's end and the gateway's.
     ends: (SocketAddr, SocketAddr),
+    path: Option<String>,
 }
 
 /// A failure behind an answer of the recent past.
@@ -177,7 +187,7 @@ struct Failure {
     netns: u64,
     comm: Arc<str>,
     route: (Option<String>, Option<String>),
-    failure: EarlierFailure,
+    earlier: EarlierFailure,
 }
 
 /// What became of an event or an answer.
@@ -232,6 +242,10 @@ pub(super) struct Answers {
     exits: VecDeque<(Timestamp, u32, Exit)>,
     /// Hops of which an event was published.
     told: VecDeque<(Timestamp, HopId)>,
+    /// Whether it is to be asked which clients wait.
+    asking: bool,
+    /// When that was answered last, and since when clients wait, by namespace.
+    oldest: Option<(Timestamp, HashMap<u64, Timestamp>)>,
     decided: VecDeque<Decided>,
     pub(super) tally: Tally,
 }
@@ -318,6 +332,7 @@ impl Answers {
         let netns = process.netns;
         let requested = at.before(answer.waited);
         self.watched.entry(netns).or_insert(true);
+        let request = RequestHead::of_start(answer.request).unwrap_or_default();
         remember(
             &mut self.past,
             Past {
@@ -325,6 +340,7 @@ impl Answers {
                 requested,
                 process: Arc::clone(process),
                 ends: (answer.client, answer.listener),
+                path: request.path().map(std::borrow::Cow::into_owned),
             },
         );
         if self.waiting.len() >= MAX_WAITING
@@ -340,11 +356,26 @@ impl Answers {
             turn: answer.turn,
             client: answer.client,
             requested,
-            request: RequestHead::of_start(answer.request).unwrap_or_default(),
+            request,
             head,
             exit,
         });
         self.join_certain();
+    }
+
+    /// Whether it is to be asked which clients wait.
+    pub(super) const fn asks(&self) -> bool {
+        self.asking
+    }
+
+    /// Since when clients wait, by namespace.
+    pub(super) fn waiting(&mut self, now: Timestamp, oldest: &[(u64, Timestamp)]) {
+        self.asking = false;
+        self.oldest = Some((now, oldest.iter().copied().collect()));
+        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.asked) {
+            attempt.due = now;
+        }
+        self.expire(now);
     }
 
     /// When something is due next.
@@ -365,10 +396,10 @@ impl Answers {
             self.join(answer);
         }
         while let Some(attempt) = take_if(&mut self.attempts, |attempt| attempt.due <= now) {
-            self.give_up(attempt);
+            self.give_up(now, attempt);
         }
         forget(&mut self.past, now, |past| past.at);
-        forget(&mut self.failures, now, |failure| failure.failure.at);
+        forget(&mut self.failures, now, |failure| failure.earlier.at);
         forget(&mut self.released, now, |release| release.at);
         forget(&mut self.told, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
@@ -461,7 +492,7 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let chain = join::chain(&self.attempts, last);
+        let chain = join::chain(&self.attempts, last, &self.waiting);
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;
@@ -486,7 +517,7 @@ impl Answers {
         }
         self.count(&told, event.cause == Cause::UpstreamOwnError);
         for entry in &told.attempts {
-            let failure = EarlierFailure {
+            let earlier = EarlierFailure {
                 at: event.time,
                 event: entry.event.clone(),
                 cause: entry.cause,
@@ -498,7 +529,7 @@ impl Answers {
                     netns: answer.process.netns,
                     comm: Arc::clone(&answer.process.comm),
                     route: (told.host.clone(), told.path.clone()),
-                    failure,
+                    earlier,
                 },
             );
         }
@@ -528,14 +559,24 @@ impl Answers {
                     && !self.told.iter().any(|(_, told)| *told == release.hop)
             })
             .count();
+        // The status may be an upstream's, under another path.
+        let passed_on = self.attempts.iter().filter(|attempt| {
+            let event = &attempt.event;
+            let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
+            event.cause == Cause::UpstreamOwnError
+                && event.gateway.as_ref().is_some_and(|by| by.pid == pid)
+                && status == told.status
+                && meanwhile(attempt.began)
+        });
+        let touched = touched + passed_on.count();
         let same = |failure: &&Failure| {
             failure.netns == answer.process.netns
                 && failure.comm == answer.process.comm
                 && failure.route == (told.host.clone(), told.path.clone())
-                && answer.at.since(failure.failure.at) <= ECHO
+                && answer.at.since(failure.earlier.at) <= ECHO
         };
         let earlier = self.failures.iter().filter(same);
-        let earlier = earlier.map(|failure| failure.failure.clone()).collect();
+        let earlier = earlier.map(|failure| failure.earlier.clone()).collect();
         // Connects of the gateway that failed with no client behind them: its own checks.
         let checks = self
             .attempts
@@ -630,29 +671,51 @@ impl Answers {
         }
     }
 
-    /// Publishes an event whose time is over.
-    fn give_up(&mut self, attempt: Attempt) {
-        let mut event = attempt.event;
-        let (pid, netns) = event
-            .gateway
-            .as_ref()
-            .map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
-        if let Some(exit) = self.exit_of(&event) {
-            crate::classify::worker_died(&mut event, exit, pid);
-        } else if !attempt.listed && self.watched.get(&netns) == Some(&true) {
-            // Somebody may have been told of it: some answer of that process covers its time.
-            let covered = |past: &Past| {
-                past.process.netns == netns
-                    && past.process.pid == pid
-                    && past.requested <= attempt.began.after(join::SLACK)
-                    && past.at.after(join::SLACK) >= event.time
-            };
-            let own = event.cause == Cause::UpstreamOwnError;
-            // Its own status is what clients get, good or bad.
-            event.hidden_from_client = !own && !self.past.iter().any(covered);
-            self.tally.hidden += u64::from(event.hidden_from_client);
+    /// Publishes an event whose time is over, unless its client may still wait.
+    fn give_up(&mut self, now: Timestamp, mut attempt: Attempt) {
+        let gateway = attempt.event.gateway.as_ref();
+        let (pid, netns) = gateway.map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
+        if let Some(exit) = self.exit_of(&attempt.event) {
+            crate::classify::worker_died(&mut attempt.event, exit, pid);
+        } else if self.may_be_hidden(&attempt, pid, netns) {
+            let known = self.oldest.as_ref().filter(|_| attempt.asked);
+            let waits = known.map(|(_, oldest)| {
+                let since = oldest.get(&netns);
+                since.is_some_and(|since| *since <= attempt.began.after(join::SLACK))
+            });
+            if waits == Some(false) {
+                attempt.event.hidden_from_client = true;
+                self.tally.hidden += 1;
+            } else if now.since(attempt.event.time) < PATIENCE {
+                // Asked the first time, or again: somebody waits that may be told of it yet.
+                let first = !attempt.asked;
+                attempt.asked = first;
+                attempt.due = now.after(ASK_AGAIN);
+                self.asking |= first;
+                self.attempts.push_back(attempt);
+                return;
+            }
         }
-        self.publish(event, attempt.shown);
+        self.publish(attempt.event, attempt.shown);
+    }
+
+    /// Whether no client that is known of was told of a failure.
+    fn may_be_hidden(&self, attempt: &Attempt, pid: u32, netns: u64) -> bool {
+        let exchange = attempt.event.exchange.as_ref();
+        let path = exchange.and_then(|exchange| exchange.path.as_deref());
+        // Some answer of that process covers its time, and is not to a request for something else.
+        let covered = |past: &Past| {
+            past.process.netns == netns
+                && past.process.pid == pid
+                && past.requested <= attempt.began.after(join::SLACK)
+                && past.at.after(join::SLACK) >= attempt.event.time
+                && join::paths(path, past.path.as_deref()) != join::Paths::Other
+        };
+        !attempt.listed
+            // Its own status is what clients get, good or bad.
+            && attempt.event.cause != Cause::UpstreamOwnError
+            && self.watched.get(&netns) == Some(&true)
+            && !self.past.iter().any(covered)
     }
 
     /// How the gateway's process ended, where it ended at the time of this event.

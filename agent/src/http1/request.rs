@@ -69,16 +69,14 @@ impl RequestHead {
     /// complete count. `None` where not even the request line is, or it is none of HTTP/1.
     pub fn of_start(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..MAX_HEAD_BYTES).unwrap_or(bytes);
-        let facts = match Facts::read(bytes) {
-            Some((_, facts)) => facts.keep(&mut Vec::new()),
-            None => {
-                let end = memchr::memrchr(b'\n', bytes)? + 1;
-                let mut whole = bytes.get(..end)?.to_vec();
-                whole.extend_from_slice(b"\r\n");
-                Facts::read(&whole)?.1.keep(&mut Vec::new())
-            }
-        };
-        Some(facts.0)
+        let mut spare = Vec::new();
+        if let Some((_, facts)) = Facts::read(bytes) {
+            return Some(facts.keep(&mut spare).0);
+        }
+        let end = memchr::memrchr(b'\n', bytes)? + 1;
+        let mut whole = bytes.get(..end)?.to_vec();
+        whole.extend_from_slice(b"\r\n");
+        Some(Facts::read(&whole)?.1.keep(&mut spare).0)
     }
 
     fn text(&self, text: Text) -> Option<Cow<'_, str>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::CgroupSkb;
-use hopscope_ebpf::{Client, Endpoints, ListenerKey};
+use hopscope_ebpf::{Client, Endpoints, ListenerKey, client_flag};
 
 use super::error::{LiveError, reason};
 use super::load::{self, Table};
@@ -21,7 +21,7 @@ const MAX_LISTENERS: usize = 4096;
 pub(super) struct Clients {
     ports: Array<MapData, u8>,
     listeners: Table<[u8; size_of::<ListenerKey>()], u8>,
-    clients: Table<u64, [u8; size_of::<Client>()]>,
+    connections: Table<u64, [u8; size_of::<Client>()]>,
     /// The kernel empties them when they are dropped.
     _jumps: Vec<ProgramArray<MapData>>,
 }
@@ -45,7 +45,7 @@ impl Clients {
         let clients = Self {
             ports: load::take_map(ebpf, "CLIENT_PORTS")?,
             listeners: load::take_map(ebpf, "LISTENERS")?,
-            clients: load::take_map(ebpf, "CLIENTS")?,
+            connections: load::take_map(ebpf, "CLIENTS")?,
             _jumps: jumps,
         };
         Ok((clients, result))
@@ -67,10 +67,41 @@ impl Clients {
         /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
         const NO_EXIST: u64 = 1;
         let value = entry(netns, local, remote);
-        if let Err(error) = self.clients.insert(cookie, value, NO_EXIST) {
+        if let Err(error) = self.connections.insert(cookie, value, NO_EXIST) {
             tracing::debug!(%error, cookie, "a client was not seeded");
         }
     }
+}
+
+impl Clients {
+    /// The oldest request that waits for its answer, by network namespace, in kernel time.
+    pub(super) fn waiting(&self) -> HashMap<u64, u64> {
+        let mut oldest = HashMap::new();
+        // An entry that goes meanwhile is one that does not wait.
+        for (_, value) in self.connections.iter().flatten() {
+            if let Some((netns, since)) = pending(&value) {
+                oldest
+                    .entry(netns)
+                    .and_modify(|known: &mut u64| *known = since.min(*known))
+                    .or_insert(since);
+            }
+        }
+        oldest
+    }
+}
+
+/// Namespace and time of the request of a connection that waits for its answer.
+fn pending(value: &[u8; size_of::<Client>()]) -> Option<(u64, u64)> {
+    let word = |at: usize| {
+        let bytes = value.get(at..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*bytes))
+    };
+    let flags = word(core::mem::offset_of!(Client, flags))?;
+    let netns =
+        word(core::mem::offset_of!(Client, ends) + core::mem::offset_of!(Endpoints, netns))?;
+    let at = core::mem::offset_of!(Client, requested_ns);
+    let since = u64::from_ne_bytes(*value.get(at..)?.first_chunk()?);
+    (flags & client_flag::ASKED != 0).then_some((u64::from(netns), since))
 }
 
 /// Loads a program and makes it the first entry of `jump`.

@@ -56,6 +56,11 @@ pub struct LiveConfig {
     pub sample: u32,
     /// Milliseconds after which a first response byte is late, so that its exchange is sent up.
     pub slow_first_byte_ms: u32,
+    /// cgroups whose packets are looked at; empty for the root, which is every process of the host.
+    pub packets_of: Vec<PathBuf>,
+    /// Whether system calls of gateways that fail are looked at. The kernel makes every system call of
+    /// every process a little slower for that.
+    pub system_calls: bool,
     /// Whether the kernel programs' own debug lines go to `tracing`.
     pub kernel_log: bool,
 }
@@ -70,6 +75,8 @@ impl Default for LiveConfig {
             ring_bytes: 8 << 20,
             sample: 1000,
             slow_first_byte_ms: 1000,
+            packets_of: Vec::new(),
+            system_calls: true,
             kernel_log: false,
         }
     }

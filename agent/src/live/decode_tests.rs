@@ -305,3 +305,62 @@ proptest! {
         }
     }
 }
+
+/// A record of what a client got, with these lengths of request and response.
+fn client_record(request_len: u32, response_len: u32, task_flags: u32) -> Vec<u8> {
+    let mut bytes = vec![0; size_of::<ClientRecord>()];
+    let len = u32::try_from(bytes.len()).unwrap();
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(offset_of!(Header, kind), &kind::CLIENT.to_ne_bytes());
+    put(offset_of!(Header, len), &len.to_ne_bytes());
+    put(offset_of!(Header, time_ns), &900_u64.to_ne_bytes());
+    put(
+        offset_of!(ClientRecord, requested_ns),
+        &400_u64.to_ne_bytes(),
+    );
+    put(
+        offset_of!(ClientRecord, request_len),
+        &request_len.to_ne_bytes(),
+    );
+    put(
+        offset_of!(ClientRecord, response_len),
+        &response_len.to_ne_bytes(),
+    );
+    put(
+        offset_of!(ClientRecord, task_flags),
+        &task_flags.to_ne_bytes(),
+    );
+    put(offset_of!(ClientRecord, exit_code), &9_u32.to_ne_bytes());
+    put(offset_of!(ClientRecord, request), b"GET /");
+    put(offset_of!(ClientRecord, response), b"HTTP/1.1 502");
+    bytes
+}
+
+#[test]
+fn what_a_client_got_is_read_within_its_bounds() {
+    let bytes = client_record(5, 12, 0);
+    let Ok(Record {
+        body: Body::Client(saw),
+        ..
+    }) = decode(&bytes)
+    else {
+        panic!("{:?}", decode(&bytes))
+    };
+    assert_eq!(
+        (saw.request, saw.response),
+        (&b"GET /"[..], &b"HTTP/1.1 502"[..])
+    );
+    assert_eq!((saw.waited_ns, saw.exit_code), (500, None));
+
+    let bytes = client_record(0, 0, PF_EXITING);
+    let read = decode(&bytes).unwrap();
+    assert!(matches!(read.body, Body::Client(saw) if saw.exit_code == Some(9)));
+
+    for (request, response) in [(1025, 0), (0, 257), (u32::MAX, u32::MAX)] {
+        let bytes = client_record(request, response, 0);
+        assert!(matches!(decode(&bytes), Err(Malformed::Length { .. })));
+    }
+    let bytes = client_record(1024, 256, 0);
+    assert!(decode(&bytes).is_ok());
+    assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+}

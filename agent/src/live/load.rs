@@ -4,13 +4,15 @@
 //! Everything attached hangs on file descriptors of this process, so that it is gone when the process
 //! is, however it ends.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramError,
+    TracePoint,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
@@ -20,6 +22,7 @@ use super::btf::Btf;
 use super::clients::Clients;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
+use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
 use super::{cgroup, tls, tracefs};
 use crate::stats::ProbeStatus;
@@ -123,6 +126,9 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         Err(problem) => no_connect = Some(problem),
     }
+    if !config.system_calls {
+        no_connect = Some("turned off".to_owned());
+    }
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
@@ -164,7 +170,8 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         result,
         "what clients of gateways get is not seen",
     ));
-    attach_segments(&mut ebpf, &mut probes);
+    attach_segments(&mut ebpf, &config.packets_of, &mut probes);
+    attach_dns(&mut ebpf, &mut probes);
     Ok(Loaded {
         ebpf,
         probes,
@@ -230,6 +237,15 @@ fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
             .insert(comm(name)?, 1, 0)
             .map_err(|source| LiveError::Map {
                 name: "COMMS",
+                source,
+            })?;
+    }
+    let mut resolvers: HashMap<_, [u8; COMM_LEN], u8> = map(ebpf, "RESOLVERS")?;
+    for name in RESOLVERS {
+        resolvers
+            .insert(comm(name)?, 1, 0)
+            .map_err(|source| LiveError::Map {
+                name: "RESOLVERS",
                 source,
             })?;
     }
@@ -360,16 +376,50 @@ fn attach_syscall(ebpf: &mut Ebpf, name: &str, hook: &str) -> Result<(), String>
     Ok(())
 }
 
-fn attach_segments(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+fn attach_segments(ebpf: &mut Ebpf, packets_of: &[PathBuf], probes: &mut Vec<ProbeStatus>) {
     const LOSS: &str = "no bytes are seen that way, so that responses cannot be judged";
-    let root = cgroup::open_root();
+    let places = places(packets_of);
     for (name, direction) in SEGMENTS {
-        let result = match &root {
-            Ok(root) => attach_segment(ebpf, name, root, direction),
-            Err(error) => Err(no_cgroup(error)),
+        let result = match &places {
+            Ok(places) => attach_segment(ebpf, name, places, direction),
+            Err(reason) => Err(reason.clone()),
         };
         probes.push(status(name, result, LOSS));
     }
+}
+
+/// The cgroups whose packets are looked at, opened for attaching.
+fn places(packets_of: &[PathBuf]) -> Result<Vec<File>, String> {
+    let root = cgroup::root().map_err(|error| no_cgroup(&error))?;
+    if packets_of.is_empty() {
+        let root = File::open(root).map_err(|error| no_cgroup(&error))?;
+        return Ok(vec![root]);
+    }
+    let open = |path: &PathBuf| {
+        let path = cgroup::directory(&root, path);
+        File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))
+    };
+    packets_of.iter().map(open).collect()
+}
+
+fn attach_dns(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+    const NAME: &str = "dns_socket";
+    const LOSS: &str = "names that a gateway looks up are seen only from sockets that were open before, so that most failed lookups are not named";
+    let result = places(&[]).and_then(|roots| {
+        roots
+            .iter()
+            .try_for_each(|root| attach_sockets(ebpf, NAME, root))
+    });
+    probes.push(status(NAME, result, LOSS));
+}
+
+fn attach_sockets(ebpf: &mut Ebpf, name: &str, root: &File) -> Result<(), String> {
+    let program: &mut CgroupSock = program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    program
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|error| reason(&error))?;
+    Ok(())
 }
 
 /// Why there is no place for the segment programs.
@@ -382,16 +432,18 @@ pub(super) fn no_cgroup(error: &io::Error) -> String {
 fn attach_segment(
     ebpf: &mut Ebpf,
     name: &str,
-    root: &std::fs::File,
+    places: &[File],
     direction: CgroupSkbAttachType,
 ) -> Result<(), String> {
     let program: &mut CgroupSkb = program(ebpf, name)?;
     program.load().map_err(|error| reason(&error))?;
-    // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
-    // be zero.
-    program
-        .attach(root, direction, CgroupAttachMode::Single)
-        .map_err(|error| reason(&error))?;
+    for place in places {
+        // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
+        // be zero.
+        program
+            .attach(place, direction, CgroupAttachMode::Single)
+            .map_err(|error| reason(&error))?;
+    }
     Ok(())
 }
 

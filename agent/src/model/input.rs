@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     ClientAnswer, Direction, Errno, HeldExchanges, HopId, Process, ResetReason, SocketCall, Target,
-    TcpFlags, TcpState,
+    TcpFlags, TcpState, Timestamp,
 };
 
 /// One observation. Its time is passed beside it.
@@ -48,6 +48,9 @@ pub enum Input<'a> {
         /// Whether requests can be read there; not where clients speak TLS.
         readable: bool,
     },
+    /// The answer to [`Engine::asks_who_waits`](crate::engine::Engine::asks_who_waits): since when the client
+    /// has waited for its answer that has waited longest, in each network namespace where one does.
+    Waiting(&'a [(u64, Timestamp)]),
     /// A system call about a socket failed in a gateway, which is no failure of an upstream.
     SocketFailed {
         /// The process that called it.
@@ -120,6 +123,8 @@ pub struct Segment<'a> {
 pub struct DnsMessage<'a> {
     /// The process that asks, where the source knows it.
     pub process: Option<Arc<Process>>,
+    /// Whether that is a resolver of the gateway's own host, which asks on behalf of others.
+    pub on_behalf: bool,
     /// Which way it went: `ToUpstream` is a query.
     pub direction: Direction,
     /// The end that asks.

@@ -10,6 +10,7 @@ mod files;
 mod floods;
 mod measure;
 mod memory;
+mod tls;
 
 /// What is full size in a release build, and smaller where the code is slow.
 const fn scaled(full: usize, divisor: usize) -> usize {

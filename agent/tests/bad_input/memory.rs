@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use crate::feed::{GET, SEGMENT};
 use crate::files::bomb;
 use crate::scaled;
+use crate::tls::client_hello;
 
 const MIB: usize = 1024 * 1024;
 
@@ -127,6 +128,25 @@ fn holes_on_very_many_connections() {
                     1000 + 2000 * index,
                     &[b'x'; SEGMENT],
                 );
+            }
+        }
+    });
+}
+
+#[test]
+fn chains_of_certificates_that_never_end() {
+    // They count as heads do.
+    assert_peak(300 * MIB, |out| {
+        header(out);
+        for client in 0..u32::try_from(scaled(20_000, 10)).unwrap() {
+            packet(out, client, false, 0x02, 0, b"");
+            packet(out, client, true, 0x12, 0, b"");
+            packet(out, client, false, 0x18, 1, &client_hello());
+            // A Certificate message of 16 MiB less one.
+            let begin = [22, 3, 3, 0x40, 0, 11, 0xff, 0xff, 0xff];
+            packet(out, client, true, 0x18, 1, &begin);
+            for index in 0..11 {
+                packet(out, client, true, 0x10, 10 + 1460 * index, &[0x30; SEGMENT]);
             }
         }
     });

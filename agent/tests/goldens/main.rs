@@ -7,12 +7,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod connect;
+mod dns;
 mod http1;
 mod peers;
 mod render;
 mod scenario;
 mod stream;
 mod tcp;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -35,10 +37,12 @@ fn folder() -> PathBuf {
 fn all() -> Vec<Golden> {
     [
         connect::goldens(),
+        dns::goldens(),
         tcp::goldens(),
         http1::goldens(),
         stream::goldens(),
         peers::goldens(),
+        tls::goldens(),
     ]
     .concat()
 }
@@ -114,9 +118,14 @@ fn every_file_has_its_scenario() {
         assert!(names.insert(name.to_owned()), "{name} is there twice");
     }
     let mut found = BTreeSet::new();
-    for group in ["connect", "tcp", "http1", "stream", "peers"] {
+    for group in ["connect", "dns", "tcp", "http1", "stream", "peers", "tls"] {
         for entry in fs::read_dir(folder().join(group)).unwrap() {
-            let path = entry.unwrap().path().with_extension("");
+            let path = entry.unwrap().path();
+            // What scenarios are made of.
+            if path.extension().is_some_and(|extension| extension == "der") {
+                continue;
+            }
+            let path = path.with_extension("");
             let name = path.strip_prefix(folder()).unwrap();
             found.insert(name.to_str().unwrap().to_owned());
         }

@@ -13,18 +13,26 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 15] = [
     "state",
+    "client_state",
     "reset_in",
     "destroyed",
     "reset_out",
     "retransmit",
     "error",
+    "socket_exit",
+    "accept_exit",
+    "bind_exit",
     "connect_enter",
     "connect_exit",
     "segment_egress",
     "segment_ingress",
+    "dns_socket",
 ];
+
+/// Programs that the segment programs jump to; the row `clients` tells of them.
+const CLIENT_PROGRAMS: usize = 2;
 
 /// Programs that go into TLS libraries.
 const TLS_PROGRAMS: usize = 6;
@@ -33,10 +41,26 @@ const TLS_PROGRAMS: usize = 6;
 fn every_program_attaches() {
     let source = LiveSource::start(&LiveConfig::default()).unwrap();
     let probes = source.probes();
-    for name in PROGRAMS {
-        let probe = probes.iter().find(|probe| probe.name == name).unwrap();
+    for name in PROGRAMS.iter().chain(&["tls_programs"]) {
+        let probe = probes.iter().find(|probe| probe.name == *name).unwrap();
         assert!(probe.attached, "{name}: {}", probe.reason);
     }
+}
+
+#[test]
+fn system_calls_are_left_alone_where_nobody_wants_them() {
+    let source = LiveSource::start(&LiveConfig {
+        system_calls: false,
+        ..LiveConfig::default()
+    })
+    .unwrap();
+    for probe in source.probes() {
+        let of_calls = probe.reason.starts_with("turned off");
+        assert!(probe.attached || of_calls || probe.name == "reset_reason");
+    }
+    let connect = source.probes();
+    let connect = connect.iter().find(|row| row.name == "connect_exit");
+    assert!(!connect.unwrap().attached);
 }
 
 #[test]
@@ -176,6 +200,10 @@ fn a_killed_process_leaves_nothing_attached() {
     let ids = own_programs(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(ids.len(), PROGRAMS.len() + TLS_PROGRAMS, "{ids:?}");
+    assert_eq!(
+        ids.len(),
+        PROGRAMS.len() + CLIENT_PROGRAMS + TLS_PROGRAMS,
+        "{ids:?}"
+    );
     assert!(gone(&ids), "{ids:?} are still in the kernel");
 }

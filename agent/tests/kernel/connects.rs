@@ -356,6 +356,52 @@ fn a_process_in_a_configured_cgroup_is_a_gateway() {
     drop(member);
 }
 
+#[test]
+fn packets_of_other_cgroups_are_left_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let (mut inside, mut outside) = (Gateway::start(), Gateway::start());
+    let cgroup = Cgroup::create(&inside.name);
+    cgroup.add(inside.pid());
+    let mut watch = Watch::start(&LiveConfig {
+        gateways: vec![inside.name.clone(), outside.name.clone()],
+        packets_of: vec![format!("/{}", inside.name).into()],
+        ..LiveConfig::default()
+    });
+    for gateway in [&mut outside, &mut inside] {
+        assert_eq!(gateway.connect(upstream), "0");
+    }
+    watch.until("two connections", |watch| {
+        let established = |seen: &Seen| {
+            matches!(
+                seen,
+                Seen::Signal(Signal::State {
+                    new: TcpState::Established,
+                    ..
+                })
+            )
+        };
+        watch
+            .seen
+            .iter()
+            .filter(|(_, seen)| established(seen))
+            .count()
+            == 2
+    });
+    watch.settle();
+    let hop_of = |pid: u32| {
+        let opened = |seen: &Seen| matches!(seen, Seen::Signal(Signal::Opened { process, .. }) if process.pid == pid);
+        watch.seen.iter().find(|(_, seen)| opened(seen)).unwrap().0
+    };
+    let segments = |hop| {
+        let of_hop = |(own, seen): &&(_, Seen)| *own == hop && matches!(seen, Seen::Segment { .. });
+        watch.seen.iter().filter(of_hop).count()
+    };
+    assert_eq!(segments(hop_of(outside.pid())), 0);
+    assert_eq!(segments(hop_of(inside.pid())), 3, "{}", watch.trace());
+    drop(inside);
+}
+
 /// A cgroup of this test's own.
 struct Cgroup(std::path::PathBuf);
 

@@ -33,7 +33,7 @@ const fn asked(code: u32) -> LibraryFact {
     LibraryFact::Verified { code, asked: true }
 }
 
-/// Every fact that it raises after a refusal.
+/// What it raises after a refusal.
 const VERIFY_FAILED: LibraryFact = raised(134);
 /// The name in the certificates.
 const NAME: &str = "upstream.test";
@@ -234,8 +234,9 @@ impl Gateway {
 
 fn nginx(bed: &Bed, port: u16) -> String {
     let mut text = format!(
-        "daemon off;\nmaster_process off;\npid off;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
+        "daemon off;\nmaster_process off;\npid {}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
          proxy_http_version 1.1;\nserver {{\nlisten 127.0.0.1:{port};\nproxy_ssl_verify on;\nproxy_ssl_trusted_certificate {};\n",
+        bed.files.path().display(),
         bed.path("ca.pem").display()
     );
     for (n, upstream) in bed.upstreams.iter().enumerate() {

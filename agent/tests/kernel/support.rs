@@ -172,7 +172,7 @@ pub(crate) enum Seen {
     },
     Listening(SocketAddr),
     SocketFailed(SocketCall, Errno),
-    Dns,
+    Other,
     ConnectFailed {
         process: Process,
         upstream: Target,
@@ -180,6 +180,13 @@ pub(crate) enum Seen {
     },
     Icmp(IcmpError),
     ClientLeft,
+    Dns {
+        process: Option<Process>,
+        direction: Direction,
+        on_behalf: bool,
+        tcp: bool,
+        payload: Vec<u8>,
+    },
     Lost(u64),
 }
 
@@ -286,7 +293,17 @@ impl Watch {
                     Input::SocketFailed { call, errno, .. } => {
                         (None, Seen::SocketFailed(call, errno))
                     }
-                    Input::Dns(_) => (None, Seen::Dns),
+                    Input::Dns(message) => (
+                        None,
+                        Seen::Dns {
+                            process: message.process.as_deref().cloned(),
+                            direction: message.direction,
+                            on_behalf: message.on_behalf,
+                            tcp: message.tcp,
+                            payload: message.payload.to_vec(),
+                        },
+                    ),
+                    Input::Waiting(_) => (None, Seen::Other),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });

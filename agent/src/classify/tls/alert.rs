@@ -93,7 +93,8 @@ pub(super) fn by_upstream(
     let none_given = wire.asked && wire.given == Some(0) || first.is_some_and(is_empty_certificate);
     let given = wire.given.is_some_and(|given| given > 0)
         || facts.hides_handshake() && first.is_some_and(full);
-    let answers_hello = own == Step::Nothing;
+    // A HelloRetryRequest is no answer yet (RFC 8446 section 4.1.4).
+    let answers_hello = own == Step::Nothing || wire.retried && wire.server.is_none();
     let verdict = match number {
         CLOSE_NOTIFY | USER_CANCELED if facts.is_done() => return None,
         70 | 86 => proven(Cause::TlsVersionMismatch).with(versions(facts)),
@@ -123,6 +124,7 @@ pub(super) fn by_upstream(
         40 | 71 if answers_hello => proven(Cause::TlsNoCommonParameters),
         40 | 47 | 71 | 109 => inferred(Cause::TlsNoCommonParameters),
         51 => inferred(Cause::TlsRecordCorrupt),
+        CLOSE_NOTIFY | USER_CANCELED => proven(Cause::TlsHandshakeClosed),
         _ => inferred(Cause::TlsHandshakeClosed),
     };
     Some(verdict.with(facts.offer()))
@@ -167,6 +169,8 @@ pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -
         51 => &[Cause::TlsCertificateUntrusted, Cause::TlsRecordCorrupt],
         // OpenSSL where the program's own check of the certificate failed.
         80 => &[Cause::TlsCertificateNameMismatch, Cause::TlsInternalError],
+        // A key below its security level may be among what it refuses so.
+        40 | 71 if spoke => &[Cause::TlsNoCommonParameters, Cause::TlsCertificateWeak],
         _ => &[],
     };
     let offer = facts.offer();
@@ -180,7 +184,7 @@ pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -
         120 => (Cause::TlsAlpnMismatch, Proof::Proven),
         20..=22 | 10 if spoke => (Cause::TlsRecordCorrupt, Proof::Proven),
         50 | 110 if spoke => (Cause::TlsRecordCorrupt, Proof::Inferred),
-        40 | 47 | 71 if spoke => (Cause::TlsNoCommonParameters, Proof::Inferred),
+        47 if spoke => (Cause::TlsNoCommonParameters, Proof::Inferred),
         _ => return None,
     };
     Some(

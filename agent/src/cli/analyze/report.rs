@@ -50,7 +50,7 @@ impl Report {
     ) -> String {
         let mut text = String::new();
         let tallies = engine.upstreams();
-        capture_lines(&mut text, files, summary, engine.stats(), self.total);
+        capture_lines(&mut text, files, summary, &engine.stats(), self.total);
         let rows = rows(summary, &tallies);
         table(&mut text, rows.get(..MAX_ROWS).unwrap_or(&rows));
         if rows.len() > MAX_ROWS {
@@ -61,7 +61,7 @@ impl Report {
             );
         }
         if self.total == 0 {
-            text.push_str(if summary.hops.hops == 0 {
+            text.push_str(if summary.hops.hops == 0 && summary.dns == 0 {
                 "\nnothing to judge: no TCP connection was read\n"
             } else {
                 "\nno failure found\n"
@@ -159,7 +159,7 @@ fn capture_lines(
     text: &mut String,
     files: &[String],
     summary: &Summary,
-    stats: Stats,
+    stats: &Stats,
     failures: u64,
 ) {
     let name = match files {
@@ -213,7 +213,7 @@ fn capture_lines(
     let unjudged = [
         (
             stats.hops_opaque,
-            "hops that carry something other than HTTP/1",
+            "hops that carry something other than HTTP/1 or TLS",
         ),
         (stats.unjudged_gap, "exchanges behind a gap in the capture"),
         (

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Answer, Attempt};
-use crate::model::{Cause, HopEvent, Timestamp};
+use crate::model::{Cause, HopEvent, Phase, Timestamp};
 
 /// Clocks of several processors, and gateways that answer before they close.
 pub(super) const SLACK: Duration = Duration::from_millis(100);
@@ -26,10 +26,28 @@ const SAME_AGAIN: Duration = Duration::from_millis(1200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fit {
     named: bool,
+    /// What paths and turns say together.
+    rank: u8,
     turn: Turns,
     path: Paths,
     /// Nanoseconds between the failure and the answer, the fewer the better.
     near: std::cmp::Reverse<u64>,
+}
+
+/// What paths and turns say together. The same path outweighs everything, and the same turn says more than
+/// a path that is not known.
+const fn rank(path: Paths, turn: Turns) -> u8 {
+    match (path, turn) {
+        (Paths::Same, Turns::Same) => 8,
+        (Paths::Same, Turns::SameThread | Turns::Unknown) => 7,
+        (Paths::Suffix, Turns::Same) => 6,
+        (Paths::Same, Turns::OtherThread) => 5,
+        (Paths::Unknown, Turns::Same) => 4,
+        (Paths::Suffix, _) => 3,
+        (Paths::Unknown, Turns::SameThread | Turns::Unknown) => 2,
+        (Paths::Unknown, Turns::OtherThread) => 1,
+        (Paths::Other, _) => 0,
+    }
 }
 
 /// What the threads and turns say.
@@ -43,7 +61,7 @@ enum Turns {
 
 /// What the paths say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Paths {
+pub(super) enum Paths {
     Other,
     Unknown,
     /// One is the end of the other: a prefix was put on or taken off.
@@ -90,13 +108,16 @@ impl Fit {
             _ => Turns::Unknown,
         };
         let named = named(event, answer);
-        if path == Paths::Other && turn != Turns::Same && !named && !own {
+        // Of another path, only what one turn let go of and answered, before any of it was passed on.
+        let begun = event.phase == Phase::ResponseBody;
+        if path == Paths::Other && !named && (turn != Turns::Same || own || begun) {
             return None;
         }
         let (early, late) = (failed.min(answer.at), failed.max(answer.at));
         let near = late.since(early).as_nanos();
         Some(Self {
             named,
+            rank: rank(path, turn),
             turn,
             path,
             near: std::cmp::Reverse(u64::try_from(near).unwrap_or(u64::MAX)),
@@ -153,7 +174,7 @@ fn named(event: &HopEvent, answer: &Answer) -> bool {
         && paths(exchange.path.as_deref(), answer.request.path().as_deref()) != Paths::Other
 }
 
-fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
+pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
     let (Some(one), Some(other)) = (one, other) else {
         return Paths::Unknown;
     };
@@ -173,7 +194,14 @@ fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
 
 /// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
 /// the one before it had failed.
-pub(super) fn chain(attempts: &VecDeque<Attempt>, last: usize) -> Vec<usize> {
+///
+/// An attempt that another answer would fit as well is left out: under load, failures of several clients
+/// follow each other as closely as those of one.
+pub(super) fn chain(
+    attempts: &VecDeque<Attempt>,
+    last: usize,
+    waiting: &VecDeque<Answer>,
+) -> Vec<usize> {
     let mut chain = vec![last];
     let mut index = last;
     while let Some(current) = attempts.get(index) {
@@ -181,6 +209,11 @@ pub(super) fn chain(attempts: &VecDeque<Attempt>, last: usize) -> Vec<usize> {
             .iter()
             .enumerate()
             .filter(|(place, other)| !chain.contains(place) && is_retried(other, current))
+            .filter(|(_, other)| {
+                waiting
+                    .iter()
+                    .all(|answer| Fit::of(answer, other).is_none())
+            })
             .max_by_key(|(_, other)| other.event.time);
         match earlier {
             Some((place, _)) if chain.len() < MAX_CHAIN => {

@@ -51,8 +51,18 @@ pub(in crate::engine) struct Tls {
     pub(in crate::engine) judged: bool,
     /// The run whose response began.
     under_way: Option<Exchange>,
-    /// Records with the first request that are or may be tickets: how many, and the length of each.
-    tickets: (u32, u16),
+    tickets: Tickets,
+}
+
+/// Records that are or may be tickets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tickets {
+    /// How many came ahead of the first request.
+    ahead: u32,
+    /// How many came with it.
+    with: u32,
+    /// The length of each.
+    length: u16,
 }
 
 /// What a piece of a stream carried.
@@ -76,7 +86,7 @@ impl Tls {
             answered: false,
             judged: false,
             under_way: None,
-            tickets: (0, 0),
+            tickets: Tickets::default(),
         }
     }
 
@@ -91,7 +101,13 @@ impl Tls {
 
     /// Whether a record came with the first request that is as likely a ticket as a response.
     pub(in crate::engine) const fn is_doubtful(&self) -> bool {
-        self.tickets.0 > 0 && self.tickets.0 < TICKETS
+        let Tickets { ahead, with, .. } = self.tickets;
+        with > 0 && ahead + with < TICKETS
+    }
+
+    /// Whether a piece of a record came, which may be one of a response.
+    pub(in crate::engine) const fn has_piece(&self) -> bool {
+        self.session.facts().from.partial > 0
     }
 
     /// Whether HTTP/2 may be inside: runs of records are no requests then.
@@ -139,7 +155,13 @@ impl Tls {
         self.session.received(at, chunk);
         let after = self.session.facts().from;
         let alert = self.is_last_alert(Actor::Upstream, at);
-        carried(&before, &after, length(chunk), alert)
+        match carried(&before, &after, length(chunk), alert) {
+            // Which record it belongs to shows with its end.
+            Carried::Data { records: 0, .. } if after.records == before.records && !after.gap => {
+                Carried::Other
+            }
+            carried => carried,
+        }
     }
 
     fn is_last_alert(&self, by: Actor, at: Timestamp) -> bool {
@@ -149,26 +171,34 @@ impl Tls {
             .is_some_and(|last| last.by == by && last.at == at)
     }
 
-    /// Whether these records of the upstream are tickets for all that is known: they came with the first
-    /// request of a full handshake, and nothing else did.
+    /// Whether these records of the upstream are tickets for all that is known: they came ahead of the first
+    /// request of a full handshake or with it, and nothing else did.
     fn takes_for_tickets(
         &mut self,
         at: Timestamp,
-        run: &Exchange,
+        run: Option<&Exchange>,
         records: u32,
         length: u16,
     ) -> bool {
-        let (count, before) = self.tickets;
-        let fits = run.ordinal == 1
+        let Tickets {
+            ahead,
+            with,
+            length: before,
+        } = self.tickets;
+        let fits = run.is_none_or(|run| run.ordinal == 1)
             && records > 0
-            && count + records <= TICKETS
+            && ahead + with + records <= TICKETS
             && TICKET_LENGTHS.contains(&length)
             && length % 16 == TICKET_REST
-            && (count == 0 || before == length)
-            && at.since(run.began) <= TICKETS_WITHIN
+            && (before == 0 || before == length)
+            && run.is_none_or(|run| at.since(run.began) <= TICKETS_WITHIN)
             && self.is_full_handshake_of_13();
         if fits {
-            self.tickets = (count + records, length);
+            self.tickets.length = length;
+            *match run {
+                Some(_) => &mut self.tickets.with,
+                None => &mut self.tickets.ahead,
+            } += records;
         }
         fits
     }
@@ -213,6 +243,13 @@ fn carried(before: &Side, after: &Side, length: u64, alert: bool) -> Carried {
         // All of one length, or not comparable.
         Some((APPLICATION_DATA, last)) => {
             let same = bytes == u64::from(last) * u64::from(records);
+            let others = bytes.saturating_sub(last.into()) / u64::from(records - 1).max(1);
+            if others.max(last.into()) < LEAST_REQUEST {
+                return Carried::Data {
+                    records,
+                    length: last,
+                };
+            }
             Carried::Data {
                 records: if same { records } else { 0 },
                 length: last,
@@ -293,15 +330,20 @@ impl Exchanges {
             run.last_response = Some(at);
         }
         let Some(run) = self.open.front() else {
+            if self.begun == 0 {
+                tls.takes_for_tickets(at, None, records, each);
+            }
             return;
         };
         // What left before the request came is no response to it.
         let ahead = run.ordinal == 1 && self.acked <= run.offset;
-        if ahead || tls.takes_for_tickets(at, run, records, each) {
+        let run = Some(run).filter(|_| !ahead);
+        if tls.takes_for_tickets(at, run, records, each) || ahead {
             return;
         }
         tls.answered = true;
-        tls.tickets = (0, 0);
+        tls.session.forget_certificates();
+        tls.tickets = Tickets::default();
         if let Some(mut run) = self.open.pop_front() {
             run.first_response = Some(at);
             run.last_response = Some(at);
@@ -332,6 +374,7 @@ impl Exchanges {
         if let Some(tls) = &mut self.tls {
             tls.session.resume();
             tls.answered = true;
+            tls.session.resume();
             tls.under_way = tls.under_way.take().or_else(|| self.open.pop_front());
             self.tls_answered(done);
         }

@@ -73,6 +73,7 @@ fn watched() -> Sim {
     sim
 }
 
+#[expect(clippy::option_option, reason = "an answer may have no status")]
 fn told(events: &[HopEvent]) -> Vec<(Cause, Option<Option<u16>>, bool)> {
     events
         .iter()
@@ -146,6 +147,27 @@ fn a_failure_without_an_answer_is_hidden_only_where_clients_are_watched() {
         told(&sim.events()),
         [(Cause::TcpConnectRefused, None, false)]
     );
+}
+
+#[test]
+fn a_client_that_still_waits_may_be_told_yet() {
+    let mut sim = watched();
+    sim.waiting = vec![(NETNS, sim.now())];
+    sim.syn().refuse();
+    sim.ms(2500);
+    assert_eq!(sim.engine.stats().events_hidden, 0);
+    // It was answered well in the end.
+    assert_eq!(
+        told(&sim.events()),
+        [(Cause::TcpConnectRefused, None, true)]
+    );
+
+    // Another namespace's clients are none of ours.
+    let mut sim = watched();
+    sim.waiting = vec![(NETNS + 1, sim.now())];
+    sim.syn().refuse();
+    sim.ms(2500);
+    assert_eq!(sim.engine.stats().events_hidden, 1);
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(super) struct Sim {
     /// The direction that is seen, if the other is not.
     pub(super) only: Option<Direction>,
     events: Vec<HopEvent>,
+    /// The clients that wait when that is asked next.
+    pub(super) waiting: Vec<(u64, Timestamp)>,
     /// The hops that are not turned to: local port and sequence numbers.
     others: HashMap<u64, (u16, [u32; 4])>,
 }
@@ -87,6 +89,7 @@ impl Sim {
             twice: false,
             only: None,
             events: Vec::new(),
+            waiting: Vec::new(),
             ttl: 64,
             others: HashMap::new(),
         }
@@ -153,6 +156,10 @@ impl Sim {
         let until = self.now.after(time);
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= until) {
             self.engine.handle_timeout(due);
+            if self.engine.asks_who_waits() {
+                let oldest = std::mem::take(&mut self.waiting);
+                self.engine.handle(due, Input::Waiting(&oldest));
+            }
         }
         self.now = until;
         self.drain();
