@@ -186,7 +186,11 @@ impl Hops {
     }
 
     /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "where the address family is known, far fewer instructions remain"
+    )]
+    #[inline(always)]
     pub(super) fn segment(
         &mut self,
         at: Timestamp,

@@ -297,7 +297,11 @@ impl<'r> Reader<'r> {
     }
 
     /// The next packet, or `None` at the end or where the file cannot be read on.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and what it returns is large"
+    )]
+    #[inline(always)]
     pub fn next_packet(&mut self) -> Result<Option<Packet<'_>>, SourceError> {
         let found = match self.next_in_window() {
             Some(found) => found,

@@ -77,7 +77,11 @@ impl<T> Table<T> {
     }
 
     /// The entry of these ends, which is young from now on.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and the hash is short where the address family is known"
+    )]
+    #[inline(always)]
     pub(super) fn find(&mut self, ends: &Ends) -> Option<&mut T> {
         let hash = self.hasher.hash_one(ends);
         let hint = hint_of(hash);
