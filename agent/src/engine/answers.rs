@@ -501,7 +501,7 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let chain = join::chain(&self.attempts, last, &self.waiting);
+        let chain = join::chain(&self.attempts, last, &answer, &self.waiting);
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;

@@ -210,15 +210,29 @@ pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
 pub(super) fn chain(
     attempts: &VecDeque<Attempt>,
     last: usize,
+    answer: &Answer,
     waiting: &VecDeque<Answer>,
 ) -> Vec<usize> {
+    let client = answer.request.path();
+    let path = |attempt: &Attempt| {
+        let exchange = attempt.event.exchange.as_ref();
+        exchange.and_then(|exchange| exchange.path.clone())
+    };
+    let rewritten = attempts.get(last).and_then(path);
+    let for_request = |attempt: &Attempt| {
+        let own = path(attempt);
+        (own.is_some() && own == rewritten)
+            || paths(own.as_deref(), client.as_deref()) != Paths::Other
+    };
     let mut chain = vec![last];
     let mut index = last;
     while let Some(current) = attempts.get(index) {
         let earlier = attempts
             .iter()
             .enumerate()
-            .filter(|(place, other)| !chain.contains(place) && is_retried(other, current))
+            .filter(|(place, other)| {
+                !chain.contains(place) && is_retried(other, current) && for_request(other)
+            })
             .filter(|(_, other)| {
                 waiting
                     .iter()
