@@ -10,6 +10,7 @@ use aya_log_ebpf::debug;
 use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, UNIX_PATH_LEN, UnixConnectRecord, kind};
 
 use crate::ctx::{self, AF_INET, AF_INET6, AF_UNIX, Sock, argument, field, mapped};
+use crate::dns;
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
 use crate::maps::{self, CONNECTS, HOPS, Pending, count};
@@ -43,6 +44,10 @@ struct SockaddrIn6 {
 pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
     let address = argument::<u64>(ctx, &maps::CONNECT_ADDR)?;
     let (family, addr, port) = destination(address)?;
+    // A stream to a name server is no hop, and most of these are datagram sockets.
+    if port == dns::PORT {
+        return None;
+    }
     // A unix path is no upstream of the table: its gateways are known by name or cgroup.
     if !is_gateway(&ctx::comm(), &addr, port) {
         return None;

@@ -218,6 +218,15 @@ pub(crate) fn comm() -> [u8; COMM_LEN] {
     bpf_get_current_comm().unwrap_or_default()
 }
 
+/// Inode of the network namespace of the current process, zero where unknown.
+#[inline(always)]
+pub(crate) fn netns() -> u32 {
+    field::<u64>(task(), &maps::TASK_NSPROXY)
+        .and_then(|proxy| field::<u64>(proxy, &maps::NSPROXY_NET))
+        .and_then(|net| field(net, &maps::NET_INUM))
+        .unwrap_or(0)
+}
+
 /// Which turn of its loop the current thread is in: how often it went to sleep of its own will, which
 /// an event loop does once a turn. What it does between two sleeps belongs together, however long the
 /// scheduler makes it wait.

@@ -48,6 +48,8 @@ pub mod kind {
     pub const UNIX_CONNECT: u16 = 11;
     /// A [`super::HeldRecord`].
     pub const HELD: u16 = 12;
+    /// A [`super::DnsHeader`] and the packet's bytes from the IP header on.
+    pub const DNS: u16 = 15;
     /// A [`super::ClientRecord`].
     pub const CLIENT: u16 = 20;
     /// An [`super::OpenRecord`] about a socket on which a gateway begins to listen.
@@ -226,6 +228,49 @@ pub struct SegmentHeader {
     /// Zero.
     pub reserved: u32,
 }
+
+/// A socket that asks name servers; value of the `DNS_SOCKETS` map, whose key is the socket cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DnsSocket {
+    /// The process that made it.
+    pub caller: Caller,
+    /// Inode of that one's network namespace, zero where unknown.
+    pub netns: u32,
+    /// One of [`dns_role`].
+    pub role: u32,
+}
+
+/// Who asks, in [`DnsSocket::role`].
+pub mod dns_role {
+    /// A gateway.
+    pub const GATEWAY: u32 = 0;
+    /// A resolver of this host, on behalf of whoever asked it.
+    pub const RESOLVER: u32 = 1;
+}
+
+/// Packet between such a socket and a name server. The bytes from the IP header on follow, `captured` of
+/// them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DnsHeader {
+    /// Header, [`kind::DNS`]; `len` covers this struct and the captured bytes.
+    pub header: Header,
+    /// The socket.
+    pub socket: DnsSocket,
+    /// Length of the packet from the IP header on.
+    pub wire_len: u32,
+    /// Bytes that follow.
+    pub captured: u32,
+    /// One for egress (to the name server), zero for ingress.
+    pub egress: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Capacities of the records of such packets: what fits into the datagrams of RFC 1035, and more than
+/// servers send in one today.
+pub const DNS_TIERS: [u32; 2] = [512 + HEADER_ROOM, 4096 + HEADER_ROOM];
 
 /// Healthy exchanges of a hop that were held back in the kernel and are over. The segments of the hop that
 /// follow belong to a later exchange.
@@ -444,10 +489,12 @@ pub enum Counter {
     ClientRaw = 12,
     /// Errors and results of a TLS library that may belong to either of two connections.
     LibraryUnjoined = 13,
+    /// Sockets to name servers lost because their table took no entry.
+    DnsMapFull = 14,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 14;
+pub const COUNTERS_LEN: u32 = 15;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -466,6 +513,7 @@ impl Counter {
         (Self::ClientOpaque, "kernel_clients_opaque"),
         (Self::ClientRaw, "kernel_clients_raw"),
         (Self::LibraryUnjoined, "kernel_library_unjoined"),
+        (Self::DnsMapFull, "kernel_dns_map_full"),
     ];
 }
 
@@ -570,6 +618,8 @@ layout! {
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
+    DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
+    DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }
     Hop { size: 8, pid: 0, flags: 4 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     UpstreamKey { size: 18, port_be: 0, addr: 2 }

@@ -23,6 +23,7 @@
 mod client;
 mod connect;
 mod ctx;
+mod dns;
 mod emit;
 mod gateway;
 mod maps;
@@ -31,8 +32,10 @@ mod socket;
 mod stage;
 mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint, uprobe};
-use aya_ebpf::programs::{BtfTracePointContext, ProbeContext, SkBuffContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, tracepoint, uprobe};
+use aya_ebpf::programs::{
+    BtfTracePointContext, ProbeContext, SkBuffContext, SockContext, TracePointContext,
+};
 use hopscope_ebpf::{ABI_VERSION, call, kind};
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
@@ -109,6 +112,12 @@ fn segment_egress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn segment_ingress(ctx: SkBuffContext) -> i32 {
     let _ = segment::seen(&ctx, 0);
+    segment::ALLOW
+}
+
+#[cgroup_sock(sock_create)]
+fn dns_socket(ctx: SockContext) -> i32 {
+    let _ = dns::created(&ctx);
     segment::ALLOW
 }
 

@@ -5,7 +5,9 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use hopscope_ebpf::{COMM_LEN, COUNTERS_LEN, Counter, Hop, NO_OFFSET, Tuple, UpstreamKey};
+use hopscope_ebpf::{
+    COMM_LEN, COUNTERS_LEN, Counter, DnsSocket, Hop, NO_OFFSET, Tuple, UpstreamKey,
+};
 
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
@@ -25,6 +27,12 @@ const NO_PREALLOC: u32 = 1;
 
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
+
+/// Datagram sockets of gateways and resolvers: libraries make one for each name that they look up.
+const DNS_SOCKETS_CAP: u32 = 16_384;
+
+/// Names of resolvers.
+const RESOLVERS_CAP: u32 = 32;
 
 /// Every TCP port.
 const PORTS_LEN: u32 = 1 << 16;
@@ -83,6 +91,17 @@ pub(crate) static BOOSTS: LpmTrie<UpstreamKey, u64> = LpmTrie::with_max_entries(
 /// Not zero where [`BOOSTS`] has entries.
 #[map]
 pub(crate) static BOOSTING: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Sockets from which gateways, and the resolvers of this host, ask name servers, by cookie. LRU: nothing
+/// tells when a datagram socket closes.
+#[map]
+pub(crate) static DNS_SOCKETS: LruHashMap<u64, DnsSocket> =
+    LruHashMap::with_max_entries(DNS_SOCKETS_CAP, 0);
+
+/// Names of resolvers, padded with zeros, that ask on behalf of other processes of the host.
+#[map]
+pub(crate) static RESOLVERS: HashMap<[u8; COMM_LEN], u8> =
+    HashMap::with_max_entries(RESOLVERS_CAP, 0);
 
 /// Names of gateway processes, padded with zeros.
 #[map]
@@ -213,6 +232,10 @@ globals! {
     TASK_COMM: u32 = NO_OFFSET;
     /// `task_struct.nvcsw`, `u64`.
     TASK_SLEEPS: u32 = NO_OFFSET;
+    /// `task_struct.nsproxy`, pointer.
+    TASK_NSPROXY: u32 = NO_OFFSET;
+    /// `nsproxy.net_ns`, pointer.
+    NSPROXY_NET: u32 = NO_OFFSET;
     /// `task_struct.tgid`, `i32`.
     TASK_TGID: u32 = NO_OFFSET;
     /// `task_struct.pid`, `i32`.

@@ -10,6 +10,7 @@ use hopscope_ebpf::{
 };
 
 use crate::client;
+use crate::dns;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
 use crate::stage::{self, Fate, Record};
 
@@ -33,7 +34,8 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
-    if !is_hop_port(port as u16) {
+    let to_resolver = dns::may_pass(skb, port as u16, egress);
+    if !to_resolver && !is_hop_port(port as u16) {
         return None;
     }
     let wire_len = ctx.len();
@@ -45,6 +47,9 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
         captured: wire_len,
         egress,
     };
+    if to_resolver {
+        return dns::seen(&segment);
+    }
     let wanted = SNAP_LEN.load() + HEADER_ROOM;
     let most = match stage::fate(&segment.cut(wanted))? {
         Fate::Kept => return Some(()),
@@ -66,7 +71,7 @@ pub(crate) struct Segment {
     pub(crate) skb: *mut __sk_buff,
     pub(crate) cookie: u64,
     /// Length from the IP header on.
-    wire_len: u32,
+    pub(crate) wire_len: u32,
     captured: u32,
     /// One towards the upstream, else zero.
     pub(crate) egress: u32,
@@ -292,7 +297,7 @@ pub(crate) fn now() -> u64 {
 /// `base + offset`, kept in one register: the verifier knows where a pointer points only if it sees the
 /// end checked on the very sum that is read from, which the compiler would take apart.
 #[inline(always)]
-fn behind(base: usize, offset: usize) -> usize {
+pub(crate) fn behind(base: usize, offset: usize) -> usize {
     let mut sum = base;
     // SAFETY: adds two registers, and touches nothing else.
     unsafe {

@@ -10,6 +10,7 @@ use hopscope_ebpf::{
 
 use crate::client;
 use crate::ctx::{self, Sock};
+use crate::dns;
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway;
 use crate::maps::{
@@ -182,6 +183,9 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     }
     let cookie = sk.cookie();
     let caller = ctx::caller(comm);
+    if ends.remote_port == dns::PORT {
+        return dns::opened(cookie, caller, &ends);
+    }
     let entry = Hop {
         pid: caller.pid,
         flags: 0,

@@ -8,6 +8,7 @@ mod deadlines;
 mod emit;
 mod exchange;
 mod hop;
+mod names;
 mod peers;
 mod recent;
 mod slots;
@@ -29,6 +30,7 @@ use hashbrown::HashTable;
 use self::answers::{Answers, Attempt};
 use self::deadlines::Deadlines;
 use self::hop::{Context, Hop, Outcome};
+use self::names::Names;
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
 use self::timers::Timers;
@@ -119,6 +121,7 @@ pub struct Engine {
     eviction: VecDeque<(Timestamp, HopId)>,
     timers: Timers,
     peers: Peers,
+    names: Names,
     /// When a gateway let go of clients that had left.
     departures: Departures,
     deadlines: Deadlines,
@@ -175,6 +178,7 @@ impl Engine {
     pub fn new(config: Config, limits: Limits) -> Self {
         Self {
             peers: Peers::new(&limits),
+            names: Names::new(&limits),
             answers: Answers::new(config.answers),
             config,
             limits,
@@ -231,7 +235,7 @@ impl Engine {
                 errno,
             } => self.answers.socket_failed(at, process, turn, call, errno),
             Input::Icmp(icmp) => self.icmp(at, icmp),
-            Input::Dns(_) => {}
+            Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
         }
@@ -261,6 +265,7 @@ impl Engine {
                 self.forget(id);
             }
         }
+        self.tell_unresolved();
         if self.answers.next().is_some_and(|due| due <= self.now) {
             self.answers.expire(self.now);
             self.tell_answers();
@@ -279,6 +284,7 @@ impl Engine {
             self.with_hop(id, |hop, cx| hop.finish(now, cx));
             self.forget(id);
         }
+        self.finish_names();
         self.answers.finish();
         self.tell_answers();
     }
@@ -329,7 +335,8 @@ impl Engine {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        earlier(earlier(self.timers.next(), over), answers)
+        let timers = earlier(self.timers.next(), over);
+        earlier(earlier(timers, answers), self.names.next_due())
     }
 
     /// Hops tracked now, those that are over left out.
@@ -371,6 +378,7 @@ impl Engine {
 
     /// Counters.
     pub const fn stats(&self) -> Stats {
+        let (dns_unmatched, dns_evicted) = self.names.counts();
         let answers = self.answers.tally;
         let [
             answers_500,
@@ -381,6 +389,8 @@ impl Engine {
         ] = answers.made;
         Stats {
             upstreams_dropped: self.peers.dropped(),
+            dns_unmatched,
+            dns_evicted,
             answers_500,
             answers_502,
             answers_503,
@@ -428,7 +438,22 @@ impl Engine {
             self.track(at, id, (0, segment.upstream), !opening);
         }
         self.know_ends(at, id, (segment.local, segment.upstream));
+        if segment.flags.contains(TcpFlags::SYN) {
+            self.name(at, id, Some(segment.local));
+        }
         self.with_hop(id, |hop, cx| hop.segment(at, segment, cx));
+    }
+
+    /// Looks up by what name the gateway knows the upstream that it connects to.
+    fn name(&mut self, at: Timestamp, id: HopId, local: Option<SocketAddr>) {
+        let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
+            return;
+        };
+        let hop = &mut tracked.hop;
+        let (process, local) = (hop.process.as_ref(), local.or(hop.local));
+        if let Some(told) = self.names.connects(at, process, local, hop.upstream) {
+            hop.name = Some(Box::new(told));
+        }
     }
 
     /// Notes the ends of a hop, and hands it the ICMP error that was ahead of its SYN.
@@ -524,7 +549,11 @@ impl Engine {
             } => Some((*local, *upstream)),
             _ => None,
         };
+        let opened = matches!(signal, Signal::Opened { .. });
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
+        if opened {
+            self.name(at, id, None);
+        }
         if let Some((turn, sure)) = released {
             self.note_release(at, id, turn, sure);
         }

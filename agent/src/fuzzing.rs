@@ -5,12 +5,14 @@
 //! decides nothing that the product uses: the module exists for tests and fuzzing alone.
 
 mod engine;
+mod names;
 #[cfg(test)]
 mod seeds;
 mod streams;
 mod tls;
 
 pub use engine::engine;
+pub use names::dns;
 pub use streams::{reassembly, request, response};
 pub use tls::{certificate, tls};
 
@@ -33,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tls", tls),
     ("certificate", certificate),
     ("engine", engine),
+    ("dns", dns),
 ];
 
 /// Takes an input apart, zeros after its end: a shorter input stays meaningful.
@@ -155,7 +158,12 @@ pub fn capture(data: &[u8]) {
     };
     assert_eq!(summary.packets, packets);
     let undecodable: u64 = summary.undecodable.values().sum();
-    let sorted = summary.segments + summary.icmp + summary.other + summary.fragments + undecodable;
+    let sorted = summary.segments
+        + summary.icmp
+        + summary.dns
+        + summary.other
+        + summary.fragments
+        + undecodable;
     assert_eq!(sorted, summary.packets, "each packet is counted once");
     assert_eq!(engine.open_hops(), 0);
     assert!(engine.poll_event().is_none());

@@ -20,6 +20,11 @@ pub struct Limits {
     pub pipelined: usize,
     /// Upstreams remembered to compare a failure with earlier successes.
     pub upstreams: usize,
+    /// Names that are being resolved, or were within the last seconds; the oldest is forgotten for a new
+    /// one.
+    pub lookups: usize,
+    /// Addresses whose names are remembered, and names whose addresses are.
+    pub names: usize,
     /// Events kept until they are polled.
     pub events: usize,
 }
@@ -35,6 +40,8 @@ impl Default for Limits {
             kept_bytes: 64 * 1024 * 1024,
             pipelined: 64,
             upstreams: 4096,
+            lookups: 2048,
+            names: 4096,
             events: 65_536,
         }
     }
@@ -47,6 +54,10 @@ impl Limits {
 
     /// What an upstream may take, and an event that nobody polled.
     pub const UPSTREAM_BYTES: usize = 1536;
+    /// What a name that is being resolved may take: each query and answer with names of their own.
+    pub const LOOKUP_BYTES: usize = 40 * 1024;
+    /// What an address with its names and a name with its addresses may take.
+    pub const NAME_BYTES: usize = 8 * 1024;
     /// An event with its evidence.
     pub const EVENT_BYTES: usize = 4 * 1024;
 
@@ -59,6 +70,8 @@ impl Limits {
             + self.kept_bytes
             + one_hop
             + self.upstreams * Self::UPSTREAM_BYTES
+            + self.lookups * Self::LOOKUP_BYTES
+            + self.names * Self::NAME_BYTES
             + self.events * Self::EVENT_BYTES
     }
 }

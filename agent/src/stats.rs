@@ -73,6 +73,16 @@ stats! {
     connect_abandoned,
     /// ICMP errors that quote no known hop.
     icmp_unmatched,
+    /// DNS messages handled.
+    dns_messages,
+    /// DNS messages that could not be read.
+    dns_malformed,
+    /// DNS answers to no query that was seen.
+    dns_unmatched,
+    /// Names forgotten, while they were being resolved, because the table was full.
+    dns_evicted,
+    /// Names that were resolved or not while records were lost: not judged.
+    dns_unjudged,
     /// Records that the source lost.
     records_lost,
     /// Upstreams forgotten because the table was full.

@@ -50,6 +50,7 @@ pub(crate) fn config(directory: &Path, routes: &[Route]) -> Result<String> {
         let url = match upstream {
             Target::Inet(address) => format!("{scheme}://{address}"),
             Target::Unix(path) => format!("unix:{}|{scheme}://{name}", path.display()),
+            Target::Name(host) => format!("{scheme}://{host}"),
         };
         if let Some(tls) = &route.tls {
             writeln!(text, "<Proxy \"{url}\">\n{}</Proxy>", tls.apache()?)?;

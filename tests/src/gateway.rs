@@ -318,6 +318,7 @@ fn haproxy_config(routes: &[Route]) -> Result<String> {
         let upstream = match upstream {
             Target::Inet(address) => address.to_string(),
             Target::Unix(path) => format!("unix@{}", path.display()),
+            Target::Name(name) => name.clone(),
         };
         // How long a check may take is not what the lab is about.
         writeln!(

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod lab;
 pub mod netns;
 pub mod recording;
+pub mod resolver;
 pub mod scenario;
 pub mod socket;
 pub mod status;

@@ -29,6 +29,8 @@ pub enum Target {
     Inet(SocketAddr),
     /// Path of a unix socket.
     Unix(PathBuf),
+    /// A name that gave no address; empty where no upstream was chosen.
+    Name(String),
 }
 
 impl From<SocketAddr> for Target {
@@ -42,23 +44,33 @@ impl fmt::Display for Target {
         match self {
             Self::Inet(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Name(name) => f.write_str(name),
         }
     }
 }
 
-/// The upstream of an event: `{"address":"10.77.0.2","port":20000}`, or a unix path and port zero. Where
-/// none was chosen, it is the unspecified address.
+/// The upstream of an event: `{"address":"10.77.0.2","port":20000}`, or a unix path and port zero,
+/// or a name. Where none was chosen, it is the unspecified address.
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Ends {
             address: String,
             port: u16,
+            #[serde(default)]
+            name: String,
         }
-        let Ends { address, port } = Ends::deserialize(deserializer)?;
+        let Ends {
+            address,
+            port,
+            name,
+        } = Ends::deserialize(deserializer)?;
         match address.strip_prefix("unix:") {
             Some(path) => Ok(Self::Unix(path.into())),
-            None if address == "none" => Ok(Self::Inet(([0, 0, 0, 0], 0).into())),
+            None if address == "none" && name.is_empty() => {
+                Ok(Self::Inet(([0, 0, 0, 0], 0).into()))
+            }
+            None if address == "none" => Ok(Self::Name(name)),
             None => address
                 .parse()
                 .map(|ip| Self::Inet(SocketAddr::new(ip, port)))

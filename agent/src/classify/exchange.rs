@@ -127,6 +127,8 @@ pub struct ExchangeFacts<'a> {
     /// Whether the response began before the upstream could have had the request: what was taken for
     /// it is left over from an earlier exchange.
     pub unasked: bool,
+    /// Whether the response is a 400 that says that the port is one for TLS.
+    pub tls_port: bool,
     /// Whether the request asks for an upgrade to a web socket.
     pub web_socket: bool,
 }
@@ -170,7 +172,9 @@ pub fn exchange(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
     }
     match (facts.ended, facts.stage) {
         (_, Stage::Lost | Stage::Tunnel) | (Ended::Settled, _) => None,
-        (Ended::Complete, _) => own_error(facts).or_else(|| upgrade_refused(facts)),
+        (Ended::Complete, _) => own_error(facts)
+            .or_else(|| tls_port(facts))
+            .or_else(|| upgrade_refused(facts)),
         (Ended::UpstreamFin, Stage::Idle) => Some(closed::silent(facts)),
         (Ended::UpstreamRst, _) if let Some(verdict) = injected::reset(facts) => Some(verdict),
         (Ended::UpstreamRst, Stage::Idle) => Some(closed::reset_silent(facts)),
@@ -281,6 +285,21 @@ fn early(facts: &ExchangeFacts<'_>) -> Verdict {
         decisive,
     )
     .with(reason(facts))
+}
+
+/// A server that takes requests on a port for TLS only to say so.
+fn tls_port(facts: &ExchangeFacts<'_>) -> Option<Verdict> {
+    let status = facts.status.filter(|_| facts.tls_port)?;
+    let text = format!(
+        "the upstream answered {status} and says that this port takes TLS, not plaintext HTTP"
+    );
+    let decisive = packet("tls_port", text);
+    Some(Verdict::new(
+        Cause::TlsPlaintextToTlsPort,
+        Proof::Inferred,
+        Phase::ResponseHead,
+        decisive,
+    ))
 }
 
 /// A web socket was asked for, and the upstream answered as if it had not been.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod connect;
+mod dns;
 mod exchange;
 mod peers;
 mod tls;
@@ -16,6 +17,7 @@ pub use answers::{
     EarlierFailure, SocketError, Unattempted, second_gateway, unattempted, worker_died,
 };
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
+pub use dns::{Behind, StaleFacts, may_be_stale, stale_address, unresolved};
 pub use exchange::{
     ALIKE, Acked, Ended, ExchangeFacts, afterwards, closed_before_request, cut_off, exchange,
 };

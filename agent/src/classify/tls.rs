@@ -41,6 +41,8 @@ pub struct TlsFacts<'a> {
     pub answered: bool,
     /// Whether segments were missed, so that what was not seen says nothing.
     pub lost: bool,
+    /// Whether the gateway let go of its client in the same moment, which may be why it closed.
+    pub left: bool,
 }
 
 impl TlsFacts<'_> {

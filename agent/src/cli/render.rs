@@ -47,7 +47,7 @@ fn write_event(text: &mut String, event: &HopEvent, colour: bool) -> fmt::Result
         time(event.time).style(faint),
         format_args!("{:CAUSE_WIDTH$}", event.cause).style(styled(Style::new().red().bold())),
         format_args!("{:PROOF_WIDTH$}", event.proof.as_str()).style(styled(proof)),
-        printable(&event.upstream.target().to_string()),
+        printable(&event.upstream.to_string()),
     )?;
     match &event.gateway {
         Some(gateway) => write!(text, "  {}[{}]", printable(&gateway.comm), gateway.pid)?,

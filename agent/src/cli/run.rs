@@ -68,7 +68,7 @@ pub(super) struct Args {
     packets_of: Vec<PathBuf>,
 
     /// Look at no system calls: all of them are a little faster then, those of other processes as well,
-    /// and a connect() that fails before its first SYN, or to a unix socket, is not seen.
+    /// and a connect that fails before its first SYN, or to a unix socket, is not seen.
     #[arg(long)]
     no_system_calls: bool,
 

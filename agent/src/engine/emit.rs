@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::answers::{Attempt, Decided, Release, Told};
 use super::exchange::Exchange;
 use super::hop::Judged;
+use super::names::Known;
 use super::{Engine, Slot};
 use crate::classify::{Verdict, unattempted};
 use crate::http1::RequestHead;
@@ -87,6 +88,10 @@ impl Engine {
             return;
         };
         let hop = &tracked.hop;
+        let told = hop.name.as_deref().or_else(|| self.names.name_of_hop(hop));
+        let verdict = self
+            .names
+            .with_name(verdict, told, hop.upstream, hop.opened);
         let began = exchange
             .as_ref()
             .map_or(hop.opened, |exchange| exchange.began);
@@ -101,6 +106,7 @@ impl Engine {
             hop.process.as_ref(),
         );
         event.hop = Some(id);
+        event.upstream.name = told.map(Known::text);
         event.local = hop.local.map(|local| LocalInfo {
             address: local.ip(),
             port: local.port(),
@@ -274,6 +280,7 @@ impl Engine {
                 }
             }
         }
+        facts.unjudged += self.names.pending(&process, requested, at);
         let verdict = unattempted(&facts);
         let firm = verdict
             .as_ref()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::http1::{
     Finding, Protocol, RequestEvent, RequestHead, RequestKind, RequestParser, ResponseEvent,
-    ResponseParser, Stage,
+    ResponseParser, Stage, TlsPortText,
 };
 use crate::limits::Limits;
 use crate::model::{HeldExchanges, Timestamp};
@@ -19,6 +19,9 @@ pub(super) use self::tls::Tls;
 
 /// Bytes kept of an upstream that speaks first: enough to name its protocol.
 const EARLY_BYTES: usize = 1024;
+
+/// The status with which a server answers plaintext on a port for TLS.
+const BAD_REQUEST: u16 = 400;
 
 /// The most that one exchange takes, its five texts included.
 pub(super) const EXCHANGE_BYTES: usize = 4096;
@@ -48,6 +51,8 @@ pub(super) struct Exchange {
     pub(super) response_bytes: u64,
     /// Whether the upstream sent what stands for the response before it had the request.
     pub(super) unasked: bool,
+    /// What a 400 says, as far as it tells of a port for TLS.
+    pub(super) tls_port: TlsPortText,
     /// Its event is out, or it was found not to need one.
     pub(super) judged: bool,
 }
@@ -74,6 +79,7 @@ impl Completed {
         findings.is_empty()
             && exchange.complete
             && !exchange.unasked
+            && !exchange.tls_port.found()
             && status.is_none_or(|status| status < 500)
             && exchange.head.as_ref().is_none_or(|head| !head.web_socket)
     }
@@ -336,6 +342,7 @@ impl Exchanges {
             last_response: None,
             response_bytes: 0,
             unasked: false,
+            tls_port: TlsPortText::default(),
             judged: false,
         });
     }
@@ -380,6 +387,9 @@ impl Exchanges {
                 self.response.skip(gap)
             } else {
                 let (taken, event) = self.response.take(bytes, kind(exchange));
+                if stage.is_body() && self.response.status() == Some(BAD_REQUEST) {
+                    exchange.tls_port.take(bytes.get(..taken).unwrap_or(bytes));
+                }
                 (taken as u64, event)
             };
             if gap > 0 {
@@ -420,7 +430,9 @@ impl Exchanges {
 
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
-        !self.open.is_empty() && self.response.awaits_body(u64::from(bytes))
+        !self.open.is_empty()
+            && self.response.status() != Some(BAD_REQUEST)
+            && self.response.awaits_body(u64::from(bytes))
     }
 
     /// Moves past bytes of the upstream that are certain to be inside the body of the response that is

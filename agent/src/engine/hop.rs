@@ -22,6 +22,7 @@ use self::connecting::ConnectEnd;
 use super::Departures;
 use super::deadlines::Deadlines;
 use super::exchange::{Done, Exchange, Exchanges};
+use super::names::Known;
 use super::peers::{Peers, Place};
 use super::traffic::AllFinished;
 use crate::classify::{Ended, Verdict};
@@ -109,6 +110,8 @@ pub(super) struct Hop {
     pub(super) process: Option<Arc<Process>>,
     pub(super) local: Option<SocketAddr>,
     pub(super) upstream: SocketAddr,
+    /// By what name the gateway knew it when it connected.
+    pub(super) name: Option<Box<Known>>,
     pub(super) opened: Timestamp,
     pub(super) mid_stream: bool,
     /// Records that the source had lost when the hop was opened, or when its last healthy exchange
@@ -161,6 +164,7 @@ impl Hop {
             process: None,
             local: None,
             upstream,
+            name: None,
             opened: at,
             mid_stream: false,
             lost_before: 0,
@@ -566,7 +570,7 @@ impl Hop {
             self.judge_end(cx, &mut out);
         } else if self.waiting(Wait::Closed) {
             self.judge_open(at, Ended::UpstreamFin, cx, &mut out);
-        } else if !self.judge_tls(at, Ended::Settled, cx, &mut out) {
+        } else if !self.judge_tls(at, Ended::Settled, false, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
         out.judged.extend(self.release(at, true, cx.peers));

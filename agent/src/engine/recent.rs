@@ -1,5 +1,6 @@
 //! A bounded table: the entry that was silent longest makes room for a new one.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
@@ -26,9 +27,15 @@ impl<K, V> Default for Recent<K, V> {
     }
 }
 
-impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
+impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|(_, value)| value)
+    }
+
+    /// The same with the key as the table has it.
+    pub(super) fn get_with_key(&self, key: &K) -> Option<(&K, &V)> {
+        let (key, (_, value)) = self.entries.get_key_value(key)?;
+        Some((key, value))
     }
 
     pub(super) fn get_mut(&mut self, key: &K, at: Timestamp) -> Option<&mut V> {
@@ -59,10 +66,13 @@ impl<K: Copy + Eq + Hash, V: Default> Recent<K, V> {
                 }
             }
         }
-        let (last, value) = self.entries.entry(key).or_insert_with(|| {
-            self.queue.push_back((at, key));
-            Default::default()
-        });
+        let (last, value) = match self.entries.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                self.queue.push_back((at, entry.key().clone()));
+                entry.insert(Default::default())
+            }
+        };
         *last = (*last).max(at);
         (value, forgotten)
     }

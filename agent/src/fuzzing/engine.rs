@@ -23,6 +23,8 @@ pub(super) const LIMITS: Limits = Limits {
     kept_bytes: 16 * 1024,
     pipelined: 3,
     upstreams: 2,
+    lookups: 4,
+    names: 4,
     events: 4096,
 };
 

@@ -14,6 +14,7 @@ mod request;
 mod response;
 mod scan;
 mod status_line;
+mod tls_port;
 
 pub use body::{Body, BodyStep, Chunked, FramingLost};
 pub use coding::Coding;
@@ -21,3 +22,4 @@ pub use finding::{Finding, FindingKind, Foreign, HeadSize};
 pub use profile::{GATEWAYS, Gateway, Outcome, measured, outcomes, split};
 pub use request::{Protocol, RequestEvent, RequestHead, RequestParser};
 pub use response::{RequestKind, ResponseEvent, ResponseParser, SizedHead, Stage};
+pub use tls_port::TlsPortText;

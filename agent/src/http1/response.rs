@@ -68,6 +68,16 @@ pub enum Stage {
     Done,
 }
 
+impl Stage {
+    /// Whether the next byte is one of the body.
+    pub const fn is_body(self) -> bool {
+        matches!(
+            self,
+            Self::SizedBody | Self::ChunkedBody | Self::BodyUntilClose
+        )
+    }
+}
+
 /// What a response made of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseEvent {

@@ -327,7 +327,7 @@ fn udp<'a>(layer: &IpLayer<'a>, depth: u8) -> Result<IpPacket<'a>, FrameError> {
             }
             _ => Ok(IpPacket::Other),
         },
-        _ => Ok(IpPacket::Other),
+        _ => Ok(transport(layer)?),
     }
 }
 
@@ -533,8 +533,18 @@ mod tests {
             parse_frame(LinkType::ETHERNET, &arp[..13], 42),
             Err(FrameError::Truncated)
         );
-        let dns = udp(53, &[0; 12]);
-        assert_eq!(parse_frame(LinkType::RAW, &dns, 40), Ok(IpPacket::Other));
+        let ntp = udp(123, &[0; 12]);
+        assert_eq!(parse_frame(LinkType::RAW, &ntp, 40), Ok(IpPacket::Other));
+    }
+
+    #[test]
+    fn datagrams_of_dns_are_told_from_others() {
+        let dns = udp(53, &[7; 12]);
+        let Ok(IpPacket::Dns(datagram)) = parse_frame(LinkType::RAW, &dns, 40) else {
+            panic!("no DNS")
+        };
+        assert_eq!(datagram.dst.port(), 53);
+        assert_eq!((datagram.payload, datagram.wire_len), (&[7; 12][..], 12));
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! IP packets: from an IP header to a TCP segment or an ICMP quote of one.
+//! IP packets: from an IP header to a TCP segment, an ICMP quote of one, or a datagram of DNS.
 //!
 //! Decides where headers end and how many payload bytes there were on the wire, also for packets
 //! that the capture cut short and for the oversized ones that segmentation offload makes. Leaves
@@ -8,6 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
+use crate::dns;
 use crate::model::{Direction, Segment, TcpFlags};
 
 /// IP protocol numbers, also used as IPv6 next-header values.
@@ -48,6 +49,8 @@ pub enum IpPacket<'a> {
     Tcp(TcpPacket<'a>),
     /// "Destination unreachable" about a TCP segment.
     Icmp(IcmpQuote),
+    /// A UDP datagram from or to the port of DNS.
+    Dns(Datagram<'a>),
     /// Anything else.
     Other,
     /// Part of a datagram that IP split up. TCP avoids that, so it is counted and not put together.
@@ -101,6 +104,19 @@ impl<'a> TcpPacket<'a> {
             packet: &[],
         }
     }
+}
+
+/// A UDP datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Sender.
+    pub src: SocketAddr,
+    /// Receiver.
+    pub dst: SocketAddr,
+    /// The captured payload bytes; fewer than `wire_len` where the capture was cut short.
+    pub payload: &'a [u8],
+    /// Payload bytes on the wire.
+    pub wire_len: u32,
 }
 
 /// An ICMP or `ICMPv6` "destination unreachable" and the TCP segment that it quotes.
@@ -184,6 +200,9 @@ pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketErro
     match ip.protocol {
         _ if ip.fragment => Ok(IpPacket::Fragment),
         protocol::TCP => tcp(ip).map(IpPacket::Tcp),
+        protocol::UDP => Ok(datagram(ip)
+            .filter(|datagram| datagram.concerns(dns::PORT))
+            .map_or(IpPacket::Other, IpPacket::Dns)),
         protocol::ICMP if ip.src.is_ipv4() => Ok(icmp(icmp_quote(ip.payload, ip.src, 3))),
         protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp(icmp_quote(ip.payload, ip.src, 1))),
         _ => Ok(IpPacket::Other),
@@ -368,6 +387,38 @@ fn tcp<'a>(ip: &IpLayer<'a>) -> Result<TcpPacket<'a>, PacketError> {
         ttl: ip.ttl,
         ip_id: ip.ip_id,
     })
+}
+
+impl Datagram<'_> {
+    /// Whether it comes from or goes to `port`.
+    pub const fn concerns(&self, port: u16) -> bool {
+        self.src.port() == port || self.dst.port() == port
+    }
+}
+
+/// Reads a UDP datagram. Its own length field says no more than that of the IP header.
+pub(crate) fn datagram<'a>(ip: &IpLayer<'a>) -> Option<Datagram<'a>> {
+    let (header, payload) = ip.payload.split_first_chunk::<8>()?;
+    Some(Datagram {
+        src: SocketAddr::new(ip.src, u16::from_be_bytes([header[0], header[1]])),
+        dst: SocketAddr::new(ip.dst, u16::from_be_bytes([header[2], header[3]])),
+        payload,
+        wire_len: ip.wire_len.checked_sub(u32_len(header.len()))?,
+    })
+}
+
+/// Reads one packet that begins with its IP header and holds a UDP datagram, whatever its ports.
+#[cfg_attr(
+    not(feature = "live"),
+    expect(
+        dead_code,
+        reason = "only the kernel knows that another port carries DNS"
+    )
+)]
+pub(crate) fn parse_datagram(bytes: &[u8], wire_len: u32) -> Option<Datagram<'_>> {
+    let layer = ip_layer(bytes, wire_len).ok()?;
+    let plain = layer.protocol == protocol::UDP && !layer.fragment;
+    plain.then(|| datagram(&layer)).flatten()
 }
 
 fn icmp<'a>(quote: Option<IcmpQuote>) -> IpPacket<'a> {

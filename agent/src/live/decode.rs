@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
     CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
-    Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord, OpenRecord, PF_EXITING,
-    SegmentHeader, SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, flag,
-    kind, library,
+    DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord,
+    OpenRecord, PF_EXITING, SegmentHeader, SocketCallRecord, SocketRecord, StateRecord,
+    UnixConnectRecord, call, dns_role, flag, kind, library,
 };
 use thiserror::Error;
 
@@ -40,6 +40,9 @@ pub(super) enum Malformed {
     /// A TCP state that this version does not know.
     #[error("a kernel record has unknown TCP state {0}")]
     State(u32),
+    /// A role of a socket that this version does not know.
+    #[error("a kernel record has a DNS socket of unknown role {0}")]
+    Role(u32),
     /// Something of a TLS library that this version does not know.
     #[error("a kernel record tells unknown fact {0} of a TLS library")]
     Library(u32),
@@ -119,6 +122,18 @@ pub(super) enum Body<'a> {
         wire_len: u32,
         bytes: &'a [u8],
     },
+    Dns(DnsPacket<'a>),
+}
+
+/// A packet between this host and a name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DnsPacket<'a> {
+    pub(super) caller: Process,
+    pub(super) netns: u32,
+    pub(super) on_behalf: bool,
+    pub(super) egress: bool,
+    pub(super) wire_len: u32,
+    pub(super) bytes: &'a [u8],
 }
 
 /// What a client asked and got.
@@ -245,6 +260,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             fields.unix_connect()?
         }
         kind::SEGMENT => fields.segment()?,
+        kind::DNS => fields.dns()?,
         kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
             exact(size_of::<SocketRecord>())?;
             let known = fields.u32(offset_of!(SocketRecord, flags))? & flag::VALUE != 0;
@@ -451,20 +467,43 @@ impl<'a> Fields<'a> {
     }
 
     fn segment(&self) -> Result<Body<'a>, Malformed> {
-        let short = Malformed::Short { kind: self.kind };
         let captured = self.u32(offset_of!(SegmentHeader, captured))?;
-        let bytes = self.bytes.get(size_of::<SegmentHeader>()..).ok_or(short)?;
-        if usize::try_from(captured) != Ok(bytes.len()) {
-            return Err(Malformed::Length {
-                kind: self.kind,
-                len: captured,
-            });
-        }
         Ok(Body::Segment {
             egress: self.u32(offset_of!(SegmentHeader, egress))? != 0,
             wire_len: self.u32(offset_of!(SegmentHeader, wire_len))?,
-            bytes,
+            bytes: self.captured(size_of::<SegmentHeader>(), captured)?,
         })
+    }
+
+    /// The bytes from `at` on, which must be `len`.
+    fn captured(&self, at: usize, len: u32) -> Result<&'a [u8], Malformed> {
+        let short = Malformed::Short { kind: self.kind };
+        let bytes = self.bytes.get(at..).ok_or(short)?;
+        if usize::try_from(len) == Ok(bytes.len()) {
+            Ok(bytes)
+        } else {
+            Err(Malformed::Length {
+                kind: self.kind,
+                len,
+            })
+        }
+    }
+
+    fn dns(&self) -> Result<Body<'a>, Malformed> {
+        const SOCKET: usize = offset_of!(DnsHeader, socket);
+        let captured = self.u32(offset_of!(DnsHeader, captured))?;
+        Ok(Body::Dns(DnsPacket {
+            caller: self.caller(SOCKET + offset_of!(DnsSocket, caller))?,
+            netns: self.u32(SOCKET + offset_of!(DnsSocket, netns))?,
+            on_behalf: match self.u32(SOCKET + offset_of!(DnsSocket, role))? {
+                dns_role::GATEWAY => false,
+                dns_role::RESOLVER => true,
+                other => return Err(Malformed::Role(other)),
+            },
+            egress: self.u32(offset_of!(DnsHeader, egress))? != 0,
+            wire_len: self.u32(offset_of!(DnsHeader, wire_len))?,
+            bytes: self.captured(size_of::<DnsHeader>(), captured)?,
+        }))
     }
 }
 

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, TracePoint,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramError,
+    TracePoint,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
@@ -21,6 +22,7 @@ use super::btf::Btf;
 use super::clients::Clients;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
+use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
 use super::{cgroup, tls, tracefs};
 use crate::stats::ProbeStatus;
@@ -169,6 +171,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         "what clients of gateways get is not seen",
     ));
     attach_segments(&mut ebpf, &config.packets_of, &mut probes);
+    attach_dns(&mut ebpf, &mut probes);
     Ok(Loaded {
         ebpf,
         probes,
@@ -234,6 +237,15 @@ fn fill_filters(ebpf: &mut Ebpf, config: &LiveConfig) -> Result<(), LiveError> {
             .insert(comm(name)?, 1, 0)
             .map_err(|source| LiveError::Map {
                 name: "COMMS",
+                source,
+            })?;
+    }
+    let mut resolvers: HashMap<_, [u8; COMM_LEN], u8> = map(ebpf, "RESOLVERS")?;
+    for name in RESOLVERS {
+        resolvers
+            .insert(comm(name)?, 1, 0)
+            .map_err(|source| LiveError::Map {
+                name: "RESOLVERS",
                 source,
             })?;
     }
@@ -388,6 +400,26 @@ fn places(packets_of: &[PathBuf]) -> Result<Vec<File>, String> {
         File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))
     };
     packets_of.iter().map(open).collect()
+}
+
+fn attach_dns(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
+    const NAME: &str = "dns_socket";
+    const LOSS: &str = "names that a gateway looks up are seen only from sockets that were open before, so that most failed lookups are not named";
+    let result = places(&[]).and_then(|roots| {
+        roots
+            .iter()
+            .try_for_each(|root| attach_sockets(ebpf, NAME, root))
+    });
+    probes.push(status(NAME, result, LOSS));
+}
+
+fn attach_sockets(ebpf: &mut Ebpf, name: &str, root: &File) -> Result<(), String> {
+    let program: &mut CgroupSock = program(ebpf, name)?;
+    program.load().map_err(|error| reason(&error))?;
+    program
+        .attach(root, CgroupAttachMode::Single)
+        .map_err(|error| reason(&error))?;
+    Ok(())
 }
 
 /// Why there is no place for the segment programs.

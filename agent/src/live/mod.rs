@@ -15,6 +15,7 @@ mod error;
 mod icmp;
 mod load;
 mod log;
+mod names;
 mod netns;
 mod offsets;
 mod process;
@@ -57,11 +58,22 @@ pub(crate) fn fuzz_record(
             caller.pid = u32::MAX;
             *netns = (*netns).max(1);
         }
+        Body::Dns(packet) => {
+            packet.caller.pid = u32::MAX;
+            packet.netns = packet.netns.max(1);
+        }
         _ => {}
     }
     let mut processes = process::Processes::default();
+    let at = crate::model::Timestamp::from_nanos(record.time_ns);
+    if let Body::Dns(packet) = &record.body {
+        let mut names = names::Names::default();
+        let _ = names.packet(at, record.cookie, packet, &mut processes, |message| {
+            handle(at, crate::model::Input::Dns(message));
+        });
+    }
     let reasons = offsets::ResetReasons::default();
     if let Ok(Some(input)) = translate::input(&record, &mut processes, &reasons) {
-        handle(crate::model::Timestamp::from_nanos(record.time_ns), input);
+        handle(at, input);
     }
 }

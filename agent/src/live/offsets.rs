@@ -56,6 +56,14 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "field_task_netns",
+        loss: "the network namespace of a gateway that looks a name up is read from /proc, where it is still there",
+        fields: &[
+            ("TASK_NSPROXY", "task_struct", "nsproxy", 8),
+            ("NSPROXY_NET", "nsproxy", "net_ns", 8),
+        ],
+    },
+    Group {
         name: "field_error",
         loss: "errors of sockets are known from connect() only",
         fields: &[("SK_ERR", "sock", "sk_err", 4)],

@@ -13,10 +13,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::config::LiveConfig;
+use super::names::RESOLVERS;
 use super::process::{self, Matcher};
 use super::source::Waker;
 use super::tls::Libraries;
 use super::{LiveError, icmp, seed};
+use crate::dns::PORT;
 use crate::model::{Process, UpstreamPattern};
 use crate::stats::ProbeStatus;
 
@@ -36,6 +38,13 @@ pub(super) enum Found {
         process: Arc<Process>,
         local: SocketAddr,
         upstream: SocketAddr,
+    },
+    /// A datagram socket of a gateway or a resolver that was open already.
+    DnsSocket {
+        cookie: u64,
+        process: Arc<Process>,
+        /// Whether a resolver of this host holds it.
+        on_behalf: bool,
     },
     /// A gateway listens.
     Listener {
@@ -65,6 +74,8 @@ pub(super) struct Scout {
     libraries: Libraries,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
+    /// The same of resolvers, which ask on behalf of others.
+    resolvers: HashMap<u32, u64>,
     /// Namespaces that we listen for ICMP errors in, or could not.
     namespaces: HashSet<u64>,
     /// Whether the connections of other processes to configured upstreams were asked for.
@@ -78,6 +89,7 @@ impl Scout {
             upstreams: config.upstreams.clone(),
             libraries,
             gateways: HashMap::new(),
+            resolvers: HashMap::new(),
             namespaces: HashSet::new(),
             looked_everywhere: false,
         })
@@ -88,6 +100,7 @@ impl Scout {
         let everywhere = !self.upstreams.is_empty() && !self.looked_everywhere;
         self.looked_everywhere = true;
         let mut gateways = HashMap::new();
+        let mut resolvers = HashMap::new();
         let mut names = HashMap::new();
         let mut others = HashMap::new();
         for pid in process::pids() {
@@ -95,18 +108,22 @@ impl Scout {
                 continue;
             };
             let is_gateway = self.matcher.is_gateway(pid, &comm);
-            if !is_gateway && !everywhere {
+            let is_resolver = !is_gateway && RESOLVERS.contains(&comm.as_str());
+            if !is_gateway && !is_resolver && !everywhere {
                 continue;
             }
             let Some(netns) = process::netns_of(pid) else {
                 continue;
             };
             names.insert(pid, comm);
+            if is_resolver {
+                resolvers.insert(pid, netns);
+            }
             if is_gateway {
-                gateways.insert(pid, netns)
-            } else {
-                others.insert(pid, netns)
-            };
+                gateways.insert(pid, netns);
+            } else if everywhere {
+                others.insert(pid, netns);
+            }
         }
 
         let mut to_seed: HashMap<u64, u32> = HashMap::new();
@@ -143,7 +160,48 @@ impl Scout {
                 }
             }
         }
+        self.look_for_resolvers(&gateways, &resolvers, &names, &mut found);
         self.gateways = gateways;
+        self.resolvers = resolvers;
+    }
+
+    /// Hands over the datagram sockets of gateways and resolvers that were not there the last time.
+    fn look_for_resolvers(
+        &self,
+        gateways: &HashMap<u32, u64>,
+        resolvers: &HashMap<u32, u64>,
+        names: &HashMap<u32, String>,
+        found: &mut impl FnMut(Found),
+    ) {
+        let new = |now: &HashMap<u32, u64>, before: &HashMap<u32, u64>| -> HashMap<u64, u32> {
+            let new = now
+                .iter()
+                .filter(|(pid, netns)| before.get(pid) != Some(netns));
+            new.map(|(pid, netns)| (*netns, *pid)).collect()
+        };
+        let mut to_seed = new(gateways, &self.gateways);
+        to_seed.extend(new(resolvers, &self.resolvers));
+        for (netns, pid) in to_seed {
+            let owners = owners(netns, gateways, resolvers);
+            let sockets = match seed::resolver_sockets(&process::netns_path(pid)) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    tracing::debug!(netns, %error, "cannot ask for open datagram sockets");
+                    continue;
+                }
+            };
+            for socket in sockets {
+                let Some((pid, is_gateway)) = owners.get(&socket.inode) else {
+                    continue;
+                };
+                let comm = names.get(pid).map_or("", String::as_str);
+                found(Found::DnsSocket {
+                    cookie: socket.cookie,
+                    process: Arc::new(process::describe(*pid, comm, netns)),
+                    on_behalf: !is_gateway,
+                });
+            }
+        }
     }
 
     /// Opens and closes the raw sockets so that each namespace with a gateway has its own.
@@ -191,6 +249,8 @@ impl Scout {
                 .iter()
                 .any(|upstream| upstream.matches(remote));
         // A socket without an owner is closed by its process and only lives until the last byte.
+        // Streams to name servers are no hops.
+        let wanted = wanted && remote.port() != PORT;
         let (true, Some((pid, _))) = (wanted, owner) else {
             return;
         };
@@ -271,7 +331,7 @@ pub(super) fn gateways(config: &LiveConfig) -> Result<Vec<(u32, String)>, LiveEr
 }
 
 /// Whether this host lets us look at all, tried on the network namespace that we are in.
-pub(super) fn rows() -> [ProbeStatus; 2] {
+pub(super) fn rows() -> [ProbeStatus; 3] {
     let own = std::process::id();
     let seeds = seed::sockets(&process::netns_path(own)).map(|_| ()).map_err(|error| {
         format!("cannot ask the kernel for open connections (sock_diag, module tcp_diag): {error}: connections that were open before are not seen")
@@ -279,7 +339,10 @@ pub(super) fn rows() -> [ProbeStatus; 2] {
     let icmp = icmp::open(own).map(|_| ()).map_err(|error| {
         format!("cannot open raw ICMP sockets: {error}: who said that an upstream cannot be reached is not known")
     });
-    [("seed", seeds), ("icmp", icmp)].map(|(name, result)| {
+    let datagrams = seed::resolver_sockets(&process::netns_path(own)).map(|_| ()).map_err(|error| {
+        format!("cannot ask the kernel for open datagram sockets (sock_diag, module udp_diag): {error}: names that gateways look up from sockets that were open before are not seen")
+    });
+    [("seed", seeds), ("seed_dns", datagrams), ("icmp", icmp)].map(|(name, result)| {
         let reason = result.err().unwrap_or_default();
         ProbeStatus {
             name,

@@ -13,7 +13,9 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN,
+};
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
@@ -21,6 +23,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 
 use super::netns;
+use crate::dns::PORT;
 
 /// An open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +51,26 @@ pub(super) struct Sockets {
 /// The sockets inside the network namespace at `path`.
 pub(super) fn sockets(path: &Path) -> io::Result<Sockets> {
     let sockets = netns::inside(path, || {
-        let mut all = dump(AF_INET, SocketId::new_v4())?;
+        let mut all = dump(AF_INET, IPPROTO_TCP, SocketId::new_v4())?;
         // A kernel without IPv6 has no such family.
-        all.extend(dump(AF_INET6, SocketId::new_v6()).unwrap_or_default());
+        all.extend(dump(AF_INET6, IPPROTO_TCP, SocketId::new_v6()).unwrap_or_default());
         Ok(all)
     })?;
     Ok(sort(&sockets))
+}
+
+/// The sockets for datagrams inside the network namespace at `path` from which names may be looked up:
+/// those that are connected to a name server, or to nobody.
+pub(super) fn resolver_sockets(path: &Path) -> io::Result<Vec<Connection>> {
+    let sockets = netns::inside(path, || {
+        let mut all = dump(AF_INET, IPPROTO_UDP, SocketId::new_v4())?;
+        all.extend(dump(AF_INET6, IPPROTO_UDP, SocketId::new_v6()).unwrap_or_default());
+        Ok(all)
+    })?;
+    let all = sockets.iter().map(|socket| socket.connection);
+    Ok(all
+        .filter(|socket| [0, PORT].contains(&socket.remote.port()))
+        .collect())
 }
 
 /// A socket as the kernel describes it.
@@ -84,7 +101,7 @@ fn sort(sockets: &[Described]) -> Sockets {
     sorted
 }
 
-fn dump(family: u8, any: SocketId) -> io::Result<Vec<Described>> {
+fn dump(family: u8, protocol: u8, any: SocketId) -> io::Result<Vec<Described>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
@@ -93,7 +110,7 @@ fn dump(family: u8, any: SocketId) -> io::Result<Vec<Described>> {
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let request = InetRequest {
         family,
-        protocol: IPPROTO_TCP,
+        protocol,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::ESTABLISHED
             | StateFlags::SYN_SENT
@@ -102,7 +119,11 @@ fn dump(family: u8, any: SocketId) -> io::Result<Vec<Described>> {
             | StateFlags::CLOSE_WAIT
             | StateFlags::LAST_ACK
             | StateFlags::CLOSING
-            | StateFlags::LISTEN,
+            // Datagram sockets that are not connected.
+            | match protocol {
+                IPPROTO_UDP => StateFlags::CLOSE,
+                _ => StateFlags::LISTEN,
+            },
         socket_id: any,
     };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
@@ -194,8 +215,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_accepted, _) = listener.accept().unwrap();
-        let mut all = dump(AF_INET, SocketId::new_v4()).unwrap();
-        all.extend(dump(AF_INET6, SocketId::new_v6()).unwrap());
+        let mut all = dump(AF_INET, IPPROTO_TCP, SocketId::new_v4()).unwrap();
+        all.extend(dump(AF_INET6, IPPROTO_TCP, SocketId::new_v6()).unwrap());
         let found: Vec<_> = sort(&all)
             .outgoing
             .into_iter()

@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
-use hopscope_ebpf::{Counter, hop_flag};
+use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, dns_role, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -20,12 +21,13 @@ use super::decode::{Body, decode};
 use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
+use super::names::Names;
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::tls::Libraries;
 use super::{LiveError, translate};
-use crate::model::{Errno, HopId, Input, Signal, TcpState, Timestamp, UpstreamPattern};
+use crate::model::{Errno, HopId, Input, Process, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
 
 /// How long a record may take from its time stamp to the ring: a few microseconds, unless the host
@@ -45,6 +47,9 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// The longest wait without looking after anything but the ring.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Size of an entry of the table of sockets to name servers.
+const DNS_SOCKET_BYTES: usize = size_of::<DnsSocket>();
 
 /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
 const NO_EXIST: u64 = 1;
@@ -82,6 +87,8 @@ pub struct LiveSource {
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
+    names: Names,
+    dns_sockets: Table<u64, [u8; DNS_SOCKET_BYTES]>,
     reset_reasons: ResetReasons,
     probes: Vec<ProbeStatus>,
     libraries: Vec<ProbeStatus>,
@@ -99,6 +106,7 @@ pub struct LiveSource {
     malformed: u64,
     seeded: u64,
     not_tcp: u64,
+    not_dns: u64,
     lost: u64,
     lost_checked_ns: u64,
 }
@@ -128,6 +136,7 @@ impl LiveSource {
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
         let hops = load::take_map(&mut ebpf, "HOPS")?;
         let ports = load::take_map(&mut ebpf, "PORTS")?;
+        let dns_sockets = load::take_map(&mut ebpf, "DNS_SOCKETS")?;
         let boosts = Boosts::take(&mut ebpf)?;
         let counts = load::take_map(&mut ebpf, "COUNTERS")?;
         let log = if config.kernel_log {
@@ -159,6 +168,8 @@ impl LiveSource {
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
+            names: Names::default(),
+            dns_sockets,
             reset_reasons,
             probes,
             libraries: rows,
@@ -172,6 +183,7 @@ impl LiveSource {
             malformed: 0,
             seeded: 0,
             not_tcp: 0,
+            not_dns: 0,
             lost: 0,
             lost_checked_ns: 0,
         };
@@ -251,6 +263,7 @@ impl LiveSource {
         all.extend([
             ("live_malformed", self.malformed),
             ("live_not_tcp", self.not_tcp),
+            ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
         ]);
         all
@@ -321,6 +334,16 @@ impl LiveSource {
                 hear(&self.icmp, time, sink);
             }
             let later = record.time_ns > now_ns;
+            if let Body::Dns(packet) = &record.body {
+                let (names, processes) = (&mut self.names, &mut self.processes);
+                let taken = names.packet(time, record.cookie, packet, processes, |message| {
+                    sink(time, Input::Dns(message));
+                });
+                if let Err(error) = taken {
+                    self.not_dns += 1;
+                    tracing::debug!(%error, "left a packet of a name server alone");
+                }
+            }
             match translate::input(&record, &mut self.processes, &self.reset_reasons) {
                 Ok(Some(input)) => sink(time, input),
                 Ok(None) => {}
@@ -360,6 +383,17 @@ impl LiveSource {
                         };
                         self.waiting.push((HopId(cookie), signal));
                     }
+                    Err(error) => tracing::debug!(%error, cookie, "not seeded"),
+                }
+            }
+            Found::DnsSocket {
+                cookie,
+                process,
+                on_behalf,
+            } => {
+                let entry = dns_socket(&process, on_behalf);
+                match self.dns_sockets.insert(cookie, entry, NO_EXIST) {
+                    Ok(()) => self.seeded += 1,
                     Err(error) => tracing::debug!(%error, cookie, "not seeded"),
                 }
             }
@@ -413,6 +447,37 @@ impl LiveSource {
             let _ = self.hops.remove(&cookie);
         }
     }
+}
+
+/// A socket to name servers as the kernel programs remember it.
+fn dns_socket(process: &Process, on_behalf: bool) -> [u8; DNS_SOCKET_BYTES] {
+    const PID: usize = offset_of!(DnsSocket, caller) + offset_of!(Caller, pid);
+    const COMM: usize = offset_of!(DnsSocket, caller) + offset_of!(Caller, comm);
+    let mut entry = [0; DNS_SOCKET_BYTES];
+    let mut put = |at: usize, bytes: &[u8]| {
+        for (room, byte) in entry.iter_mut().skip(at).zip(bytes) {
+            *room = *byte;
+        }
+    };
+    let netns = u32::try_from(process.netns).unwrap_or(0);
+    let role = if on_behalf {
+        dns_role::RESOLVER
+    } else {
+        dns_role::GATEWAY
+    };
+    put(PID, &process.pid.to_ne_bytes());
+    // The last byte stays the NUL that ends it.
+    put(
+        COMM,
+        process
+            .comm
+            .as_bytes()
+            .get(..COMM_LEN - 1)
+            .unwrap_or(process.comm.as_bytes()),
+    );
+    put(offset_of!(DnsSocket, netns), &netns.to_ne_bytes());
+    put(offset_of!(DnsSocket, role), &role.to_ne_bytes());
+    entry
 }
 
 /// Hands over the ICMP errors that have arrived.

@@ -56,6 +56,8 @@ pub(super) fn input<'a>(
                 },
             }));
         }
+        // One packet may hold several messages, or a part of one: that is for `names`.
+        Body::Dns(_) => return Ok(None),
         Body::Connect {
             ends,
             caller,

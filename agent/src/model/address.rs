@@ -1,4 +1,5 @@
-//! Where an upstream is reached: over IP, or through a unix socket of the gateway's own host.
+//! Where an upstream is reached: over IP, through a unix socket of the gateway's own host, or nowhere, as
+//! its name gave no address.
 
 use core::fmt;
 use core::net::{AddrParseError, IpAddr, SocketAddr};

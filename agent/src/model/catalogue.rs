@@ -826,7 +826,7 @@ causes! {
     TlsPlaintextToTlsPort = "tls.plaintext_to_tls_port" => {
         family: Tls,
         definition: "gateway speaks plaintext to a TLS port",
-        proof: "`GET /` out; back a TLS alert record (15 03 ..), or 400 text about HTTPS, or an instant close",
+        proof: "`GET /` out; back a TLS alert record (15 03 ..), or a 400 whose text asks for HTTPS; a close alone is no proof",
         proxy_error: Some("http_protocol_error"),
         proxy_error_note: "http_protocol_error",
         recommended_status: Some(502),
@@ -843,7 +843,7 @@ causes! {
     TlsCertificateExpired = "tls.certificate_expired" => {
         family: Tls,
         definition: "leaf or chain is past its date",
-        proof: "certificate notAfter (TLS 1.2) or X509 10; gateway alert 45 or silent close",
+        proof: "X509 10, or gateway alert 45, or notAfter of a chain in TLS 1.2 that the gateway refused",
         proxy_error: Some("tls_certificate_error"),
         proxy_error_note: "tls_certificate_error",
         recommended_status: Some(502),
@@ -860,7 +860,7 @@ causes! {
     TlsCertificateNotYetValid = "tls.certificate_not_yet_valid" => {
         family: Tls,
         definition: "notBefore in the future",
-        proof: "X509 9",
+        proof: "X509 9, or notBefore of a chain in TLS 1.2 that the gateway refused",
         proxy_error: Some("tls_certificate_error"),
         proxy_error_note: "tls_certificate_error",
         recommended_status: Some(502),
@@ -1080,7 +1080,7 @@ causes! {
     }
     TlsHandshakeClosed = "tls.handshake_closed" => {
         family: Tls,
-        definition: "peer ended the handshake without an alert",
+        definition: "peer ended the handshake and did not say why",
         proof: "FIN or RST after ClientHello, no alert (or warning 0)",
         proxy_error: Some("tls_protocol_error"),
         proxy_error_note: "tls_protocol_error or connection_terminated",
@@ -1115,7 +1115,7 @@ causes! {
     TlsRecordCorrupt = "tls.record_corrupt" => {
         family: Tls,
         definition: "record failed to decrypt or is not a record",
-        proof: "gateway sends alert (20, 22, 10) and closes; foreign bytes in stream",
+        proof: "gateway sends alert (20, 22, 10) and closes; SSL reason 281, 198, 443; foreign bytes in stream",
         proxy_error: Some("tls_protocol_error"),
         proxy_error_note: "tls_protocol_error",
         recommended_status: Some(502),
@@ -1149,7 +1149,7 @@ causes! {
     TlsTruncated = "tls.truncated" => {
         family: Tls,
         definition: "closed without close_notify in an EOF-delimited body",
-        proof: "FIN after data, no closing record",
+        proof: "FIN after data, no closing record; only where the framing inside can be read",
         proxy_error: Some("http_response_incomplete"),
         proxy_error_note: "http_response_incomplete",
         recommended_status: None,

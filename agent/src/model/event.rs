@@ -1,5 +1,6 @@
 //! The event: one failed exchange or connect, its cause, and what proves it.
 
+use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -138,9 +139,9 @@ impl Phase {
 /// The upstream's end of a hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamInfo {
-    /// IP address or unix path, or none.
+    /// IP address or unix path; none where no upstream was chosen, or `name` gave no address.
     pub address: UpstreamAddress,
-    /// TCP port, zero for a unix path.
+    /// TCP port, zero for a unix path or a name alone.
     pub port: u16,
     /// Name that resolved to it, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,7 +149,7 @@ pub struct UpstreamInfo {
 }
 
 impl UpstreamInfo {
-    /// Address and port together, as `10.0.0.1:80`, `[::1]:80` or `unix:/run/app.sock`.
+    /// Address and port together, as `10.0.0.1:80`, `[::1]:80` or `unix:/run/app.sock`, or else the name.
     pub fn target(&self) -> Target {
         match &self.address {
             UpstreamAddress::Ip(address) => Target::Inet(SocketAddr::new(*address, self.port)),
@@ -162,6 +163,23 @@ impl UpstreamInfo {
         match self.target() {
             Target::Inet(upstream) => Some(upstream),
             Target::Unix(_) | Target::None => None,
+        }
+    }
+
+    /// Whether nothing but the name is known of it: that gave no address.
+    pub fn is_only_name(&self) -> bool {
+        self.address == UpstreamAddress::None && self.name.is_some()
+    }
+}
+
+/// Where it is and what it is called, as people read it: `10.0.0.1:80 (app.example)`.
+impl fmt::Display for UpstreamInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = self.target();
+        match &self.name {
+            Some(name) if self.is_only_name() => f.pad(name),
+            Some(name) => f.pad(&format!("{target} ({name})")),
+            None => fmt::Display::fmt(&target, f),
         }
     }
 }

@@ -123,6 +123,8 @@ pub struct Segment<'a> {
 pub struct DnsMessage<'a> {
     /// The process that asks, where the source knows it.
     pub process: Option<Arc<Process>>,
+    /// Whether that is a resolver of the gateway's own host, which asks on behalf of others.
+    pub on_behalf: bool,
     /// Which way it went: `ToUpstream` is a query.
     pub direction: Direction,
     /// The end that asks.

@@ -211,7 +211,7 @@ fn process_line(capture: &Capture) -> String {
 /// The verdict in one line.
 fn verdict_line(event: &HopEvent) -> String {
     let mut line = format!("{} ({})", event.cause, event.proof.as_str());
-    let _ = write!(line, ", upstream {}", event.upstream.target());
+    let _ = write!(line, ", upstream {}", event.upstream);
     if let Some(decisive) = event.evidence.first() {
         let _ = write!(line, ": {}", decisive.text);
     }

@@ -18,6 +18,8 @@ pub struct Filter {
     upstreams: Vec<UpstreamPattern>,
     /// Upstreams behind unix sockets.
     sockets: Vec<UpstreamAddress>,
+    /// Upstreams by name, in lower case.
+    names: Vec<String>,
     since: Option<Timestamp>,
     unexplained: bool,
 }
@@ -45,6 +47,9 @@ pub enum FilterError {
     /// A unix path where captures are asked for.
     #[error("upstream `{0}` has no captures: no packets go through a unix socket")]
     NoPackets(String),
+    /// A name where captures are asked for.
+    #[error("upstream `{0}` is a name: captures are found by address")]
+    NameOfCapture(String),
     /// Not a time that hopscope can hold.
     #[error("bad time in `since`: give one between 1970 and 2554")]
     Since,
@@ -73,6 +78,10 @@ impl Filter {
             match upstream.parse() {
                 Ok(socket @ (UpstreamAddress::Unix(_) | UpstreamAddress::None)) => {
                     filter.sockets.push(socket);
+                }
+                _ if is_name(upstream) => {
+                    let name = upstream.trim_end_matches('.').to_ascii_lowercase();
+                    filter.names.push(name);
                 }
                 _ => filter.upstreams.push(upstream.parse()?),
             }
@@ -116,6 +125,9 @@ impl Filter {
         if let Some(socket) = self.sockets.first() {
             return Err(FilterError::NoPackets(socket.to_string()));
         }
+        if let Some(name) = self.names.first() {
+            return Err(FilterError::NameOfCapture(name.clone()));
+        }
         Ok(CaptureFilter {
             causes: self.causes,
             upstreams: self.upstreams,
@@ -125,7 +137,12 @@ impl Filter {
     }
 
     fn matches_upstream(&self, upstream: &UpstreamInfo) -> bool {
-        if self.upstreams.is_empty() && self.sockets.is_empty() {
+        if self.upstreams.is_empty() && self.sockets.is_empty() && self.names.is_empty() {
+            return true;
+        }
+        if let Some(name) = &upstream.name
+            && self.names.contains(name)
+        {
             return true;
         }
         match upstream.socket_addr() {
@@ -136,4 +153,11 @@ impl Filter {
             None => self.sockets.contains(&upstream.address),
         }
     }
+}
+
+/// Whether the text can be a domain name and nothing else: no address, network or port looks like one.
+fn is_name(text: &str) -> bool {
+    let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '\\');
+    // A name of letters beyond a to f, or one with a dot, is no IPv6 address without its colons.
+    text.chars().all(label) && text.contains(|c: char| c.is_ascii_alphabetic())
 }

@@ -6,6 +6,7 @@
 
 mod hints;
 mod hops;
+mod names;
 mod options;
 mod reader;
 mod table;
@@ -27,6 +28,7 @@ use crate::input::packet::{IcmpQuote, IpPacket, TcpPacket};
 use crate::model::{HopEvent, IcmpError, Input, Timestamp};
 
 use hops::Hops;
+use names::Names;
 
 /// Packets of several queues are out of order by less.
 const LATE: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ pub struct Summary {
     pub segments: u64,
     /// ICMP errors that quote a TCP segment.
     pub icmp: u64,
+    /// UDP datagrams of DNS. Segments of DNS over TCP are counted among the segments.
+    pub dns: u64,
     /// IP packets with something else.
     pub other: u64,
     /// IP fragments, which are not put together.
@@ -84,6 +88,7 @@ pub struct Summary {
 pub struct Analysis<'e> {
     engine: &'e mut Engine,
     hops: Hops,
+    names: Names,
     summary: Summary,
     /// Kept between packets, which mostly share it.
     link: Option<LinkType>,
@@ -96,6 +101,7 @@ impl<'e> Analysis<'e> {
     pub fn new(options: Options, engine: &'e mut Engine) -> Self {
         Self {
             engine,
+            names: Names::new(&options),
             hops: Hops::new(options),
             summary: Summary::default(),
             link: None,
@@ -111,6 +117,12 @@ impl<'e> Analysis<'e> {
         on_event: &mut dyn FnMut(HopEvent),
     ) -> Result<Option<Cut>, SourceError> {
         let mut reader = Reader::open(reader)?;
+        let names_too = self.names.are_wanted();
+        let on_event = &mut |event: HopEvent| {
+            if names_too || !event.upstream.is_only_name() {
+                on_event(event);
+            }
+        };
         while let Some(packet) = reader.next_packet()? {
             self.packet(&packet, on_event);
         }
@@ -124,8 +136,17 @@ impl<'e> Analysis<'e> {
 
     /// Ends the analysis: hops that are still open are decided as far as they can be.
     pub fn finish(mut self, on_event: &mut dyn FnMut(HopEvent)) -> Summary {
+        let names_too = self.names.are_wanted();
+        let on_event: &mut dyn FnMut(HopEvent) = &mut |event: HopEvent| {
+            if names_too || !event.upstream.is_only_name() {
+                on_event(event);
+            }
+        };
         let engine = &mut *self.engine;
         self.hops.finish(&mut |at, hop, segment| {
+            if names::is_dns(segment) {
+                return;
+            }
             feed(engine, at, on_event, |engine| {
                 engine.handle_segment(at, hop, segment);
             });
@@ -174,8 +195,16 @@ impl<'e> Analysis<'e> {
     #[inline(always)]
     fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         self.summary.segments += 1;
-        let engine = &mut *self.engine;
+        let (engine, names) = (&mut *self.engine, &mut self.names);
         self.hops.segment(at, tcp, |at, hop, segment| {
+            if names::is_dns(segment) {
+                names.segment(at, hop, segment, |message| {
+                    feed(engine, at, on_event, |engine| {
+                        engine.handle(at, Input::Dns(message));
+                    });
+                });
+                return;
+            }
             feed(engine, at, on_event, |engine| {
                 engine.handle_segment(at, hop, segment);
             });
@@ -187,6 +216,14 @@ impl<'e> Analysis<'e> {
     fn any_packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         let summary = &mut self.summary;
         match parse_frame(packet.link, packet.data, packet.wire_len) {
+            Ok(IpPacket::Dns(datagram)) => {
+                summary.dns += 1;
+                if let Some(message) = self.names.datagram(&datagram) {
+                    feed(self.engine, packet.at, on_event, |engine| {
+                        engine.handle(packet.at, Input::Dns(message));
+                    });
+                }
+            }
             Ok(IpPacket::Tcp(tcp)) => self.segment(packet.at, &tcp, on_event),
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;

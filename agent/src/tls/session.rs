@@ -132,6 +132,15 @@ impl Session {
             + self.from.messages.kept_bytes()
     }
 
+    /// Lets go of the certificates: the gateway took them, and nobody asks again.
+    pub fn forget_certificates(&mut self) {
+        if !self.facts.chain.is_empty() || self.facts.client_certificate.is_some() {
+            self.facts.chain = Vec::new();
+            self.facts.client_certificate = None;
+            self.facts_bytes = self.facts.kept_bytes();
+        }
+    }
+
     /// Whether it was certain for every byte so far which record it belongs to.
     pub(crate) const fn is_sure(&self) -> bool {
         self.to.records.is_sure() && self.from.records.is_sure()

@@ -114,6 +114,10 @@ fn packets_connections_and_their_sides_agree() {
 fn by_stream<'e>(capture: &Capture, events: &'e [HopEvent]) -> BTreeMap<u64, Vec<&'e HopEvent>> {
     let mut streams: BTreeMap<u64, Vec<&HopEvent>> = BTreeMap::new();
     for event in events {
+        // A name without an address has no connection.
+        if event.upstream.is_only_name() {
+            continue;
+        }
         let local = event.local.unwrap();
         let ends = (
             SocketAddr::new(local.address, local.port),

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod connect;
+mod dns;
 mod http1;
 mod peers;
 mod render;
@@ -36,6 +37,7 @@ fn folder() -> PathBuf {
 fn all() -> Vec<Golden> {
     [
         connect::goldens(),
+        dns::goldens(),
         tcp::goldens(),
         http1::goldens(),
         stream::goldens(),
@@ -116,7 +118,7 @@ fn every_file_has_its_scenario() {
         assert!(names.insert(name.to_owned()), "{name} is there twice");
     }
     let mut found = BTreeSet::new();
-    for group in ["connect", "tcp", "http1", "stream", "peers", "tls"] {
+    for group in ["connect", "dns", "tcp", "http1", "stream", "peers", "tls"] {
         for entry in fs::read_dir(folder().join(group)).unwrap() {
             let path = entry.unwrap().path();
             // What scenarios are made of.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use hopscope::input::frame::parse_frame;
-use hopscope::input::packet::{IpPacket, TcpPacket};
+use hopscope::input::packet::{Datagram, IpPacket, TcpPacket};
 use hopscope::model::{HopEvent, TcpFlags, Timestamp};
 use hopscope::source::{Reader, Summary};
 use hopscope::stats::Stats;
@@ -42,9 +42,21 @@ fn packets(out: &mut String, capture: &[u8]) {
                 let (from, code) = (icmp.from, icmp.code);
                 writeln!(out, "{from} says unreachable, code {code}, to {}", icmp.src).unwrap();
             }
+            Ok(IpPacket::Dns(datagram)) => message(out, &datagram),
             other => writeln!(out, "{other:?}").unwrap(),
         }
     }
+}
+
+fn message(out: &mut String, datagram: &Datagram<'_>) {
+    let arrow = if datagram.dst.port() == 53 {
+        "->"
+    } else {
+        "<-"
+    };
+    let port = datagram.src.port().max(datagram.dst.port());
+    let (length, bytes) = (datagram.wire_len, datagram.payload.escape_ascii());
+    writeln!(out, "{port} {arrow} DNS {length} bytes \"{bytes}\"").unwrap();
 }
 
 fn segment(out: &mut String, tcp: &TcpPacket<'_>) {
@@ -93,7 +105,7 @@ fn verdict(out: &mut String, event: &HopEvent) {
         event.time.since(start).as_secs_f64()
     )
     .unwrap();
-    let upstream = event.upstream.target();
+    let upstream = &event.upstream;
     match &event.local {
         Some(local) => writeln!(
             out,

@@ -254,6 +254,56 @@ impl Scenario {
         }
     }
 
+    /// A datagram between a port of the gateway and its resolver, host 53.
+    pub(crate) fn datagram(&mut self, from: From, port: u16, payload: &[u8]) -> &mut Self {
+        let ports = match from {
+            From::Gateway => [port, 53],
+            From::Upstream => [53, port],
+        };
+        let mut udp: Vec<u8> = ports.into_iter().flat_map(u16::to_be_bytes).collect();
+        udp.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+        udp.extend([0; 2]);
+        udp.extend(payload);
+        self.with_resolver(from, 17, &mut udp, 6)
+    }
+
+    /// A segment between a port of the gateway and its resolver.
+    pub(crate) fn resolver_segment(
+        &mut self,
+        from: From,
+        port: u16,
+        flags: u8,
+        seq: u32,
+        payload: &[u8],
+    ) -> &mut Self {
+        let ports = match from {
+            From::Gateway => [port, 53],
+            From::Upstream => [53, port],
+        };
+        let mut tcp: Vec<u8> = ports.into_iter().flat_map(u16::to_be_bytes).collect();
+        tcp.extend(seq.to_be_bytes());
+        tcp.extend([0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]);
+        tcp.extend(payload);
+        self.with_resolver(from, 6, &mut tcp, 16)
+    }
+
+    fn with_resolver(
+        &mut self,
+        from: From,
+        protocol: u8,
+        body: &mut [u8],
+        checksum_at: usize,
+    ) -> &mut Self {
+        let (gateway, resolver) = (self.address(1), self.address(53));
+        let (src, dst) = match from {
+            From::Gateway => (gateway, resolver),
+            From::Upstream => (resolver, gateway),
+        };
+        let packet = self.ip_between(&src, &dst, 64, protocol, body, checksum_at);
+        self.packet(&packet);
+        self
+    }
+
     /// The gateway's SYN, or that SYN again.
     pub(crate) fn syn(&mut self) -> &mut Self {
         let seq = self.gateway_seq;

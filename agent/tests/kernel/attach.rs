@@ -13,7 +13,7 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "state",
     "client_state",
     "reset_in",
@@ -28,6 +28,7 @@ const PROGRAMS: [&str; 14] = [
     "connect_exit",
     "segment_egress",
     "segment_ingress",
+    "dns_socket",
 ];
 
 /// Programs that the segment programs jump to; the row `clients` tells of them.

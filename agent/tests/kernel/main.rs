@@ -12,6 +12,7 @@
 mod attach;
 mod clients;
 mod connects;
+mod dns;
 mod held;
 mod late;
 mod library;

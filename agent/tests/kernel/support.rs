@@ -178,6 +178,13 @@ pub(crate) enum Seen {
     },
     Icmp(IcmpError),
     ClientLeft,
+    Dns {
+        process: Option<Process>,
+        direction: Direction,
+        on_behalf: bool,
+        tcp: bool,
+        payload: Vec<u8>,
+    },
     Lost(u64),
 }
 
@@ -281,9 +288,17 @@ impl Watch {
                         },
                     ),
                     Input::Listening { local, .. } => (None, Seen::Listening(local)),
-                    Input::Dns(_) | Input::Waiting(_) | Input::SocketFailed { .. } => {
-                        (None, Seen::Other)
-                    }
+                    Input::Dns(message) => (
+                        None,
+                        Seen::Dns {
+                            process: message.process.as_deref().cloned(),
+                            direction: message.direction,
+                            on_behalf: message.on_behalf,
+                            tcp: message.tcp,
+                            payload: message.payload.to_vec(),
+                        },
+                    ),
+                    Input::Waiting(_) | Input::SocketFailed { .. } => (None, Seen::Other),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });

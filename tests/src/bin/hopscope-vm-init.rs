@@ -25,7 +25,7 @@ const RESET: u16 = 20_001;
 const MALFORMED: u16 = 20_002;
 
 /// Every kernel program, as `hopscope check` names them.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "state",
     "reset_in",
     "destroyed",
@@ -36,6 +36,7 @@ const PROGRAMS: [&str; 10] = [
     "connect_exit",
     "segment_egress",
     "segment_ingress",
+    "dns_socket",
 ];
 
 const BAD_HEADER: &[u8] = b"HTTP/1.1 200 OK\r\nX-Cache : miss\r\nContent-Length: 3\r\n\r\nok\n";

@@ -105,7 +105,7 @@ pub(super) fn refused(
 /// see whether the upstream completes a handshake does the same, so it takes one that never does.
 pub(super) fn after_handshake(facts: &TlsFacts<'_>, alert: Option<&Alert>) -> Option<Verdict> {
     let waited = facts.hop.silence;
-    if facts.requested || facts.answered || waited > RIGHT_BEHIND {
+    if facts.requested || facts.answered || facts.left || waited > RIGHT_BEHIND {
         return None;
     }
     let names = &[Cause::TlsCertificateNameMismatch][..];

@@ -77,7 +77,7 @@ fn closed(facts: &TlsFacts<'_>, what: &str) -> Option<Verdict> {
 /// left.
 fn gave_up(facts: &TlsFacts<'_>) -> Option<Verdict> {
     let hop = &facts.hop;
-    if hop.silence < hop.patience || hop.gateway_window_closed {
+    if facts.left || hop.silence < hop.patience || hop.gateway_window_closed {
         return None;
     }
     if let Some(hole) = &hop.hole {

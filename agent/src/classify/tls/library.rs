@@ -42,7 +42,7 @@ fn certificate(facts: &TlsFacts<'_>) -> Option<Verdict> {
     }
     if code == 0 || code == UNSPECIFIED {
         // The chain is good, and the program refused it all the same: its own check is that of the name.
-        let whole = gave_up || facts.is_done();
+        let whole = gave_up || facts.is_done() && !facts.left;
         return whole.then(|| {
             let text = "the library found the chain good, and the gateway closed: its own check, of the name, failed";
             verdict(

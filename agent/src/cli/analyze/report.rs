@@ -61,7 +61,7 @@ impl Report {
             );
         }
         if self.total == 0 {
-            text.push_str(if summary.hops.hops == 0 {
+            text.push_str(if summary.hops.hops == 0 && summary.dns == 0 {
                 "\nnothing to judge: no TCP connection was read\n"
             } else {
                 "\nno failure found\n"

@@ -105,6 +105,11 @@ impl Tls {
         with > 0 && ahead + with < TICKETS
     }
 
+    /// Whether a piece of a record came, which may be one of a response.
+    pub(in crate::engine) const fn has_piece(&self) -> bool {
+        self.session.facts().from.partial > 0
+    }
+
     /// Whether HTTP/2 may be inside: runs of records are no requests then.
     fn may_be_h2(&self) -> bool {
         let facts = self.session.facts();
@@ -150,7 +155,13 @@ impl Tls {
         self.session.received(at, chunk);
         let after = self.session.facts().from;
         let alert = self.is_last_alert(Actor::Upstream, at);
-        carried(&before, &after, length(chunk), alert)
+        match carried(&before, &after, length(chunk), alert) {
+            // Which record it belongs to shows with its end.
+            Carried::Data { records: 0, .. } if after.records == before.records && !after.gap => {
+                Carried::Other
+            }
+            carried => carried,
+        }
     }
 
     fn is_last_alert(&self, by: Actor, at: Timestamp) -> bool {
@@ -232,6 +243,13 @@ fn carried(before: &Side, after: &Side, length: u64, alert: bool) -> Carried {
         // All of one length, or not comparable.
         Some((APPLICATION_DATA, last)) => {
             let same = bytes == u64::from(last) * u64::from(records);
+            let others = bytes.saturating_sub(last.into()) / u64::from(records - 1).max(1);
+            if others.max(last.into()) < LEAST_REQUEST {
+                return Carried::Data {
+                    records,
+                    length: last,
+                };
+            }
             Carried::Data {
                 records: if same { records } else { 0 },
                 length: last,
@@ -324,6 +342,7 @@ impl Exchanges {
             return;
         }
         tls.answered = true;
+        tls.session.forget_certificates();
         tls.tickets = Tickets::default();
         if let Some(mut run) = self.open.pop_front() {
             run.first_response = Some(at);

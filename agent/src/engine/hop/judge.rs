@@ -285,6 +285,10 @@ impl Hop {
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
+            // A refusal that was seen is one, whoever left.
+            if self.judge_tls(at, ended, true, cx, out) {
+                return;
+            }
             let mut status = self.exchanges.response.status();
             for open in &mut self.exchanges.open {
                 let status = status.take();
@@ -295,7 +299,7 @@ impl Hop {
             }
             return;
         }
-        if !self.judge_tls(at, ended, cx, out) {
+        if !self.judge_tls(at, ended, false, cx, out) {
             self.judge_open(at, ended, cx, out);
         }
     }
@@ -466,6 +470,7 @@ impl Hop {
             }),
             // What was missed may have held its request.
             unasked: open.unasked && self.lost() == 0,
+            tls_port: open.tls_port.found(),
             web_socket: open.head.as_ref().is_some_and(|head| head.web_socket),
         }
     }

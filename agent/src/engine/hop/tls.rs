@@ -4,6 +4,7 @@ use super::{Context, Hop, Judged, Outcome};
 use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, tls};
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
+use crate::http1::TlsPortText;
 use crate::model::{EvidenceSource, LibraryFact, Timestamp, TlsInfo};
 use crate::tls::cipher_name;
 
@@ -20,12 +21,13 @@ impl Hop {
         self.exchanges.tls.is_some()
     }
 
-    /// Judges the TLS connection on what ended it. Returns whether TLS is to blame: the exchanges are
-    /// not judged then.
+    /// Judges the TLS connection on what ended it; `left` where the gateway let go of its client in the
+    /// same moment. Returns whether TLS is to blame: the exchanges are not judged then.
     pub(super) fn judge_tls(
         &mut self,
         at: Timestamp,
         ended: Ended,
+        left: bool,
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) -> bool {
@@ -56,6 +58,7 @@ impl Hop {
             last_response: heard_of.then(|| wire.from.last_at.max(said_at)),
             response_bytes: 0,
             unasked: false,
+            tls_port: TlsPortText::default(),
             judged: false,
         };
         let answered = connection.answered || connection.is_doubtful();
@@ -71,6 +74,7 @@ impl Hop {
             requested: self.exchanges.begun() > 0,
             answered,
             lost: self.lost() > 0 || self.mid_stream,
+            left,
         });
         cx.stats.tls_sources_disagree += u64::from(verdict.disagree);
         let Some(verdict) = verdict.verdict else {
@@ -101,10 +105,14 @@ impl Hop {
         let Some(connection) = self.exchanges.tls.as_deref() else {
             return verdict;
         };
+        if connection.judged {
+            // A request that came too late for the refusal that was told of.
+            return None;
+        }
         let run = TlsRun {
             wire: connection.session.facts(),
             first: open.ordinal == 1,
-            doubtful: open.ordinal == 1 && connection.is_doubtful(),
+            doubtful: connection.is_doubtful() || connection.has_piece(),
             sending: open.last_request.since(open.began),
         };
         verdict.and_then(|verdict| inside_tls(verdict, &run))

@@ -2,6 +2,7 @@
 
 mod healthy;
 mod library;
+mod splits;
 mod wire;
 
 use self::wire::{
@@ -9,8 +10,8 @@ use self::wire::{
     client_hello, data, finished_12, finished_13, finished_13_with, hello, server_12, server_13,
     server_13_asking, server_13_refusing,
 };
-use super::sim::{Sim, both};
-use crate::model::{Cause, EvidenceSource, HopEvent, Proof};
+use super::sim::{Sim, TURN, both};
+use crate::model::{Cause, EvidenceSource, HopEvent, Input, Proof};
 
 /// The one event of an upstream that answers the ClientHello with these bytes and closes.
 #[track_caller]
@@ -46,6 +47,28 @@ fn plaintext_upstreams_are_named() {
         let text = &event.evidence[0].text;
         assert!(text.contains(name), "{text}");
     }
+}
+
+#[test]
+fn a_400_that_asks_for_tls() {
+    let page = b"<title>400 The plain HTTP request was sent to HTTPS port</title>";
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n",
+        page.len()
+    );
+    both(|sim| {
+        sim.open().request().reply(head.as_bytes());
+        sim.reply(&page[..30]).reply(&page[30..]).upstream_fin();
+        let event = sim
+            .gateway_fin()
+            .expect(Cause::TlsPlaintextToTlsPort, Proof::Inferred);
+        assert_eq!(event.exchange.unwrap().status, Some(400));
+    });
+    both(|sim| {
+        let other = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno\n";
+        sim.open().request().reply(other).upstream_fin();
+        sim.gateway_fin().expect_none();
+    });
 }
 
 #[test]
@@ -359,6 +382,42 @@ fn a_hidden_alert_of_the_upstream_has_as_many_readings_as_the_offer() {
             assert_eq!(Some(&event.rivals[..]), without_alpn.get(first..));
         });
     }
+}
+
+#[test]
+fn a_refusal_is_one_whoever_leaves_in_the_same_moment() {
+    let left = |sim: &mut Sim| {
+        sim.gateway_fin().ms(1);
+        sim.input(Input::ClientLeft { turn: TURN });
+    };
+    let mut sim = Sim::live("nginx");
+    sim.hello(&hello()).reply(b"SSH-2.0-OpenSSH_9.2\r\n");
+    left(&mut sim);
+    sim.expect(Cause::TlsPlaintextUpstream, Proof::Proven);
+    let mut sim = Sim::live("nginx");
+    sim.hello(&hello()).reply(&alert(2, 80));
+    left(&mut sim);
+    sim.expect(Cause::TlsInternalError, Proof::Proven);
+    // A close behind the handshake may be the client's doing, and so may one inside it.
+    let mut sim = Sim::live("nginx");
+    sim.handshake_13().send(&data(ALERT));
+    left(&mut sim);
+    sim.expect_none();
+    let mut sim = Sim::live("nginx");
+    sim.hello(&hello()).ms(2000);
+    left(&mut sim);
+    sim.expect_none();
+}
+
+#[test]
+fn a_request_that_comes_too_late_for_the_refusal_is_no_second_failure() {
+    both(|sim| {
+        sim.hello(&hello()).reply(&server_13_asking());
+        sim.send(&finished_13_with(860)).ack().reply(&data(ALERT));
+        sim.upstream_fin().ms(60).send(&data(151)).ms(150);
+        sim.gateway_fin();
+        sim.expect(Cause::TlsClientCertificateRejected, Proof::Inferred);
+    });
 }
 
 #[test]

@@ -56,6 +56,17 @@ fn tls_12() {
 }
 
 #[test]
+fn certificates_are_kept_no_longer_than_they_are_needed() {
+    let mut sim = Sim::packets();
+    sim.handshake_12(&hello(), Shown::default());
+    let before = sim.engine.kept_bytes;
+    sim.ask().answer();
+    let after = sim.engine.kept_bytes;
+    assert!(after + 100 < before, "{after} of {before} bytes");
+    sim.upstream_fin().gateway_fin().expect_none();
+}
+
+#[test]
 fn a_response_and_the_close_in_one_segment() {
     both(|sim| {
         sim.handshake_12(&hello(), Shown::default()).ask();
