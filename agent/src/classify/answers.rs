@@ -103,11 +103,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     };
     if waited && status == 503 && !is_nginx {
         let verdict = verdict(Cause::PickQueueTimeout, Proof::Inferred, nothing).with(in_flight);
-        return Some(if facts.in_flight > 0 {
-            verdict
-        } else {
-            verdict.against(&[Cause::GwLocalAnswer], SPLITTER)
-        });
+        return Some(verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER));
     }
     if says_no_peer && !facts.earlier.is_empty() {
         let verdict =
@@ -120,7 +116,8 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
                 .with(in_flight)
                 .against(&[Cause::PickConnectionLimit], SPLITTER)
         } else {
-            verdict.against(&[Cause::PickAllUnhealthy, Cause::GwLocalAnswer], SPLITTER)
+            let rivals = [Cause::PickAllUnhealthy, Cause::GwLocalAnswer];
+            verdict.against(&rivals, SPLITTER)
         });
     }
     if says_no_peer && facts.failing_checks > 0 && !is_nginx {
@@ -132,27 +129,32 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         return Some(
             verdict(Cause::PickAllUnhealthy, Proof::Inferred, nothing)
                 .with([checks])
-                .against(&[Cause::GwLocalAnswer], SPLITTER),
+                .against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER),
         );
     }
+    // What an upstream says over a unix socket is not seen, so that its own status is always a rival.
     let rivals: &[Cause] = match (status, is_nginx) {
         // Only a rule or a limit on requests makes nginx say so by itself.
-        (503, true) => {
-            return Some(verdict(Cause::GwLocalAnswer, Proof::Inferred, nothing));
-        }
+        (503, true) => &[Cause::UpstreamOwnError],
         (502, true) => &[
             Cause::PickPassivelyEjected,
             Cause::PickConnectionLimit,
             Cause::DnsNxdomain,
+            Cause::UpstreamOwnError,
         ],
-        (500, _) => &[Cause::PickNoRoute, Cause::GwFdExhausted],
+        (500, _) => &[
+            Cause::PickNoRoute,
+            Cause::GwFdExhausted,
+            Cause::UpstreamOwnError,
+        ],
         (503, false) => &[
             Cause::PickAllUnhealthy,
             Cause::PickEmptySet,
             Cause::PickConnectionLimit,
             Cause::PickNoRoute,
+            Cause::UpstreamOwnError,
         ],
-        _ => &[Cause::PickNoRoute],
+        _ => &[Cause::PickNoRoute, Cause::UpstreamOwnError],
     };
     Some(
         verdict(Cause::GwLocalAnswer, Proof::Inferred, nothing)
@@ -185,7 +187,7 @@ fn socket_error(error: SocketError) -> Option<Verdict> {
     };
     let text = format!("{}() returned {errno} in the gateway", call.as_str());
     let decisive = fact(EvidenceSource::Kernel, "socket_call", text);
-    let proof = if same_turn {
+    let proof = if same_turn && call != SocketCall::Accept {
         Proof::Proven
     } else {
         Proof::Inferred

@@ -62,6 +62,8 @@ impl Default for Config {
 
 /// Events and answers that wait at once, of each. The oldest goes out undecided for one more.
 const MAX_WAITING: usize = 4096;
+/// Events that are named as other explanations of one answer.
+const MAX_CONTESTED: usize = 32;
 /// Facts of each other kind that are remembered.
 const MAX_REMEMBERED: usize = 4096;
 /// How long an earlier failure may be what an answer without an attempt echoes: the longest time in which
@@ -94,6 +96,8 @@ pub(super) struct Attempt {
     shown: bool,
     /// Whether the source was asked which clients wait.
     asked: bool,
+    /// Events that an answer could not tell from this one when it took one of them.
+    contested: Vec<String>,
 }
 
 impl Attempt {
@@ -107,6 +111,7 @@ impl Attempt {
             listed: false,
             shown: false,
             asked: false,
+            contested: Vec::new(),
         }
     }
 }
@@ -469,13 +474,17 @@ impl Answers {
             .collect();
         let (last, best) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
         let chosen = self.attempts.get(last)?;
+        let one_by_one = join::is_one_by_one(&answer.process.comm);
         let alike = fitting
             .iter()
-            .filter(|(index, fit)| *index != last && fit.is_like(&best))
+            .filter(|(index, fit)| *index != last && fit.is_like(&best, one_by_one))
             .filter_map(|(index, _)| Some((*index, self.attempts.get(*index)?)))
-            // One that failed before this one began is an earlier attempt for the same request, or it
-            // may be: then it does not decide the answer.
-            .filter(|(_, other)| other.event.time > chosen.began)
+            // One that failed before this one began is an earlier attempt for the same request, which does
+            // not decide the answer, unless it may be another client's.
+            .filter(|(_, other)| {
+                let of_another = |answer| Fit::of(answer, other).is_some();
+                other.event.time > chosen.began || self.waiting.iter().any(of_another)
+            })
             .filter(|(_, other)| {
                 other.event.cause != chosen.event.cause
                     || other.event.upstream != chosen.event.upstream
@@ -492,7 +501,7 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let chain = join::chain(&self.attempts, last, &self.waiting);
+        let chain = join::chain(&self.attempts, last, &answer, &self.waiting);
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;
@@ -505,10 +514,16 @@ impl Answers {
         }
         let ids = alike.iter().filter_map(|index| self.attempts.get(*index));
         told.candidates = ids.map(|attempt| attempt.event.id.clone()).collect();
+        self.contest(last, &alike);
         let Some(attempt) = self.attempts.remove(last) else {
             return;
         };
         let (mut event, shown) = (attempt.event, attempt.shown);
+        for id in attempt.contested {
+            if id != event.id && !told.candidates.contains(&id) {
+                told.candidates.push(id);
+            }
+        }
         if let Some(exit) = answer.exit.or_else(|| self.exit_of(&event)) {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
             if let Some(entry) = told.attempts.last_mut() {
@@ -536,6 +551,29 @@ impl Answers {
         event.gateway_answer = Some(Box::new(told));
         self.name_second_gateway(&mut event);
         self.publish(event, shown);
+    }
+
+    /// Notes that an answer took one attempt and may as well have taken others: whose answer takes those is
+    /// no more certain of it.
+    fn contest(&mut self, taken: usize, alike: &[usize]) {
+        if alike.is_empty() {
+            return;
+        }
+        let all = alike.iter().chain([&taken]);
+        let ids: Vec<String> = all
+            .filter_map(|index| Some(self.attempts.get(*index)?.event.id.clone()))
+            .take(MAX_CONTESTED)
+            .collect();
+        for index in alike {
+            if let Some(attempt) = self.attempts.get_mut(*index) {
+                for id in &ids {
+                    let room = attempt.contested.len() < MAX_CONTESTED;
+                    if room && !attempt.contested.contains(id) {
+                        attempt.contested.push(id.clone());
+                    }
+                }
+            }
+        }
     }
 
     /// An answer that no failed attempt fits.

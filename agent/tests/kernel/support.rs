@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use hopscope::live::{LiveConfig, LiveSource};
 use hopscope::model::{
-    AnswerEnd, Direction, Errno, HopId, IcmpError, Input, Process, Signal, SocketCall, Target,
-    TcpFlags,
+    AnswerEnd, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target, TcpFlags,
 };
 use hopscope::stats::ProbeStatus;
 use tempfile::TempDir;
@@ -171,7 +170,6 @@ pub(crate) enum Seen {
         ordinal: u32,
     },
     Listening(SocketAddr),
-    SocketFailed(SocketCall, Errno),
     Other,
     ConnectFailed {
         process: Process,
@@ -290,9 +288,6 @@ impl Watch {
                         },
                     ),
                     Input::Listening { local, .. } => (None, Seen::Listening(local)),
-                    Input::SocketFailed { call, errno, .. } => {
-                        (None, Seen::SocketFailed(call, errno))
-                    }
                     Input::Dns(message) => (
                         None,
                         Seen::Dns {
@@ -303,7 +298,7 @@ impl Watch {
                             payload: message.payload.to_vec(),
                         },
                     ),
-                    Input::Waiting(_) => (None, Seen::Other),
+                    Input::Waiting(_) | Input::SocketFailed { .. } => (None, Seen::Other),
                     Input::ClientLeft { .. } => (None, Seen::ClientLeft),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });

@@ -129,15 +129,25 @@ impl Fit {
         self.named || (self.turn == Turns::Same && self.path == Paths::Same)
     }
 
-    /// Whether the two cannot be told apart.
-    pub(super) fn is_like(&self, best: &Self) -> bool {
+    /// Whether the two cannot be told apart. A gateway that does one request after another within a turn
+    /// answers what it let go of last.
+    pub(super) fn is_like(&self, best: &Self, one_by_one: bool) -> bool {
         let apart = self.near.0.abs_diff(best.near.0);
-        // Threads do one thing after another: in one turn, the nearest is the one.
-        let ordered = best.turn == Turns::Same && apart > 0;
-        (self.named, self.turn, self.path) == (best.named, best.turn, best.path)
-            && !ordered
-            && u128::from(apart) <= EQUALLY_NEAR.as_nanos()
+        let in_turn = best.turn == Turns::Same;
+        let near = u128::from(apart) <= EQUALLY_NEAR.as_nanos();
+        (self.named, self.rank) == (best.named, best.rank)
+            && if in_turn {
+                !one_by_one || apart == 0
+            } else {
+                near
+            }
     }
+}
+
+/// Whether a gateway does one request after another within a turn of its event loop, as nginx does: it lets go of
+/// the upstream and answers the client at once. HAProxy runs the tasks of a turn in an order of its own.
+pub(super) fn is_one_by_one(comm: &str) -> bool {
+    matches!(comm, "nginx" | "openresty" | "angie")
 }
 
 /// Whether two things happened at about the same time.
@@ -200,15 +210,29 @@ pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
 pub(super) fn chain(
     attempts: &VecDeque<Attempt>,
     last: usize,
+    answer: &Answer,
     waiting: &VecDeque<Answer>,
 ) -> Vec<usize> {
+    let client = answer.request.path();
+    let path = |attempt: &Attempt| {
+        let exchange = attempt.event.exchange.as_ref();
+        exchange.and_then(|exchange| exchange.path.clone())
+    };
+    let rewritten = attempts.get(last).and_then(path);
+    let for_request = |attempt: &Attempt| {
+        let own = path(attempt);
+        (own.is_some() && own == rewritten)
+            || paths(own.as_deref(), client.as_deref()) != Paths::Other
+    };
     let mut chain = vec![last];
     let mut index = last;
     while let Some(current) = attempts.get(index) {
         let earlier = attempts
             .iter()
             .enumerate()
-            .filter(|(place, other)| !chain.contains(place) && is_retried(other, current))
+            .filter(|(place, other)| {
+                !chain.contains(place) && is_retried(other, current) && for_request(other)
+            })
             .filter(|(_, other)| {
                 waiting
                     .iter()

@@ -299,6 +299,59 @@ fn two_causes_that_fit_alike_are_ambiguous() {
 }
 
 #[test]
+fn answers_of_one_turn_are_ambiguous_where_the_gateway_orders_it_as_it_likes() {
+    // Two clients, two failures of different causes, all in one turn.
+    let play = |comm: &'static str| {
+        let mut sim = Sim::live(comm);
+        sim.netns = NETNS;
+        sim.input(Input::Listening {
+            process: process(comm, 42),
+            local: "0.0.0.0:80".parse().unwrap(),
+            readable: true,
+        });
+        let input = |sim: &Sim| (sim.now(), process(comm, 42));
+        let (asked, process) = input(&sim);
+        sim.on(1).syn().refuse();
+        sim.state(TcpState::Close, TcpState::Close, None, 0);
+        let first = Arc::clone(&process);
+        let answer = |sim: &mut Sim, process: Arc<Process>, head: &'static [u8]| {
+            let waited = sim.now().since(asked);
+            sim.input(Input::Answer(ClientAnswer {
+                process,
+                turn: Some(TURN),
+                listener: "10.0.0.1:80".parse().unwrap(),
+                client: "198.51.100.7:50000".parse().unwrap(),
+                waited,
+                ordinal: 1,
+                request: head,
+                end: AnswerEnd::Response(b"HTTP/1.1 503 No"),
+            }));
+        };
+        if comm == "nginx" {
+            answer(&mut sim, Arc::clone(&first), b"GET /one HTTP/1.1\r\n\r\n");
+        }
+        sim.input(Input::ConnectFailed {
+            process: Arc::clone(&process),
+            upstream: crate::model::Target::Inet("10.0.0.3:80".parse().unwrap()),
+            errno: Errno::ENETUNREACH,
+            turn: Some(TURN),
+        });
+        answer(&mut sim, process, b"GET /two HTTP/1.1\r\n\r\n");
+        if comm != "nginx" {
+            answer(&mut sim, first, b"GET /one HTTP/1.1\r\n\r\n");
+        }
+        let events = sim.events();
+        let stats = sim.engine.stats();
+        (events, stats.answers_explained, stats.answers_ambiguous)
+    };
+    let (events, explained, ambiguous) = play("haproxy");
+    assert!(explained + ambiguous == 2, "{events:#?}");
+    assert_eq!(explained, 0, "{events:#?}");
+    let (events, explained, ambiguous) = play("nginx");
+    assert_eq!((explained, ambiguous), (2, 0), "{events:#?}");
+}
+
+#[test]
 fn an_answer_without_an_attempt_is_judged_by_its_own_rules() {
     // A rule of nginx.
     let mut sim = watched();
@@ -308,7 +361,7 @@ fn an_answer_without_an_attempt_is_judged_by_its_own_rules() {
         told(&events),
         [(Cause::GwLocalAnswer, Some(Some(503)), false)]
     );
-    assert_eq!(events[0].proof, Proof::Inferred);
+    assert_eq!(events[0].proof, Proof::Underdetermined);
     assert_eq!(events[0].upstream.target().to_string(), "none");
 
     // No live upstreams, behind failures of the same request.
