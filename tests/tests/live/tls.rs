@@ -80,7 +80,7 @@ fn faults_of_recording(one: &Played<'_>, recorded: &[Event]) -> Option<String> {
         (Some(verdict), []) if !verdict.shown.recorded() => None,
         (Some(verdict), [event]) if names(event, verdict) => None,
         (expected, events) => {
-            let said: Vec<String> = events.iter().map(|event| event.to_string()).collect();
+            let said: Vec<String> = events.iter().map(ToString::to_string).collect();
             Some(format!(
                 "{} through {}, {}, recorded: {said:?}, not {:?}",
                 one.scenario.name,
