@@ -48,17 +48,18 @@ pub(crate) fn created(ctx: &SockContext) -> Option<()> {
     };
     // SAFETY: the program's own context, for which the verifier admits this call.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
-    enter(cookie, ctx::caller(comm), ctx::netns(), role)
+    enter(cookie, ctx::caller(comm), ctx::netns(), role);
+    Some(())
 }
 
 /// A gateway opens a stream to a name server, which is no hop.
 #[inline(always)]
-pub(crate) fn opened(cookie: u64, caller: Caller, ends: &Endpoints) -> Option<()> {
-    enter(cookie, caller, ends.netns, dns_role::GATEWAY)
+pub(crate) fn opened(cookie: u64, caller: Caller, ends: &Endpoints) {
+    enter(cookie, caller, ends.netns, dns_role::GATEWAY);
 }
 
 #[inline(always)]
-fn enter(cookie: u64, caller: Caller, netns: u32, role: u32) -> Option<()> {
+fn enter(cookie: u64, caller: Caller, netns: u32, role: u32) {
     let socket = DnsSocket {
         caller,
         netns,
@@ -67,7 +68,6 @@ fn enter(cookie: u64, caller: Caller, netns: u32, role: u32) -> Option<()> {
     if DNS_SOCKETS.insert(cookie, socket, 0).is_err() {
         count(Counter::DnsMapFull);
     }
-    Some(())
 }
 
 /// Whether a packet at a socket whose other end has `port` may be a query to a name server or its answer.

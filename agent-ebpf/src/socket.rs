@@ -184,7 +184,8 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     let cookie = sk.cookie();
     let caller = ctx::caller(comm);
     if ends.remote_port == dns::PORT {
-        return dns::opened(cookie, caller, &ends);
+        dns::opened(cookie, caller, &ends);
+        return Some(());
     }
     let entry = Hop {
         pid: caller.pid,

@@ -56,13 +56,13 @@ impl Record {
 
     /// Whether it may be the header of a record of any version since SSL 3.0.
     #[inline(always)]
-    pub(crate) fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(self) -> bool {
         self.kind >= 20 && self.kind <= APPLICATION_DATA && self.major == 3 && self.minor <= 4
     }
 
     /// Whether it may be that of an alert.
     #[inline(always)]
-    fn is_alert(&self) -> bool {
+    fn is_alert(self) -> bool {
         self.is_valid()
             && (self.kind == ALERT && self.len < OLD_ALERT_LEN
                 || self.kind == APPLICATION_DATA && self.len == ALERT_LEN)
@@ -70,7 +70,7 @@ impl Record {
 
     /// Whether it is that of application data, and of no alert.
     #[inline(always)]
-    fn is_data(&self) -> bool {
+    fn is_data(self) -> bool {
         self.is_valid() && self.kind == APPLICATION_DATA && self.len != ALERT_LEN
     }
 }

@@ -60,8 +60,9 @@ impl Default for Config {
     }
 }
 
-/// Events and answers that wait at once, of each. The oldest goes out undecided for one more.
-const MAX_WAITING: usize = 4096;
+/// Events and answers that wait at once, of each. The oldest goes out undecided for one more. Each new one
+/// is compared with all of the other kind.
+const MAX_WAITING: usize = 1024;
 /// Events that are named as other explanations of one answer.
 const MAX_CONTESTED: usize = 32;
 /// Facts of each other kind that are remembered.
@@ -238,6 +239,8 @@ pub(super) struct Answers {
     watched: HashMap<u64, bool>,
     attempts: VecDeque<Attempt>,
     waiting: VecDeque<Answer>,
+    /// Nothing of those is due before.
+    due: Option<Timestamp>,
     past: VecDeque<Past>,
     failures: VecDeque<Failure>,
     /// Hops that their process let go of, and when.
@@ -284,12 +287,17 @@ impl Answers {
         if self.watched.is_empty() {
             return;
         }
-        let held = self.attempts.iter_mut();
-        for attempt in held.filter(|attempt| attempt.event.hop == Some(release.hop)) {
-            attempt.release(&release);
+        let mut latest = None;
+        for (place, attempt) in self.attempts.iter_mut().enumerate() {
+            if attempt.event.hop == Some(release.hop) {
+                attempt.release(&release);
+                latest = Some(place);
+            }
         }
         remember(&mut self.released, release);
-        self.join_certain();
+        if let Some(place) = latest {
+            self.claim_certain(place);
+        }
     }
 
     /// A system call about a socket failed.
@@ -317,8 +325,9 @@ impl Answers {
         {
             self.publish(oldest.event, oldest.shown);
         }
+        self.due_by(attempt.due);
         self.attempts.push_back(attempt);
-        self.join_certain();
+        self.claim_certain(self.attempts.len() - 1);
     }
 
     /// Takes an answer.
@@ -365,7 +374,17 @@ impl Answers {
             head,
             exit,
         });
-        self.join_certain();
+        self.due_by(at.after(self.config.settle));
+        let certain = self.waiting.back().is_some_and(|answer| {
+            let mut fits = self
+                .attempts
+                .iter()
+                .filter_map(|attempt| Fit::of(answer, attempt));
+            fits.any(Fit::is_certain)
+        });
+        if certain && let Some(answer) = self.waiting.pop_back() {
+            self.join(answer);
+        }
     }
 
     /// Whether it is to be asked which clients wait.
@@ -383,16 +402,15 @@ impl Answers {
         self.expire(now);
     }
 
-    /// When something is due next.
+    /// When something may be due next.
     #[inline]
-    pub(super) fn next(&self) -> Option<Timestamp> {
-        // Asked before every segment, and most of the time nothing waits.
-        if self.attempts.is_empty() && self.waiting.is_empty() {
-            return None;
-        }
-        let attempts = self.attempts.iter().map(|attempt| attempt.due);
-        let answers = self.waiting.iter().map(|answer| answer.due);
-        attempts.chain(answers).min()
+    pub(super) const fn next(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// Something waits until `due`.
+    fn due_by(&mut self, due: Timestamp) {
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
     /// Lets what is due up to `now` go: answers first, since they claim events.
@@ -409,6 +427,9 @@ impl Answers {
         forget(&mut self.told, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
         forget(&mut self.exits, now, |(at, ..)| *at);
+        let attempts = self.attempts.iter().map(|attempt| attempt.due);
+        let answers = self.waiting.iter().map(|answer| answer.due);
+        self.due = attempts.chain(answers).min();
     }
 
     /// The observation ends: decides everything that waits.
@@ -419,6 +440,7 @@ impl Answers {
         while let Some(attempt) = self.attempts.pop_front() {
             self.publish(attempt.event, attempt.shown);
         }
+        self.due = None;
     }
 
     /// The next event to publish.
@@ -447,19 +469,16 @@ impl Answers {
             .push_back(Decided::Event(Box::new(event), shown));
     }
 
-    /// Joins the answers whose attempt is named beyond doubt.
-    fn join_certain(&mut self) {
-        let mut index = 0;
-        while let Some(answer) = self.waiting.get(index) {
-            let certain = self
-                .attempts
-                .iter()
-                .any(|attempt| Fit::of(answer, attempt).is_some_and(Fit::is_certain));
-            if certain && let Some(answer) = self.waiting.remove(index) {
-                self.join(answer);
-            } else {
-                index += 1;
-            }
+    /// Joins the answer of which the attempt at `place` is the one beyond doubt, if it waits already.
+    fn claim_certain(&mut self, place: usize) {
+        let Some(attempt) = self.attempts.get(place) else {
+            return;
+        };
+        let certain = |answer: &Answer| Fit::of(answer, attempt).is_some_and(Fit::is_certain);
+        if let Some(index) = self.waiting.iter().position(certain)
+            && let Some(answer) = self.waiting.remove(index)
+        {
+            self.join(answer);
         }
     }
 
