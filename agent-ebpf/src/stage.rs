@@ -158,10 +158,7 @@ fn opening(segment: &Segment) -> Option<Opening> {
 /// The gateway's first bytes tell what the hop carries.
 #[inline(always)]
 fn spoke(segment: &Segment, shape: &Shape) -> u32 {
-    let carries = if segment
-        .record(shape)
-        .is_some_and(|record| record.is_valid())
-    {
+    let carries = if segment.record(shape).is_some_and(Record::is_valid) {
         hop_flag::TLS
     } else if segment
         .start(shape)

@@ -96,7 +96,7 @@ pub(super) fn opening(segment: &Segment, shape: &Shape, hop: *mut Hop) -> Openin
     }
     // SAFETY: as in the caller.
     let flags = unsafe { (*hop).flags };
-    let is_data = segment.record(shape).is_some_and(|record| record.is_data());
+    let is_data = segment.record(shape).is_some_and(Record::is_data);
     if segment.egress == 0 {
         if is_data && flags & hop_flag::DATA != 0 {
             set(hop, hop_flag::ANSWERED);
@@ -125,8 +125,8 @@ pub(super) fn opening(segment: &Segment, shape: &Shape, hop: *mut Hop) -> Openin
 pub(super) fn offer(segment: &Segment, stage: &mut Stage, out: bool) -> Fate {
     let shape = segment.shape().filter(|shape| shape.plain);
     let record = shape.and_then(|shape| segment.record(&shape));
-    let is_data = record.is_some_and(|record| record.is_data());
-    let is_alert = record.is_some_and(|record| record.is_alert());
+    let is_data = record.is_some_and(Record::is_data);
+    let is_alert = record.is_some_and(Record::is_alert);
     let kept =
         !out && !is_alert && shape.is_some_and(|shape| is_kept(segment, &shape, is_data, stage));
     if !kept {
