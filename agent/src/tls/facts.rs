@@ -95,6 +95,18 @@ fn texts(list: &[String]) -> usize {
         .sum()
 }
 
+impl Facts {
+    /// The alert that began the end: the first that is no warning to go on with.
+    pub fn farewell(&self) -> Option<&Alert> {
+        const WARNING: u8 = 1;
+        const CLOSE_NOTIFY: u8 = 0;
+        self.alerts.iter().find(|alert| match alert.said {
+            Some((WARNING, number)) => number == CLOSE_NOTIFY,
+            Some(_) | None => true,
+        })
+    }
+}
+
 /// How far one side came, and what it sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Side {

@@ -196,13 +196,15 @@ pub(super) fn by_gateway(facts: &TlsFacts<'_>, number: u8, decisive: Evidence) -
 
 /// An alert that cannot be read, behind which its sender said nothing more.
 pub(super) fn hidden(facts: &TlsFacts<'_>) -> Option<Verdict> {
-    let alert = facts
-        .wire
-        .alerts
-        .last()
+    let closed = facts.hop.ended == Ended::Gateway;
+    let farewell = facts.wire.farewell();
+    // Where the gateway took leave, what the upstream sends is its answer to that.
+    let own = farewell.filter(|alert| closed && alert.by == Actor::Gateway);
+    let alert = own
+        .or(facts.wire.alerts.last())
         .filter(|alert| alert.said.is_none())?;
     match alert.by {
-        Actor::Gateway if facts.hop.ended == Ended::Gateway => hidden_by_gateway(facts, alert),
+        Actor::Gateway if closed => hidden_by_gateway(facts, alert),
         Actor::Upstream => hidden_by_upstream(facts, alert),
         Actor::Gateway => None,
     }

@@ -242,6 +242,12 @@ impl Hop {
     /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         let tls = self.speaks_tls();
+        let ended = if self.gateway_took_leave() {
+            // The upstream only answers that.
+            Ended::Gateway
+        } else {
+            ended
+        };
         if ended == Ended::UpstreamFin && !tls {
             self.judge_open(at, ended, cx, out);
         } else if !self.kernel && ended == Ended::Gateway && !tls {

@@ -5,7 +5,7 @@ use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tl
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
 use crate::http1::TlsPortText;
-use crate::model::{EvidenceSource, LibraryFact, Timestamp, TlsInfo};
+use crate::model::{Actor, EvidenceSource, LibraryFact, Timestamp, TlsInfo};
 use crate::tls::cipher_name;
 
 impl Hop {
@@ -19,6 +19,13 @@ impl Hop {
     /// Whether the gateway speaks TLS.
     pub(super) const fn speaks_tls(&self) -> bool {
         self.exchanges.tls.is_some()
+    }
+
+    /// Whether the gateway said inside TLS that it is done, before the upstream did.
+    pub(super) fn gateway_took_leave(&self) -> bool {
+        let connection = self.exchanges.tls.as_deref();
+        let farewell = connection.and_then(|connection| connection.session.facts().farewell());
+        farewell.is_some_and(|alert| alert.by == Actor::Gateway)
     }
 
     /// Judges the TLS connection on what ended it; `left` where the gateway let go of its client in the
