@@ -87,6 +87,8 @@ pub(super) struct Attempt {
     pub(super) began: Timestamp,
     /// The turn that let go of it.
     pub(super) turn: Option<Turn>,
+    /// When the gateway let go of it, where that is sure.
+    released: Option<Timestamp>,
     /// Whether that was the gateway's own. The kernel closes a socket that was reset in whatever turn
     /// it has the processor.
     sure: bool,
@@ -107,6 +109,7 @@ impl Attempt {
             event,
             began,
             turn,
+            released: None,
             sure: false,
             due: Timestamp::MAX,
             listed: false,
@@ -122,6 +125,7 @@ impl Attempt {
     fn release(&mut self, release: &Release) {
         if !self.sure {
             self.turn = Some(release.turn);
+            self.released = release.sure.then_some(release.at);
             self.sure = release.sure;
         }
     }

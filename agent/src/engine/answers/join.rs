@@ -17,6 +17,9 @@ pub(super) const SLACK: Duration = Duration::from_millis(100);
 /// Two failures this close to an answer are equally near.
 const EQUALLY_NEAR: Duration = Duration::from_millis(2);
 
+/// An attempt that was let go of behind an answer is so much farther from it than one before it.
+const BEHIND: Duration = Duration::from_secs(1);
+
 /// A gateway that tries again at once does it within this; HAProxy waits for a second before it tries
 /// the same server again.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -113,8 +116,16 @@ impl Fit {
         if path == Paths::Other && !named && (turn != Turns::Same || own || begun) {
             return None;
         }
-        let (early, late) = (failed.min(answer.at), failed.max(answer.at));
-        let near = late.since(early).as_nanos();
+        // What is let go of and answered one by one shows whose answer is whose by its order.
+        let ordered = turn == Turns::Same && is_one_by_one(&answer.process.comm);
+        let moment = attempt.released.filter(|_| ordered).unwrap_or(failed);
+        let behind = if ordered && moment > answer.at {
+            BEHIND
+        } else {
+            Duration::ZERO
+        };
+        let (early, late) = (moment.min(answer.at), moment.max(answer.at));
+        let near = (late.since(early) + behind).as_nanos();
         Some(Self {
             named,
             rank: rank(path, turn),
