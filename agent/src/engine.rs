@@ -136,6 +136,8 @@ pub struct Engine {
     unseen: VecDeque<(SocketAddr, u64)>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
+    /// Answers without an attempt that were judged in the second that began then.
+    unattempted: (Timestamp, u32),
     /// What waits for the answer to the gateway's client.
     answers: Answers,
     /// Whether every segment goes the long way, to compare the two.
@@ -199,6 +201,7 @@ impl Engine {
             healthy: VecDeque::new(),
             unseen: VecDeque::new(),
             hopless: 0,
+            unattempted: (Timestamp::default(), 0),
             #[cfg(any(test, feature = "fuzzing"))]
             long_way: false,
         }
@@ -270,6 +273,12 @@ impl Engine {
             self.answers.expire(self.now);
             self.tell_answers();
         }
+    }
+
+    /// Gives out the events that wait for what clients got, with nothing said of that.
+    pub fn flush(&mut self) {
+        self.answers.flush();
+        self.tell_answers();
     }
 
     /// Ends the observation: decides what can be decided of the hops that are still open.

@@ -33,6 +33,17 @@ pub fn unresolved(resolution: &Resolution, behind: Option<&Behind>) -> Option<Ve
     });
     let asked = expansion.unwrap_or(own);
     let (cause, why) = cause(asked);
+    // Streams are read only as far as nothing is missing: silence there may be ours.
+    let silent = |one: &Asked| one.tcp && one.reply.is_none();
+    if (rank(asked) == Rank::Silence || why == Some(Unusable::Truncated))
+        && resolution
+            .asked
+            .iter()
+            .chain(&resolution.expansions)
+            .any(silent)
+    {
+        return None;
+    }
     let agree = resolution.asked.iter().all(|other| {
         rank(other) == rank(asked) || (rank(asked) == Rank::NxDomain && rank(other) == Rank::NoData)
     });

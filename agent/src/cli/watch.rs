@@ -77,6 +77,9 @@ impl Source for LiveSource {
     }
 }
 
+/// The table of clients is walked no more often than this: it may be large.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
+
 /// Carries observations into `engine` and events into `hub` until `stop` is set.
 ///
 /// What is still in flight then is not judged: an exchange that outlives the agent has not failed.
@@ -87,8 +90,29 @@ pub(super) fn watch<S: Source>(
     hub: &Hub,
     stop: &AtomicBool,
 ) -> Result<(), S::Error> {
+    let mut last = Timestamp::default();
+    let outcome = carry(source, engine, recorder, hub, stop, &mut last);
+    // What was judged is told, whatever ended the loop.
+    engine.flush();
+    keep(engine, recorder, hub, last);
+    if outcome.is_ok() {
+        hub.set_status(report(source, engine, recorder));
+    }
+    outcome
+}
+
+/// The loop itself; `last` is the time up to which it came.
+fn carry<S: Source>(
+    source: &mut S,
+    engine: &mut Engine,
+    recorder: &mut Recorder,
+    hub: &Hub,
+    stop: &AtomicBool,
+    last: &mut Timestamp,
+) -> Result<(), S::Error> {
     let mut wait = Duration::ZERO;
     let mut reported = None;
+    let mut asked: Option<Timestamp> = None;
     while !stop.load(Relaxed) {
         let now = source.pump(wait, &mut |at, input| {
             recorder.see(at, &input);
@@ -96,8 +120,11 @@ pub(super) fn watch<S: Source>(
             // At once: the next packets of the hop may take the place of those that matter.
             keep(engine, recorder, hub, at);
         })?;
+        *last = now;
         engine.handle_timeout(now);
-        if engine.asks_who_waits() {
+        let rested = asked.is_none_or(|asked| now.since(asked) >= ASK_PAUSE);
+        if rested && engine.asks_who_waits() {
+            asked = Some(now);
             let oldest = source.waiting();
             engine.handle(now, Input::Waiting(&oldest));
         }
@@ -116,7 +143,6 @@ pub(super) fn watch<S: Source>(
         let deadline = engine.poll_timeout();
         wait = deadline.map_or(REST, |deadline| deadline.since(now).min(REST));
     }
-    hub.set_status(report(source, engine, recorder));
     Ok(())
 }
 

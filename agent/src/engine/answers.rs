@@ -70,6 +70,8 @@ const MAX_REMEMBERED: usize = 4096;
 /// How long an earlier failure may be what an answer without an attempt echoes: the longest time in which
 /// gateways put a member aside by default (nginx `fail_timeout` 10 s, Envoy outlier detection 30 s).
 const ECHO: Duration = Duration::from_secs(30);
+/// Earlier failures that are told with such an answer.
+const MAX_EARLIER: usize = 8;
 /// How long facts are remembered for answers that come later.
 const MEMORY: Duration = Duration::from_mins(1);
 
@@ -245,6 +247,8 @@ pub(super) struct Answers {
     waiting: VecDeque<Answer>,
     /// Nothing of those is due before.
     due: Option<Timestamp>,
+    /// When the last attempt failed that had to go out before its time.
+    hurried: Option<Timestamp>,
     past: VecDeque<Past>,
     failures: VecDeque<Failure>,
     /// Hops that their process let go of, and when.
@@ -324,9 +328,15 @@ impl Answers {
                 attempt.release(release);
             }
         }
+        if let Some(exit) = self.exit_of(&attempt.event) {
+            let gateway = attempt.event.gateway.as_ref();
+            let pid = gateway.map_or(0, |gateway| gateway.pid);
+            crate::classify::worker_died(&mut attempt.event, exit, pid);
+        }
         if self.attempts.len() >= MAX_WAITING
             && let Some(oldest) = self.attempts.pop_front()
         {
+            self.hurried = self.hurried.max(Some(oldest.event.time));
             self.publish(oldest.event, oldest.shown);
         }
         self.due_by(attempt.due);
@@ -361,11 +371,8 @@ impl Answers {
                 path: request.path().map(std::borrow::Cow::into_owned),
             },
         );
-        if self.waiting.len() >= MAX_WAITING
-            && let Some(oldest) = self.waiting.pop_front()
-        {
+        if self.waiting.len() >= MAX_WAITING && self.waiting.pop_front().is_some() {
             self.tally.dropped += 1;
-            self.join(oldest);
         }
         self.waiting.push_back(Answer {
             at,
@@ -380,11 +387,8 @@ impl Answers {
         });
         self.due_by(at.after(self.config.settle));
         let certain = self.waiting.back().is_some_and(|answer| {
-            let mut fits = self
-                .attempts
-                .iter()
-                .filter_map(|attempt| Fit::of(answer, attempt));
-            fits.any(Fit::is_certain)
+            let mut attempts = self.attempts.iter();
+            attempts.any(|attempt| self.is_certain(answer, attempt))
         });
         if certain && let Some(answer) = self.waiting.pop_back() {
             self.join(answer);
@@ -436,6 +440,15 @@ impl Answers {
         self.due = attempts.chain(answers).min();
     }
 
+    /// The observation stops: gives out what was judged. What is not settled of answers is not said.
+    pub(super) fn flush(&mut self) {
+        self.waiting.clear();
+        while let Some(attempt) = self.attempts.pop_front() {
+            self.publish(attempt.event, attempt.shown);
+        }
+        self.due = None;
+    }
+
     /// The observation ends: decides everything that waits.
     pub(super) fn finish(&mut self) {
         while let Some(answer) = self.waiting.pop_front() {
@@ -478,12 +491,21 @@ impl Answers {
         let Some(attempt) = self.attempts.get(place) else {
             return;
         };
-        let certain = |answer: &Answer| Fit::of(answer, attempt).is_some_and(Fit::is_certain);
+        let certain = |answer: &Answer| self.is_certain(answer, attempt);
         if let Some(index) = self.waiting.iter().position(certain)
             && let Some(answer) = self.waiting.remove(index)
         {
             self.join(answer);
         }
+    }
+
+    /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the turn of the
+    /// answer let go of beside it may be judged later.
+    fn is_certain(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        let beside = |release: &Release| {
+            Some(release.turn) == answer.turn && Some(release.hop) != attempt.event.hop
+        };
+        Fit::of(answer, attempt).is_some_and(Fit::is_certain) && !self.released.iter().any(beside)
     }
 
     /// The attempt behind an answer: its place, and those of others that fit alike.
@@ -629,15 +651,20 @@ impl Answers {
                 && status == told.status
                 && meanwhile(attempt.began)
         });
-        let touched = touched + passed_on.count();
+        // Of an answer that the kernel sent by itself it is not known which process made it.
+        let foreign = answer.turn.is_none() && answer.exit.is_none();
+        // Its attempt may be one that went out too early.
+        let hurried = self.hurried.is_some_and(|at| at >= answer.requested);
+        let touched = touched + passed_on.count() + usize::from(foreign) + usize::from(hurried);
         let same = |failure: &&Failure| {
             failure.netns == answer.process.netns
                 && failure.comm == answer.process.comm
                 && failure.route == (told.host.clone(), told.path.clone())
                 && answer.at.since(failure.earlier.at) <= ECHO
         };
-        let earlier = self.failures.iter().filter(same);
-        let earlier = earlier.map(|failure| failure.earlier.clone()).collect();
+        let earlier = self.failures.iter().rev().filter(same).take(MAX_EARLIER);
+        let mut earlier: Vec<_> = earlier.map(|failure| failure.earlier.clone()).collect();
+        earlier.reverse();
         // Connects of the gateway that failed with no client behind them: its own checks.
         let checks = self
             .attempts
@@ -738,7 +765,7 @@ impl Answers {
         let (pid, netns) = gateway.map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
         if let Some(exit) = self.exit_of(&attempt.event) {
             crate::classify::worker_died(&mut attempt.event, exit, pid);
-        } else if self.may_be_hidden(&attempt, pid, netns) {
+        } else if self.may_be_hidden(&attempt, netns) {
             let known = self.oldest.as_ref().filter(|_| attempt.asked);
             let waits = known.map(|(_, oldest)| {
                 let since = oldest.get(&netns);
@@ -753,7 +780,12 @@ impl Answers {
                 attempt.asked = first;
                 attempt.due = now.after(ASK_AGAIN);
                 self.asking |= first;
-                self.attempts.push_back(attempt);
+                // Those that were not shown yet stay the last ones.
+                if attempt.shown {
+                    self.attempts.push_front(attempt);
+                } else {
+                    self.attempts.push_back(attempt);
+                }
                 return;
             }
         }
@@ -761,13 +793,13 @@ impl Answers {
     }
 
     /// Whether no client that is known of was told of a failure.
-    fn may_be_hidden(&self, attempt: &Attempt, pid: u32, netns: u64) -> bool {
+    fn may_be_hidden(&self, attempt: &Attempt, netns: u64) -> bool {
         let exchange = attempt.event.exchange.as_ref();
         let path = exchange.and_then(|exchange| exchange.path.as_deref());
-        // Some answer of that process covers its time, and is not to a request for something else.
+        // Some answer of its namespace covers its time, and is not to a request for something else. Which
+        // process made it is not always known.
         let covered = |past: &Past| {
             past.process.netns == netns
-                && past.process.pid == pid
                 && past.requested <= attempt.began.after(join::SLACK)
                 && past.at.after(join::SLACK) >= attempt.event.time
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other

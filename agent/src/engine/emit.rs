@@ -12,7 +12,6 @@ use super::names::Known;
 use super::{Engine, Slot};
 use crate::classify::{Verdict, unattempted};
 use crate::http1::RequestHead;
-
 use crate::model::{
     ClientAnswer, Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId,
     LocalInfo, Process, Proof, Target, Timestamp, Turn, UpstreamInfo,
@@ -20,6 +19,10 @@ use crate::model::{
 
 /// Healthy exchanges that wait to be polled.
 pub(super) const MAX_HEALTHY: usize = 64;
+
+/// Answers without an attempt that are judged in one second: more would tell nothing new, and each takes a
+/// look at every hop.
+const MOST_UNATTEMPTED: u32 = 100;
 
 /// An exchange that went well.
 #[derive(Clone, Debug)]
@@ -266,6 +269,14 @@ impl Engine {
             answer,
             mut facts,
         } = told;
+        if self.now.since(self.unattempted.0) >= Duration::from_secs(1) {
+            self.unattempted = (self.now, 0);
+        }
+        self.unattempted.1 += 1;
+        if self.unattempted.1 > MOST_UNATTEMPTED {
+            self.answers.count_unattempted(&answer, false);
+            return;
+        }
         for slot in self.hops.values() {
             if let Slot::Live(tracked) = slot
                 && let Some(owner) = &tracked.hop.process

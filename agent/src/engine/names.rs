@@ -12,7 +12,7 @@ use super::recent::Recent;
 use crate::classify::{Behind, StaleFacts, Verdict, may_be_stale, stale_address, unresolved};
 use crate::dns::{Asker, Exchanged, Learned, LookupLimits, Lookups, Message, Name, Resolution};
 use crate::limits::Limits;
-use crate::model::{Cause, Direction, DnsMessage, LocalInfo, Process, Proof, Target, Timestamp};
+use crate::model::{Direction, DnsMessage, LocalInfo, Process, Target, Timestamp};
 
 /// Names remembered of one address, and addresses of one name.
 const MAX_NAMES: usize = 4;
@@ -69,6 +69,8 @@ pub(super) struct Known {
     asked: Timestamp,
     /// Who told.
     resolver: IpAddr,
+    /// The network namespace that the resolver's address means something in; zero where in all.
+    netns: u64,
 }
 
 /// The addresses of one family that a name has by one resolver.
@@ -77,6 +79,8 @@ struct Current {
     /// When the last answer came, and whether all of it was seen.
     at: Timestamp,
     whole: bool,
+    /// Whether an address came back that had been left out: answers hold a part of them all.
+    rotates: bool,
     /// Addresses with when an answer held them last, and how long that held good.
     addresses: Vec<(IpAddr, Timestamp, Duration)>,
 }
@@ -87,7 +91,7 @@ pub(super) struct Names {
     lookups: Lookups,
     most: usize,
     told: Recent<(Program, IpAddr), Vec<Known>>,
-    current: Recent<(IpAddr, Name, bool), Current>,
+    current: Recent<(u64, IpAddr, Name, bool), Current>,
     behind: VecDeque<(Timestamp, Name, Behind)>,
     /// Failed resolutions, to number their events.
     failed: u64,
@@ -126,6 +130,8 @@ impl Names {
             Program::of(message.process.as_ref(), message.local.ip())
         };
         let resolver = message.resolver.ip();
+        let own = message.process.as_ref().filter(|_| resolver.is_loopback());
+        let netns = own.map_or(0, |process| process.netns);
         for address in &learned.addresses {
             let (names, _) = self.told.entry((program, *address), at, self.most);
             names.retain(|told| told.name != learned.name && at.since(told.asked) <= GRACE);
@@ -136,16 +142,21 @@ impl Names {
                 name: learned.name.clone(),
                 asked: learned.asked,
                 resolver,
+                netns,
             });
         }
         let Some(first) = learned.addresses.first() else {
             return;
         };
-        let key = (resolver, learned.name, first.is_ipv6());
+        let key = (netns, resolver, learned.name, first.is_ipv6());
         let (current, _) = self.current.entry(key, at, self.most);
-        current.at = at;
+        let before = std::mem::replace(&mut current.at, at);
         current.whole = !learned.cut;
         for address in learned.addresses {
+            let left_out = |(known, seen, _): &(IpAddr, Timestamp, Duration)| {
+                *known == address && *seen < before
+            };
+            current.rotates |= current.addresses.iter().any(left_out);
             current.addresses.retain(|(known, ..)| *known != address);
             if current.addresses.len() >= MAX_ADDRESSES {
                 current.addresses.remove(0);
@@ -223,7 +234,12 @@ impl Names {
 
     /// Whether a connect at `at` went to an address that its name no longer has.
     fn is_stale(&self, told: &Known, address: IpAddr, at: Timestamp) -> Option<StaleFacts<'_>> {
-        let key = (told.resolver, told.name.clone(), address.is_ipv6());
+        let key = (
+            told.netns,
+            told.resolver,
+            told.name.clone(),
+            address.is_ipv6(),
+        );
         let (key, current) = self.current.get_with_key(&key)?;
         let held = current
             .addresses
@@ -237,13 +253,14 @@ impl Names {
         // A gateway that connects may have begun with an answer that is a moment old, or with one whose
         // time to live has not passed.
         let moved = current.whole
+            && !current.rotates
             && held.after(AT_ONCE) < current.at
             && current.at.after(AT_ONCE) < at
             && held.after(ttl) < at;
         let count = now.clone().count();
         let (first, ..) = *now.next().filter(|_| moved)?;
         Some(StaleFacts {
-            name: &key.1,
+            name: &key.2,
             last_held: at.since(held),
             ttl,
             moved: at.since(current.at),
@@ -356,19 +373,14 @@ impl Engine {
             self.names.note_behind(resolution);
             return;
         }
-        let Some(mut verdict) = unresolved(&resolution, self.names.behind(&resolution)) else {
+        let Some(verdict) = unresolved(&resolution, self.names.behind(&resolution)) else {
             return;
         };
         let lost = self.stats.records_lost - resolution.lost_before;
         if lost > 0 {
-            // An answer may be among what was missed.
-            if matches!(verdict.cause, Cause::DnsTimeout | Cause::DnsBadReply) {
-                self.stats.dns_unjudged += 1;
-                return;
-            }
-            if verdict.proof == Proof::Proven {
-                verdict.proof = Proof::Inferred;
-            }
+            // An answer, or a whole query with its answer, may be among what was missed.
+            self.stats.dns_unjudged += 1;
+            return;
         }
         self.names.failed += 1;
         if let Some(process) = &resolution.process {
@@ -388,7 +400,6 @@ impl Engine {
             address: resolution.local.ip(),
             port: resolution.local.port(),
         });
-        event.completeness.lost_segments = lost;
         self.emit(Attempt::new(event, resolution.began, None));
     }
 }

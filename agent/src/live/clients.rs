@@ -2,7 +2,7 @@
 //! before hopscope looked, and who answered.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use aya::Ebpf;
@@ -160,21 +160,25 @@ fn entry(netns: u64, local: SocketAddr, remote: SocketAddr) -> [u8; size_of::<Cl
 
 /// Who listens where.
 #[derive(Debug, Default)]
-pub(super) struct Listeners(HashMap<(u32, u16), Arc<Process>>);
+pub(super) struct Listeners(HashMap<(u32, SocketAddr), Arc<Process>>);
 
 impl Listeners {
-    /// Notes who listens; the input that tells the engine of it, the first time.
+    /// Notes who listens; the input that tells the engine of it, the first time and where another program
+    /// took the place.
     pub(super) fn add(
         &mut self,
         process: Arc<Process>,
         local: SocketAddr,
     ) -> Option<Input<'static>> {
         let netns = u32::try_from(process.netns).unwrap_or(0);
-        let known = self.0.len() >= MAX_LISTENERS || self.0.contains_key(&(netns, local.port()));
+        let known = match self.0.get(&(netns, local)) {
+            Some(before) => before.comm == process.comm,
+            None => self.0.len() >= MAX_LISTENERS,
+        };
         if known {
             return None;
         }
-        self.0.insert((netns, local.port()), Arc::clone(&process));
+        self.0.insert((netns, local), Arc::clone(&process));
         Some(Input::Listening {
             process,
             local,
@@ -182,9 +186,12 @@ impl Listeners {
         })
     }
 
-    /// Who listens at this port.
-    pub(super) fn at(&self, netns: u32, port: u16) -> Option<&Arc<Process>> {
-        self.0.get(&(netns, port))
+    /// Who accepts connections to this address.
+    pub(super) fn at(&self, netns: u32, local: SocketAddr) -> Option<&Arc<Process>> {
+        let any = |ip: IpAddr| self.0.get(&(netns, SocketAddr::new(ip, local.port())));
+        any(local.ip())
+            .or_else(|| any(Ipv4Addr::UNSPECIFIED.into()))
+            .or_else(|| any(Ipv6Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -211,17 +218,27 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_told_once() {
+    fn a_listener_is_told_once_and_by_its_address() {
         let mut listeners = Listeners::default();
-        let local = "0.0.0.0:80".parse().unwrap();
-        let process = || {
+        let process = |comm: &str| {
             Arc::new(Process {
                 netns: 7,
+                comm: Arc::from(comm),
                 ..Process::default()
             })
         };
-        assert!(listeners.add(process(), local).is_some());
-        assert!(listeners.add(process(), local).is_none());
-        assert!(listeners.at(7, 80).is_some() && listeners.at(8, 80).is_none());
+        let every = "0.0.0.0:80".parse().unwrap();
+        let one: SocketAddr = "10.0.0.2:80".parse().unwrap();
+        assert!(listeners.add(process("nginx"), every).is_some());
+        assert!(listeners.add(process("nginx"), every).is_none());
+        assert!(listeners.add(process("haproxy"), one).is_some());
+        let comm = |netns, local| Some(listeners.at(netns, local)?.comm.to_string());
+        assert_eq!(comm(7, one).as_deref(), Some("haproxy"));
+        let other = "10.0.0.3:80".parse().unwrap();
+        assert_eq!(comm(7, other).as_deref(), Some("nginx"));
+        assert_eq!(comm(8, one), None);
+        // Another program took the place.
+        assert!(listeners.add(process("caddy"), every).is_some());
+        assert_eq!(&*listeners.at(7, other).unwrap().comm, "caddy");
     }
 }

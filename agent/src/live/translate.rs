@@ -168,7 +168,7 @@ pub(super) fn input<'a>(
 /// the kernel sent by itself; then the turn is not the gateway's.
 fn answer<'a>(saw: ClientSaw<'a>, processes: &mut Processes) -> Option<ClientAnswer<'a>> {
     let ends = saw.ends;
-    let listener = processes.listeners.at(ends.netns, ends.local.port())?;
+    let listener = processes.listeners.at(ends.netns, ends.local)?;
     let own = saw.pid != 0 && *listener.comm == *comm_text(&saw.comm);
     let (process, turn) = if own {
         let caller = decode::Process {

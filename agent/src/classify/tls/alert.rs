@@ -201,7 +201,7 @@ pub(super) fn hidden(facts: &TlsFacts<'_>) -> Option<Verdict> {
     // Where the gateway took leave, what the upstream sends is its answer to that.
     let own = farewell.filter(|alert| closed && alert.by == Actor::Gateway);
     let alert = own
-        .or(facts.wire.alerts.last())
+        .or_else(|| facts.wire.alerts.last())
         .filter(|alert| alert.said.is_none())?;
     match alert.by {
         Actor::Gateway if closed => hidden_by_gateway(facts, alert),

@@ -7,6 +7,9 @@ use crate::model::Timestamp;
 /// A program gives a query up after this long at the least; a file that ends sooner leaves it open.
 const LEAST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Queries kept of the names that search domains make of one.
+const MAX_EXPANSIONS: usize = 64;
+
 /// What another resolution of the same asker is to one that failed.
 enum Relation {
     /// The name without a search domain that this one has.
@@ -35,13 +38,14 @@ impl Lookups {
         }
         let began = lookup.began;
         let mut bare = None;
+        // How far the names that were tried one behind the other reach.
+        let mut reach = lookup.ended;
         let mut expansions = Vec::new();
         for (other, relation) in self.related(number, lookup) {
             let Some(related) = self.open.get(&other) else {
                 continue;
             };
-            let follows =
-                related.began >= lookup.ended && related.began.since(lookup.ended) <= AT_ONCE;
+            let follows = related.began >= lookup.ended && related.began.since(reach) <= AT_ONCE;
             let chained = match relation {
                 Relation::Bare | Relation::Expansion => true,
                 Relation::Sibling => follows,
@@ -55,6 +59,9 @@ impl Lookups {
             };
             if !chained {
                 continue;
+            }
+            if follows {
+                reach = reach.max(related.ended);
             }
             let state = related.state();
             if state == State::Resolved || related.used {
@@ -80,6 +87,7 @@ impl Lookups {
         if let Some(bare) = bare.and_then(|bare| self.open.get_mut(&bare)) {
             bare.expansions.append(&mut lookup.asked);
             bare.expansions.append(&mut lookup.expansions);
+            bare.expansions.truncate(MAX_EXPANSIONS);
             return None;
         }
         for expansion in expansions {
@@ -87,6 +95,7 @@ impl Lookups {
                 lookup.ended = lookup.ended.max(expansion.ended);
                 lookup.expansions.append(&mut expansion.asked);
                 lookup.expansions.append(&mut expansion.expansions);
+                lookup.expansions.truncate(MAX_EXPANSIONS);
             }
         }
         Some(lookup.into_resolution(now))

@@ -137,7 +137,7 @@ impl Fit {
 
     /// Whether nothing that may still come could fit better.
     pub(super) fn is_certain(self) -> bool {
-        self.named || (self.turn == Turns::Same && self.path == Paths::Same)
+        self.turn == Turns::Same && (self.named || self.path == Paths::Same)
     }
 
     /// Whether the two cannot be told apart. A gateway that does one request after another within a turn

@@ -30,6 +30,10 @@ const HEADERS_MAX: u16 = 1024;
 /// Bytes of a symbol table or of its names: 700,000 symbols.
 const TABLE_MAX: u64 = 16 << 20;
 
+/// Tables of one kind, and calls of wanted functions, in one file. Linkers make two or three.
+const TABLES_MAX: usize = 8;
+const CALLS_MAX: usize = 16;
+
 /// The machine that this program runs on.
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u16 = elf::EM_X86_64;
@@ -70,11 +74,13 @@ pub(super) struct Function {
 pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
     let Headers { segments, sections } = headers(file)?;
     let mut found = Vec::new();
+    let mut tables = 0;
     for kind in [SHT_DYNSYM, SHT_SYMTAB] {
         for at in sections.starts(size_of::<Section>()) {
             if sections.u32(at + offset_of!(Section, sh_type))? != kind {
                 continue;
             }
+            one_more(&mut tables, TABLES_MAX)?;
             let symbols = section(file, &sections, at)?;
             let names = section(file, &sections, linked(&sections, at)?)?;
             search(&symbols, &names, &segments, wanted, &mut found)?;
@@ -92,6 +98,7 @@ pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function
     }
     let Headers { segments, sections } = headers(file)?;
     let slots = slots(file, &sections, wanted)?;
+    let mut tables = 0;
     for at in sections.starts(size_of::<Section>()) {
         let flags = sections.u64(at + offset_of!(Section, sh_flags))?;
         let each = sections.u64(at + offset_of!(Section, sh_entsize))?;
@@ -99,6 +106,7 @@ pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function
         if flags & u64::from(SHF_EXECINSTR) == 0 || !(STUB_LEN..=4 * STUB_LEN).contains(&each) {
             continue;
         }
+        one_more(&mut tables, TABLES_MAX)?;
         let start = sections.u64(at + offset_of!(Section, sh_addr))?;
         let code = section(file, &sections, at)?;
         let each = usize::try_from(each).map_err(|_| Unreadable::Broken)?;
@@ -110,11 +118,23 @@ pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function
             if let Some((name, _)) = slots.iter().find(|(_, own)| *own == slot)
                 && let Some(offset) = file_offset(&segments, address)?
             {
+                if found.len() >= CALLS_MAX {
+                    return Err(Unreadable::TooLarge);
+                }
                 found.push(Function { name, offset });
             }
         }
     }
     Ok(found)
+}
+
+/// Counts one more, of which there may be `most`.
+const fn one_more(count: &mut usize, most: usize) -> Result<(), Unreadable> {
+    *count += 1;
+    if *count > most {
+        return Err(Unreadable::TooLarge);
+    }
+    Ok(())
 }
 
 /// Where the addresses of `wanted` functions of other files are put when `file` is loaded.
@@ -124,10 +144,12 @@ fn slots(
     wanted: &[&'static str],
 ) -> Result<Vec<(&'static str, u64)>, Unreadable> {
     let mut slots = Vec::new();
+    let mut tables = 0;
     for at in sections.starts(size_of::<Section>()) {
         if sections.u32(at + offset_of!(Section, sh_type))? != SHT_RELA {
             continue;
         }
+        one_more(&mut tables, TABLES_MAX)?;
         let symbols_at = linked(sections, at)?;
         let symbols = section(file, sections, symbols_at)?;
         let names = section(file, sections, linked(sections, symbols_at)?)?;
@@ -144,6 +166,9 @@ fn slots(
                 .ok_or(Unreadable::Broken)?;
             let name = symbols.u32(symbol + offset_of!(Symbol, st_name))? as usize;
             if let Some(name) = names.name(name, wanted) {
+                if slots.len() >= CALLS_MAX {
+                    return Err(Unreadable::TooLarge);
+                }
                 slots.push((
                     name,
                     relocations.u64(at + offset_of!(Relocation, r_offset))?,

@@ -9,6 +9,9 @@ use std::path::Path;
 /// What is read of one file in `/proc`: a process can make thousands of mappings with long names.
 const TEXT_MAX: u64 = 4 << 20;
 
+/// Files of one process that OpenSSL may be in: two libraries, and another two while it is upgraded.
+const FILES_MAX: usize = 16;
+
 /// A file, as long as some process maps it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
@@ -55,6 +58,9 @@ fn candidates(maps: &str, program: &str) -> Vec<Mapped> {
         let library = is_library(path);
         if inode == 0 || !rights.contains('x') || !(library || path == program) {
             continue;
+        }
+        if found.len() >= FILES_MAX {
+            break;
         }
         let id = FileId {
             device: device.to_owned(),

@@ -192,6 +192,9 @@ impl Libraries {
         };
         if let Err(reason) = self.probe(pid, mapped, &mut library) {
             library.missing = reason;
+            library.links.clear();
+            library.handshakes = false;
+            library.errors = false;
         }
         if library.is_probed() {
             tracing::info!(path = %library.path, missing = %library.missing, "probed a TLS library");
