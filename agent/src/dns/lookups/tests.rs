@@ -193,6 +193,19 @@ fn a_slow_search_domain_is_waited_for() {
 }
 
 #[test]
+fn a_slow_search_domain_in_the_middle_is_waited_for() {
+    let mut bench = Bench::new();
+    bench.ask(0, 1, "app.a.example", kind::A);
+    bench.code(1, 1, "app.a.example", kind::A, rcode::NXDOMAIN);
+    bench.ask(2, 2, "app.b.example", kind::A);
+    assert_eq!(bench.lookups.poll(Bench::at(4000)), None);
+    bench.code(4001, 2, "app.b.example", kind::A, rcode::NXDOMAIN);
+    bench.ask(4002, 3, "app.c.example", kind::A);
+    bench.address(4003, 3, "app.c.example");
+    assert_eq!(bench.failed(), [""; 0]);
+}
+
+#[test]
 fn names_that_only_begin_alike_fail_by_themselves() {
     let mut bench = Bench::new();
     for (ms, id, name) in [(0, 1, "api.a.example"), (900, 2, "api.b.example")] {
