@@ -35,7 +35,7 @@ pub fn unresolved(resolution: &Resolution, behind: Option<&Behind>) -> Option<Ve
     let (cause, why) = cause(asked);
     // Streams are read only as far as nothing is missing: silence there may be ours.
     let silent = |one: &Asked| one.tcp && one.reply.is_none();
-    if (rank(asked) == Rank::Silence || why == Some(Unusable::Truncated))
+    if rank(asked) == Rank::Silence
         && resolution
             .asked
             .iter()

