@@ -324,7 +324,9 @@ fn play(kind: Kind, bed: &Bed, cases: &[Case]) {
         } else {
             facts == expected
         };
-        if seen != *status || !same {
+        // HAProxy hears of a missing client certificate in TLS 1.3 before it has sent its request or behind it.
+        let either = echoes && ["502", "503"].contains(&seen.as_str());
+        if !(seen == *status || either) || !same {
             let _ = writeln!(
                 wrong,
                 "{kind:?}, {name}: {seen}, {facts:?}, not {status}, {expected:?}"
