@@ -144,14 +144,7 @@ fn told(resolution: &Resolution, asked: &Asked) -> Evidence {
         asked.first
     };
     let after = human(reply.at.since(sent));
-    let what = match reply.outcome {
-        Outcome::NoData => "NOERROR without an address".to_owned(),
-        Outcome::NxDomain => code(rcode::NXDOMAIN),
-        Outcome::ServFail => code(rcode::SERVFAIL),
-        Outcome::Refused => code(rcode::REFUSED),
-        Outcome::Addresses | Outcome::Unknown => "addresses".to_owned(),
-        Outcome::Unusable(why) => unusable(why, asked, reply),
-    };
+    let what = outcome(asked, reply);
     let text = format!("{resolver} answered {what} for {question}{over} after {after}");
     let mut evidence = fact(EvidenceSource::Packet, "dns_answer", text);
     evidence.bytes = reply.header.to_vec();
@@ -235,6 +228,18 @@ fn searched(resolution: &Resolution) -> Option<Evidence> {
     Some(fact(EvidenceSource::Packet, "dns_search", text))
 }
 
+/// What a reply came to, in words.
+fn outcome(asked: &Asked, reply: &Reply) -> String {
+    match reply.outcome {
+        Outcome::NoData => "NOERROR without an address".to_owned(),
+        Outcome::NxDomain => code(rcode::NXDOMAIN),
+        Outcome::ServFail => code(rcode::SERVFAIL),
+        Outcome::Refused => code(rcode::REFUSED),
+        Outcome::Addresses | Outcome::Unknown => "addresses".to_owned(),
+        Outcome::Unusable(why) => unusable(why, asked, reply),
+    }
+}
+
 fn behind_told(behind: &Behind) -> Evidence {
     let who = behind.process.as_ref().map_or_else(
         || "a resolver of this host".to_owned(),
@@ -243,14 +248,7 @@ fn behind_told(behind: &Behind) -> Evidence {
     let asked = &behind.asked;
     let text = match &asked.reply {
         Some(reply) => {
-            let what = match reply.outcome {
-                Outcome::NoData => "NOERROR without an address".to_owned(),
-                Outcome::NxDomain => code(rcode::NXDOMAIN),
-                Outcome::ServFail => code(rcode::SERVFAIL),
-                Outcome::Refused => code(rcode::REFUSED),
-                Outcome::Addresses | Outcome::Unknown => "addresses".to_owned(),
-                Outcome::Unusable(why) => unusable(why, asked, reply),
-            };
+            let what = outcome(asked, reply);
             let ede = reply.ede.first().map(ede_text);
             let ede = ede.map_or_else(String::new, |ede| format!(", {ede}"));
             format!(

@@ -32,7 +32,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::head::AnswerHead;
+use self::head::status_of;
 use self::join::Fit;
 use crate::classify::{EarlierFailure, SocketError, Unattempted};
 use crate::http1::RequestHead;
@@ -155,7 +155,7 @@ struct Answer {
     client: SocketAddr,
     requested: Timestamp,
     request: RequestHead,
-    head: AnswerHead,
+    status: Option<u16>,
     exit: Option<Exit>,
 }
 
@@ -168,7 +168,7 @@ impl Answer {
         };
         let latency = self.at.since(self.requested);
         GatewayAnswer {
-            status: self.head.status,
+            status: self.status,
             client: self.client.into(),
             time: self.at,
             method: owned(self.request.method()),
@@ -346,9 +346,9 @@ impl Answers {
 
     /// Takes an answer.
     pub(super) fn answer(&mut self, at: Timestamp, answer: &ClientAnswer<'_>) {
-        let (head, exit) = match answer.end {
-            AnswerEnd::Response(bytes) => (AnswerHead::read(bytes), None),
-            AnswerEnd::Closed { exit } => (AnswerHead::default(), exit),
+        let (status, exit) = match answer.end {
+            AnswerEnd::Response(bytes) => (status_of(bytes), None),
+            AnswerEnd::Closed { exit } => (None, exit),
         };
         let process = &answer.process;
         if let Some(exit) = exit {
@@ -382,7 +382,7 @@ impl Answers {
             client: answer.client,
             requested,
             request,
-            head,
+            status,
             exit,
         });
         self.due_by(at.after(self.config.settle));

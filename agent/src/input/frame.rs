@@ -139,7 +139,7 @@ impl<'a> Bytes<'a> {
 /// Reads what nearly every frame is, Ethernet with a plain IPv4 segment, in one look. `None` for any
 /// other, and where a length makes it doubtful: that is for [`parse_frame`].
 #[inline]
-pub(crate) fn plain_frame(link: LinkType, bytes: &[u8], wire_len: u32) -> Option<TcpPacket<'_>> {
+pub fn plain_frame(link: LinkType, bytes: &[u8], wire_len: u32) -> Option<TcpPacket<'_>> {
     let header = bytes.first_chunk::<14>()?;
     if link != LinkType::ETHERNET || header[12..] != ETHERTYPE_IPV4.to_be_bytes() {
         return None;

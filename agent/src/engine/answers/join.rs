@@ -89,7 +89,7 @@ impl Fit {
         }
         let own = event.cause == Cause::UpstreamOwnError;
         let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
-        if own && status != answer.head.status {
+        if own && status != answer.status {
             return None;
         }
         let exchange = event.exchange.as_ref();

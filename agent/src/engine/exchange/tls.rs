@@ -374,7 +374,6 @@ impl Exchanges {
         if let Some(tls) = &mut self.tls {
             tls.session.resume();
             tls.answered = true;
-            tls.session.resume();
             tls.under_way = tls.under_way.take().or_else(|| self.open.pop_front());
             self.tls_answered(done);
         }

@@ -29,15 +29,12 @@ impl Hop {
             return false;
         }
         match (segment.direction, segment.payload) {
-            (Direction::ToUpstream, []) => {
-                let passed = self.from.pass_acknowledged(segment.ack) && self.to.pass(at, segment);
-                if passed {
-                    self.heard(at);
-                }
-                passed
-            }
-            (Direction::FromUpstream, []) => {
-                let passed = self.to.pass_acknowledged(segment.ack) && self.from.pass(at, segment);
+            (direction, []) => {
+                let (own, other) = match direction {
+                    Direction::ToUpstream => (&mut self.to, &mut self.from),
+                    Direction::FromUpstream => (&mut self.from, &mut self.to),
+                };
+                let passed = other.pass_acknowledged(segment.ack) && own.pass(at, segment);
                 if passed {
                     self.heard(at);
                 }
