@@ -483,7 +483,9 @@ fn dns_socket(process: &Process, on_behalf: bool) -> [u8; DNS_SOCKET_BYTES] {
 /// Hands over the ICMP errors that have arrived.
 fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
     for (netns, sockets) in namespaces {
-        icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
+        icmp::drain(*netns, sockets, |error, packet| {
+            sink(now, Input::Icmp { error, packet });
+        });
     }
 }
 

@@ -335,7 +335,8 @@ fn a_write_that_fails_stops_the_recording_for_a_while() {
         // The length of a device is never what was written; the store is asked to write all the same.
         let mut inner = store.inner();
         let id = CaptureId::at(now);
-        let error = inner.write(dir.path(), &capture(now), id).unwrap_err();
+        let section = pcapng::write(&capture(now), id);
+        let error = inner.write(dir.path(), section).unwrap_err();
         assert!(
             error.to_string().contains("nothing is recorded for 30 s"),
             "{error}"
@@ -421,7 +422,9 @@ fn a_capture_inside_a_packet_is_none() {
     let store = open(&dir);
     let mut outer = capture(START);
     outer.event = None;
-    let inner = pcapng::write(&capture(at(1)), CaptureId::at(at(1)), 0);
+    let inner = pcapng::write(&capture(at(1)), CaptureId::at(at(1)))
+        .seal(0)
+        .0;
     outer.packets[3].bytes.extend(&inner);
     store.append(&mut outer, START).unwrap();
     drop(store);
