@@ -46,6 +46,7 @@ pub(super) struct Run {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
     no_captures: bool,
     capture_dir: Option<PathBuf>,
@@ -66,6 +67,7 @@ impl Run {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }
@@ -124,6 +126,7 @@ pub(super) struct Collect {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
 }
 
@@ -134,6 +137,7 @@ impl Collect {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::access::{CollectorFlags, ServerFlags};
+use super::access::{CollectorFlags, ServerFlags, reload_on};
 use super::record::RecordFlags;
 use super::size::ByteSize;
 use super::wait::Wait;
@@ -195,6 +195,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         .await
         .map_err(CliError::failed)?;
     if let Some(tls) = settings.tls {
+        tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

@@ -28,7 +28,7 @@ pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
-pub use tls::{ClientTls, PemFile, ServerTls, TlsError, reason};
+pub use tls::{ClientTls, PemFile, ServerFiles, ServerTls, TlsError, reason};
 
 #[cfg(feature = "collector")]
 pub(crate) use agent::reflection;
