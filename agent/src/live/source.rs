@@ -200,8 +200,9 @@ impl LiveSource {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, LiveError> {
+        let mut heard = true;
         if self.waiting.is_empty() && self.listening.is_empty() {
-            self.wait(timeout.min(HOUSEKEEPING))?;
+            heard = self.wait(timeout.min(HOUSEKEEPING))?;
         }
         self.clock.refresh();
         let now_ns = monotonic_ns();
@@ -216,7 +217,9 @@ impl LiveSource {
         for input in self.listening.drain(..) {
             sink(now, input);
         }
-        hear(&self.icmp, now, sink);
+        if heard {
+            hear(&self.icmp, now, sink);
+        }
         self.drain_ring(now_ns, sink);
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
@@ -269,39 +272,38 @@ impl LiveSource {
         all
     }
 
-    fn wait(&self, timeout: Duration) -> Result<(), LiveError> {
-        let failed = |source: rustix::io::Errno| LiveError::Io {
-            what: "wait for kernel records",
-            source: source.into(),
+    /// Waits for anything to do. Returns whether there are ICMP errors.
+    fn wait(&self, timeout: Duration) -> Result<bool, LiveError> {
+        let wait = |fds: &mut [PollFd<'_>], timeout: Duration| {
+            let timeout = Timespec::try_from(timeout).ok();
+            match poll(fds, timeout.as_ref()) {
+                // A signal is for whoever installed its handler; the pump just comes back.
+                Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+                Err(source) => Err(LiveError::Io {
+                    what: "wait for kernel records",
+                    source: source.into(),
+                }),
+            }
         };
+        let waker = || PollFd::new(&*self.waker.0, PollFlags::IN);
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.ring.as_fd(), PollFlags::IN),
-            PollFd::new(&*self.waker.0, PollFlags::IN),
+            waker(),
         ];
-        for sockets in self.icmp.values() {
-            fds.extend(
-                sockets
-                    .fds
-                    .iter()
-                    .map(|(_, fd)| PollFd::new(fd, PollFlags::IN)),
-            );
+        let sockets = self.icmp.values().flat_map(|sockets| &sockets.fds);
+        fds.extend(sockets.map(|(_, fd)| PollFd::new(fd, PollFlags::IN)));
+        wait(&mut fds, timeout)?;
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let mut woken = fds.get(1).is_some_and(ready);
+        if fds.first().is_some_and(ready) {
+            let mut waker = [waker()];
+            wait(&mut waker, GATHER)?;
+            woken |= waker.iter().any(ready);
         }
-        let timeout = Timespec::try_from(timeout).ok();
-        match poll(&mut fds, timeout.as_ref()) {
-            // A signal is for whoever installed its handler; the pump just comes back.
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(error)),
+        if woken {
+            self.waker.clear();
         }
-        if fds.first().is_some_and(|ring| !ring.revents().is_empty()) {
-            let mut waker = [PollFd::new(&*self.waker.0, PollFlags::IN)];
-            let gather = Timespec::try_from(GATHER).ok();
-            match poll(&mut waker, gather.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        self.waker.clear();
-        Ok(())
+        Ok(fds.iter().skip(2).any(ready))
     }
 
     /// Takes everything out of the ring that was stamped before now. Later records stay for the next

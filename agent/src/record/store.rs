@@ -399,6 +399,13 @@ impl Store {
         ]
     }
 
+    /// The permissions of its directory where those let others in than its owner. They are left alone: it may
+    /// be one that others need.
+    pub fn open_to_others(&self) -> Option<u32> {
+        let mode = self.dir.metadata().ok()?.mode() & 0o7777;
+        (mode & 0o077 != 0).then_some(mode)
+    }
+
     /// Where it keeps them.
     pub fn dir(&self) -> &Path {
         &self.dir

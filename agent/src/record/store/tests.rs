@@ -114,6 +114,22 @@ fn only_the_agents_user_may_read() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir), 0o700);
     assert_eq!(mode(&only_file(&dir)), 0o600);
+    assert_eq!(store.open_to_others(), None);
+}
+
+#[test]
+fn a_directory_that_is_there_keeps_its_permissions_which_is_told() {
+    let dir = TempDir::new().unwrap();
+    let open_mode = fs::Permissions::from_mode(0o1755);
+    fs::set_permissions(dir.path(), open_mode).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.open_to_others(), Some(0o1755));
+    fill(&store, 1);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(
+        (mode(dir.path()), mode(&only_file(dir.path()))),
+        (0o1755, 0o600)
+    );
 }
 
 #[test]
