@@ -6,7 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use hopscope_ebpf::{
-    COMM_LEN, COUNTERS_LEN, Counter, DnsSocket, Hop, NO_OFFSET, Tuple, UpstreamKey,
+    COMM_LEN, COUNTERS_LEN, Counter, DnsSocket, Hop, MAX_SNAP_LEN, NO_OFFSET, Tuple, UpstreamKey,
 };
 
 use crate::stage::Stage;
@@ -178,6 +178,10 @@ macro_rules! globals {
 globals! {
     /// Payload bytes kept of a segment.
     SNAP_LEN: u32 = 2048;
+    /// Payload bytes held back of a request.
+    REQUEST_HEAD: u32 = MAX_SNAP_LEN;
+    /// Payload bytes held back of a response.
+    RESPONSE_HEAD: u32 = MAX_SNAP_LEN;
     /// Of how many exchanges on a hop one is sent up; zero for none.
     SAMPLE: u32 = 0;
     /// Milliseconds after which a first response byte is late.

@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub(super) collectors: Vec<String>,
     pub(super) node: Option<String>,
     pub(super) snap_len: Option<ByteSize>,
+    pub(super) request_head: Option<ByteSize>,
+    pub(super) response_head: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
     pub(super) recent: Option<usize>,
     pub(super) slow_first_byte: Option<Wait>,

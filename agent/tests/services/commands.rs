@@ -343,6 +343,14 @@ fn bad_flags_are_named() {
             "snap_len 99999 is too large: at most 32768 bytes",
         ),
         (
+            &["run", "--request-head", "63"],
+            "request_head 63 is out of range: give 64 to 2048 bytes",
+        ),
+        (
+            &["run", "--response-head", "4K"],
+            "response_head 4096 is out of range: give 64 to 2048 bytes",
+        ),
+        (
             &["run", "--ring-size", "4096"],
             "ring_size 4096 is too small: at least 262144 bytes",
         ),
