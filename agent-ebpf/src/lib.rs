@@ -532,6 +532,9 @@ pub struct Hop {
     pub flags: u32,
 }
 
+/// Entries of the `HOPS` map.
+pub const HOPS_CAP: u32 = 131_072;
+
 /// Bits of the `FILTERS` global: which of the three ways to recognise a gateway are in use.
 pub mod filter {
     /// Names of processes, in the `COMMS` map.

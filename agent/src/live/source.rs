@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
-use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, dns_role, hop_flag};
+use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, HOPS_CAP, dns_role, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -22,6 +22,7 @@ use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
 use super::names::Names;
+use super::occupancy::Occupancy;
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
@@ -103,6 +104,7 @@ pub struct LiveSource {
     listening: Vec<Input<'static>>,
     /// Hops that closed, with the time at which they are forgotten.
     closed: Closed,
+    occupancy: Occupancy,
     malformed: u64,
     seeded: u64,
     not_tcp: u64,
@@ -180,6 +182,7 @@ impl LiveSource {
             waiting: Vec::new(),
             listening: Vec::new(),
             closed: Closed::default(),
+            occupancy: Occupancy::new(HOPS_CAP.into()),
             malformed: 0,
             seeded: 0,
             not_tcp: 0,
@@ -268,6 +271,7 @@ impl LiveSource {
             ("live_not_tcp", self.not_tcp),
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
+            ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
     }
@@ -327,7 +331,12 @@ impl LiveSource {
                     self.closed
                         .insert(record.cookie, record.time_ns.saturating_add(LINGER_NS));
                 }
-                Body::Open { .. } => self.closed.remove(record.cookie),
+                // A socket that connects again has its entry still.
+                Body::Open { .. } => {
+                    if !self.closed.remove(record.cookie) {
+                        self.occupancy.enter();
+                    }
+                }
                 _ => {}
             }
             // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
@@ -378,6 +387,7 @@ impl LiveSource {
                 match self.hops.insert(cookie, entry, NO_EXIST) {
                     Ok(()) => {
                         self.seeded += 1;
+                        self.occupancy.enter();
                         let signal = Signal::Seeded {
                             process,
                             local,
@@ -445,8 +455,15 @@ impl LiveSource {
     /// Ends the tracking of hops that closed a while ago.
     fn forget_closed(&mut self, now_ns: u64) {
         while let Some(cookie) = self.closed.due(now_ns) {
-            // It fails only where the entry has left by age.
-            let _ = self.hops.remove(&cookie);
+            match self.hops.remove(&cookie) {
+                Ok(()) => self.occupancy.leave(true),
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == io::ErrorKind::NotFound =>
+                {
+                    self.occupancy.leave(false);
+                }
+                Err(error) => tracing::debug!(%error, cookie, "a closed hop was not forgotten"),
+            }
         }
     }
 }
@@ -519,8 +536,9 @@ impl Closed {
         self.order.push_back((due_ns, cookie));
     }
 
-    fn remove(&mut self, cookie: u64) {
-        self.due.remove(&cookie);
+    /// Returns whether it was there.
+    fn remove(&mut self, cookie: u64) -> bool {
+        self.due.remove(&cookie).is_some()
     }
 
     /// The next hop whose time has come.
@@ -558,7 +576,7 @@ mod tests {
     fn a_socket_that_connects_again_is_kept() {
         let mut closed = Closed::default();
         closed.insert(1, 10);
-        closed.remove(1);
+        assert!(closed.remove(1) && !closed.remove(1));
         assert_eq!(closed.due(15), None);
         closed.insert(1, 30);
         assert_eq!(closed.due(29), None);
