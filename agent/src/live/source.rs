@@ -333,7 +333,8 @@ impl LiveSource {
                 }
                 // A socket that connects again has its entry still.
                 Body::Open { .. } => {
-                    if !self.closed.remove(record.cookie) {
+                    let again = self.closed.remove(record.cookie);
+                    if !again {
                         self.occupancy.enter();
                     }
                 }

@@ -313,7 +313,7 @@ fn a_bad_configuration_names_key_file_and_line() {
 
 #[test]
 fn bad_flags_are_named() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (
             &["events", "--cause", "tcp.nope"],
             "unknown cause `tcp.nope`: give an id",
