@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::access::{CollectorFlags, ServerFlags};
+use super::access::{CollectorFlags, ServerFlags, reload_on};
 use super::record::RecordFlags;
 use super::size::ByteSize;
 use super::wait::Wait;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
-use hopscope_ebpf::MAX_SNAP_LEN;
+use hopscope_ebpf::{MAX_HEAD_LEN, MAX_SNAP_LEN, MIN_HEAD_LEN};
 
 use crate::engine::{self, Engine};
 use crate::limits::Limits;
@@ -56,6 +56,15 @@ pub(super) struct Args {
     /// Payload bytes taken of each segment [default: 2048].
     #[arg(long, value_name = "BYTES")]
     snap_len: Option<ByteSize>,
+
+    /// Payload bytes of a request that are held back in the kernel until it is known whether its exchange
+    /// matters, from 64 to 2048 [default: 2048].
+    #[arg(long, value_name = "BYTES")]
+    request_head: Option<ByteSize>,
+
+    /// The same of a response [default: 2048].
+    #[arg(long, value_name = "BYTES")]
+    response_head: Option<ByteSize>,
 
     /// Size of the ring between kernel and agent, such as 8M.
     #[arg(long, value_name = "BYTES")]
@@ -140,6 +149,24 @@ impl Settings {
             }
             live.snap_len = bytes;
         }
+        let heads = [
+            ("request_head", args.request_head.or(file.request_head)),
+            ("response_head", args.response_head.or(file.response_head)),
+        ];
+        for ((name, given), head) in heads
+            .into_iter()
+            .zip([&mut live.request_head, &mut live.response_head])
+        {
+            let Some(ByteSize(bytes)) = given else {
+                continue;
+            };
+            if !(MIN_HEAD_LEN..=MAX_HEAD_LEN).contains(&bytes) {
+                return Err(CliError::usage(format!(
+                    "{name} {bytes} is out of range: give {MIN_HEAD_LEN} to {MAX_HEAD_LEN} bytes"
+                )));
+            }
+            *head = bytes;
+        }
         if let Some(ByteSize(bytes)) = args.ring_size.or(file.ring_size) {
             if bytes < MIN_RING_BYTES {
                 let least =
@@ -214,6 +241,7 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     .map_err(CliError::failed)?;
     if let Some(tls) = settings.tls {
         metrics = metrics.map(|metrics| metrics.with_tls(tls.clone()));
+        tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

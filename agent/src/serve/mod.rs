@@ -30,7 +30,7 @@ pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, Ser
 pub use metrics::serve_metrics;
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
-pub use tls::{ClientTls, PemFile, ServerTls, TlsError, reason};
+pub use tls::{ClientTls, PemFile, ServerFiles, ServerTls, TlsError, reason};
 
 #[cfg(feature = "collector")]
 pub(crate) use agent::reflection;
