@@ -29,7 +29,7 @@ use hashbrown::HashTable;
 
 use self::answers::{Answers, Attempt};
 use self::deadlines::Deadlines;
-use self::hop::{Context, Hop, Outcome};
+use self::hop::{Context, Hop, News, Outcome};
 use self::names::Names;
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
@@ -791,36 +791,8 @@ impl Engine {
         let kept_bytes = tracked.hop.kept_bytes();
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
-        let (place, seen) = (tracked.hop.place(), out.finished.count());
-        let ended = |count, complete, finished| Exchanged {
-            count,
-            complete,
-            repeated: tracked.hop.retransmits() > 0,
-            ttl: tracked.hop.ttl(),
-            finished,
-        };
-        if let Some((at, unseen)) = &out.unseen {
-            let count = u64::from(unseen.exchanges);
-            let ended = ended(count, true, AllFinished::default());
-            self.peers.exchanged(place, *at, &ended);
-            self.peers.add_unseen(&place, unseen);
-            if self.config.tell_healthy {
-                if self.unseen.len() >= emit::MAX_HEALTHY {
-                    self.unseen.pop_front();
-                }
-                self.unseen.push_back((tracked.hop.upstream, count));
-            }
-        }
-        if seen > 0 {
-            self.stats.exchanges += seen;
-            let ended = ended(seen, out.completed, out.finished);
-            self.peers.exchanged(place, self.now, &ended);
-        }
-        for judged in out.judged {
-            self.judged(id, judged);
-        }
-        for (at, exchange, status) in out.healthy {
-            self.tell_healthy(id, at, exchange, status);
+        if let Some(news) = out.news {
+            self.tell(id, *news);
         }
         if over {
             self.close(id);
@@ -835,6 +807,47 @@ impl Engine {
             });
         }
         Found::Live
+    }
+
+    /// Notes and tells what a hop showed.
+    #[inline(never)]
+    fn tell(&mut self, id: HopId, news: News) {
+        let Some(Slot::Live(tracked)) = self.hops.get(&id) else {
+            return;
+        };
+        let hop = &tracked.hop;
+        let (place, upstream, seen) = (hop.place(), hop.upstream, news.finished.count());
+        let (repeated, ttl) = (hop.retransmits() > 0, hop.ttl());
+        let ended = |count, complete, finished| Exchanged {
+            count,
+            complete,
+            repeated,
+            ttl,
+            finished,
+        };
+        if let Some((at, unseen)) = &news.unseen {
+            let count = u64::from(unseen.exchanges);
+            let ended = ended(count, true, AllFinished::default());
+            self.peers.exchanged(place, *at, &ended);
+            self.peers.add_unseen(&place, unseen);
+            if self.config.tell_healthy {
+                if self.unseen.len() >= emit::MAX_HEALTHY {
+                    self.unseen.pop_front();
+                }
+                self.unseen.push_back((upstream, count));
+            }
+        }
+        if seen > 0 {
+            self.stats.exchanges += seen;
+            let ended = ended(seen, news.completed, news.finished);
+            self.peers.exchanged(place, self.now, &ended);
+        }
+        for judged in news.judged {
+            self.judged(id, judged);
+        }
+        for (at, exchange, status) in news.healthy {
+            self.tell_healthy(id, at, exchange, status);
+        }
     }
 }
 

@@ -166,6 +166,7 @@ impl<T> Table<T> {
     }
 
     /// Once the young generation is full: makes it the old one, and returns what was old until now.
+    #[inline]
     pub(super) fn age(&mut self) -> Option<impl Iterator<Item = T>> {
         if self.young.entries.len() < GENERATION {
             return None;

@@ -20,7 +20,7 @@ impl Hop {
         let TcpFlags(flags) = segment.flags;
         let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
             && self.phase == Phase::Established
-            && !self.half_open
+            && (!self.half_open || segment.direction == Direction::ToUpstream)
             && self.exchanges.is_settled()
             && !self.to.is_closing()
             && !self.from.is_closing()
@@ -28,7 +28,7 @@ impl Hop {
         if !plain {
             return false;
         }
-        match (segment.direction, segment.payload) {
+        let passed = match (segment.direction, segment.payload) {
             (direction, []) => {
                 let (own, other) = match direction {
                     Direction::ToUpstream => (&mut self.to, &mut self.from),
@@ -45,7 +45,12 @@ impl Hop {
                 self.pass_body(at, segment)
             }
             (Direction::FromUpstream, _) => self.pass_response(at, now, segment, cx),
+        };
+        if passed {
+            // The acknowledgement of the SYN-ACK, if it was not there before.
+            self.half_open = false;
         }
+        passed
     }
 
     /// Bytes inside a body of known length.
