@@ -423,8 +423,13 @@ impl Engine {
         let (now, short_way) = (self.now, self.has_short_way());
         let mut local_known = true;
         let found = self.visit(id, |hop, cx| {
-            if short_way && hop.pass(at, now, segment, cx) {
-                return None;
+            if short_way {
+                if hop.pass(at, now, segment, cx) {
+                    return None;
+                }
+                if let Some(out) = hop.pass_fin(at, segment, cx) {
+                    return Some(out);
+                }
             }
             local_known = hop.local.is_some();
             local_known.then(|| hop.segment(at, segment, cx))
@@ -627,31 +632,32 @@ impl Engine {
         while self.hops.len() >= self.limits.hops
             && (self.forget_oldest_over() || self.evict_oldest())
         {}
-        let mut hop = Hop::new(place.1, at, &self.limits);
+        self.stats.hops += 1;
+        self.stats.hops_mid_stream += u64::from(mid_stream);
+        self.peers.opened(place, at, mid_stream);
+        // Built where it is moved from: it is large.
+        let mut fresh = Tracked {
+            hop: Hop::new(place.1, at, &self.limits),
+            armed: None,
+            kept_bytes: 0,
+            ends: None,
+            queued: at,
+        };
+        let mut tracked = match self.spare.pop() {
+            Some(mut spare) => {
+                fresh.hop.reuse(&mut spare.hop);
+                *spare = fresh;
+                spare
+            }
+            None => Box::new(fresh),
+        };
+        let hop = &mut tracked.hop;
         hop.mid_stream = mid_stream;
         hop.counted = mid_stream;
         hop.forget_losses(self.stats.records_lost);
         if !mid_stream {
             hop.connecting();
         }
-        self.stats.hops += 1;
-        self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.peers.opened(place, at, mid_stream);
-        let mut tracked = Tracked {
-            hop,
-            armed: None,
-            kept_bytes: 0,
-            ends: None,
-            queued: at,
-        };
-        let tracked = match self.spare.pop() {
-            Some(mut spare) => {
-                tracked.hop.reuse(&mut spare.hop);
-                *spare = tracked;
-                spare
-            }
-            None => Box::new(tracked),
-        };
         self.hops.insert(id, Slot::Live(tracked));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {

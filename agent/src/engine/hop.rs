@@ -183,6 +183,7 @@ pub(super) struct Hop {
 }
 
 impl Hop {
+    #[inline(never)]
     pub(super) fn new(upstream: SocketAddr, at: Timestamp, limits: &Limits) -> Self {
         Self {
             process: None,

@@ -131,7 +131,7 @@ impl Tracked {
 
     /// Whether a segment can neither begin another connection nor tell the roles.
     const fn keeps(&self, tcp: &TcpPacket<'_>) -> bool {
-        self.sure && !tcp.flags.contains(TcpFlags::SYN)
+        self.sure && !is_syn(tcp)
     }
 }
 

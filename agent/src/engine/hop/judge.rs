@@ -353,10 +353,11 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        if !matches!(
+        let readable = matches!(
             self.exchanges.protocol,
             Some(Protocol::Http1 | Protocol::Tls)
-        ) {
+        );
+        if !readable || self.exchanges.open.is_empty() {
             return;
         }
         let findings = self.exchanges.response.findings();
