@@ -99,8 +99,8 @@ struct Seen {
     events: Vec<HopEvent>,
     stats: Stats,
     upstreams: BTreeMap<SocketAddr, UpstreamTally>,
-    /// The next deadline and the sizes of the tables, after each input.
-    steps: Vec<(Option<Timestamp>, [usize; 3])>,
+    /// The next deadline, the sizes of the tables and the counters, after each input.
+    steps: Vec<(Option<Timestamp>, [usize; 3], Stats)>,
 }
 
 impl World {
@@ -142,8 +142,8 @@ impl World {
         assert!(ends <= self.engine.open_hops(), "ends without a hop");
         assert!(places <= 2 * LIMITS.hops + 1, "places without a hop");
         assert!(deadlines < 2048, "deadlines without a hop");
-        let step = (self.engine.poll_timeout(), self.engine.remembered());
-        self.seen.steps.push(step);
+        let (due, sizes) = (self.engine.poll_timeout(), self.engine.remembered());
+        self.seen.steps.push((due, sizes, self.engine.stats()));
         while let Some(event) = self.engine.poll_event() {
             assert!(!event.evidence.is_empty(), "{event:?}");
             let open = event.proof == Proof::Underdetermined;
@@ -479,9 +479,12 @@ fn run(data: &[u8], engine: Engine) -> Seen {
 /// Where one of these does not hold.
 pub fn engine(data: &[u8]) {
     let engine = || Engine::new(Config::default(), LIMITS);
+    let long = run(data, engine().by_the_long_way());
     let first = run(data, engine());
     assert_eq!(run(data, engine()), first, "the same inputs, other events");
-    let long = run(data, engine().by_the_long_way());
+    for (step, (short, long)) in first.steps.iter().zip(&long.steps).enumerate() {
+        assert_eq!(short, long, "the short way differs first at step {step}");
+    }
     assert_eq!(first, long, "the short way says something else");
 }
 
@@ -542,7 +545,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1500))]
+        #![proptest_config(ProptestConfig::with_cases(3000))]
         #[test]
         fn the_short_ways_say_what_the_long_way_says(
             steps in vec(prop_oneof![life(), step()], 1..30),

@@ -359,7 +359,7 @@ impl Flow {
     pub fn pass_acknowledged(&mut self, ack: u32) -> bool {
         match self.bytes.offset_of(ack) {
             Some(offset) if offset == self.bytes.offset() || self.acked < offset => {
-                let known = self.bytes.is_complete_to(offset);
+                let known = self.bytes.is_complete_to(offset) && !self.began_with_probe(ack);
                 if known {
                     self.acknowledge(offset);
                 }
