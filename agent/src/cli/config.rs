@@ -31,6 +31,7 @@ pub(super) struct Config {
 #[expect(clippy::struct_excessive_bools, reason = "each is a key")]
 pub(super) struct Run {
     pub(super) listen: Option<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) gateways: Vec<String>,
     pub(super) cgroups: Vec<PathBuf>,
     pub(super) upstreams: Vec<String>,

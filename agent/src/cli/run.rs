@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::live::LiveConfig;
 use crate::serve::{
     Captures, Endpoint, Hub, HubConfig, Listener, Push, PushConfig, STOP_GRACE, ServerTls,
-    serve_agent,
+    check_listen, serve_agent, serve_metrics,
 };
 
 /// Where the agent serves gRPC unless told otherwise.
@@ -35,6 +35,10 @@ pub(super) struct Args {
     /// Address for gRPC [default: 127.0.0.1:7502].
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+
+    /// Address for Prometheus, which finds the metrics at /metrics; protected like --listen.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
 
     /// Command name of a gateway; repeat for more. NAME replaces the built-in list, +NAME adds to it.
     #[arg(long = "gateway", value_name = "NAME")]
@@ -111,6 +115,7 @@ pub(super) struct Args {
 #[derive(Debug)]
 struct Settings {
     listen: SocketAddr,
+    metrics: Option<SocketAddr>,
     tls: Option<ServerTls>,
     live: LiveConfig,
     hub: HubConfig,
@@ -121,7 +126,13 @@ struct Settings {
 impl Settings {
     fn merge(args: Args, mut file: config::Run) -> Result<Self, CliError> {
         let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
-        let tls = args.server.or(file.server()).protect(listen)?;
+        let metrics = args.metrics.or(file.metrics);
+        let server = args.server.or(file.server());
+        let insecure = server.insecure;
+        let tls = server.protect(listen)?;
+        if let Some(metrics) = metrics {
+            check_listen(metrics, tls.is_some(), insecure).map_err(CliError::usage)?;
+        }
         let collector_tls = args.collector.or(file.collector());
         let record = args.record.or(file.record()).checked()?;
         let mut live = LiveConfig::default();
@@ -177,6 +188,7 @@ impl Settings {
         let defaults = HubConfig::default();
         Ok(Self {
             listen,
+            metrics,
             tls,
             live,
             hub: HubConfig {
@@ -221,7 +233,14 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     let mut listener = Listener::bind(settings.listen)
         .await
         .map_err(CliError::failed)?;
+    let mut metrics = match settings.metrics {
+        Some(address) => Some(Listener::bind_for(address, "--metrics").await),
+        None => None,
+    }
+    .transpose()
+    .map_err(CliError::failed)?;
     if let Some(tls) = settings.tls {
+        metrics = metrics.map(|metrics| metrics.with_tls(tls.clone()));
         tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
         listener = listener.with_tls(tls);
     }
@@ -249,6 +268,10 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
         let _ = stopped.await;
     };
     let mut server = tokio::spawn(serve_agent(listener, Arc::clone(&hub), stopped));
+    let scraped = metrics.map(|listener| {
+        info!(listen = %listener.address(), "serving metrics");
+        tokio::spawn(serve_metrics(listener, Arc::clone(&hub)))
+    });
 
     let attached = watcher.probes.iter().filter(|probe| probe.attached).count();
     for probe in watcher.probes.iter().filter(|probe| !probe.attached) {
@@ -288,6 +311,10 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
                 "events were not acknowledged by a collector and are lost"
             ),
         }
+    }
+    // Nothing waits for a scrape.
+    if let Some(scraped) = scraped {
+        scraped.abort();
     }
     drop(stop_serving);
     let outcome = match ended {

@@ -372,8 +372,12 @@ async fn the_events_command_goes_through_tls_and_says_why_not() {
 
 #[test]
 fn an_address_that_others_reach_needs_tls_or_the_word() {
-    for command in ["run", "collect"] {
-        let (code, message) = failure(&[command, "--listen", "0.0.0.0:0"]);
+    for (command, flag) in [
+        ("run", "--listen"),
+        ("run", "--metrics"),
+        ("collect", "--listen"),
+    ] {
+        let (code, message) = failure(&[command, flag, "0.0.0.0:0"]);
         assert_eq!(code, 2);
         assert_eq!(
             message,
