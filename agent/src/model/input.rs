@@ -18,6 +18,13 @@ pub enum Input<'a> {
         /// The segment.
         segment: Segment<'a>,
     },
+    /// What the gateway wrote to a hop, or read from it, inside TLS.
+    Plaintext {
+        /// The hop it belongs to.
+        hop: HopId,
+        /// What it was.
+        text: Plaintext<'a>,
+    },
     /// A kernel fact about a hop.
     Signal {
         /// The hop it is about.
@@ -116,6 +123,21 @@ pub struct Segment<'a> {
     pub ttl: u8,
     /// IPv4 identification, where there is one.
     pub ip_id: Option<u16>,
+}
+
+/// What the gateway's TLS library took from the gateway for the upstream, or gave to it, in one call. Where
+/// the gateway asked for more and there was none, it is empty: everything that the upstream had sent by then
+/// was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plaintext<'a> {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Bytes of the same direction before it, inside TLS.
+    pub offset: u64,
+    /// The first bytes of it, as many as were captured.
+    pub payload: &'a [u8],
+    /// How many there were.
+    pub len: u32,
 }
 
 /// A DNS message over UDP, or one that was cut out of a TCP stream.
