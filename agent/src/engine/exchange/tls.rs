@@ -292,17 +292,18 @@ impl Exchanges {
         self.sent += length(chunk);
         let carried = tls.sent(at, chunk);
         if let Inside::Seen(seen) = &mut tls.inside {
-            if !matches!(carried, Carried::Data { .. }) && !self.sending {
-                seen.mark = self.sent;
+            if carried != Carried::Little {
+                tls.said = (self.sent, at);
             }
-            if let Some(newest) = self.open.back_mut()
+            if !matches!(carried, Carried::Data { .. }) {
+                if !self.sending {
+                    seen.mark = self.sent;
+                }
+            } else if let Some(newest) = self.open.back_mut()
                 && newest.first_response.is_none()
             {
                 // What a congested connection kept back.
                 newest.end_offset = newest.end_offset.max(self.sent);
-            }
-            if carried != Carried::Little {
-                tls.said = (self.sent, at);
             }
             return;
         }
