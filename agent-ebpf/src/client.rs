@@ -17,13 +17,13 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, ProgramArray};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
+use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext};
 use hopscope_ebpf::{
     CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Client, ClientRecord, Counter, Endpoints,
     Header, ListenerKey, OpenRecord, SocketCallRecord, StateRecord, client_flag, hop_flag, kind,
 };
 
-use crate::ctx::{self, Sock, argument, field};
+use crate::ctx::{self, Sock, field};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway_process;
 use crate::maps::{self, EVENTS, HOPS, count};
@@ -375,10 +375,10 @@ fn is_request(start: &[u8; START_LEN]) -> bool {
 /// The end of a `socket()`, `accept4()` or `bind()`: reports the call of a gateway where it failed for want
 /// of descriptors or, for the last, at all.
 #[inline(always)]
-pub(crate) fn call_returned(ctx: &TracePointContext, call: u32) -> Option<()> {
+pub(crate) fn call_returned(result: i64, call: u32) -> Option<()> {
     const ENFILE: i64 = 23;
     const EMFILE: i64 = 24;
-    let errno = argument::<i64>(ctx, &maps::CONNECT_RET)?.checked_neg()?;
+    let errno = result.checked_neg()?;
     let full = errno == ENFILE || errno == EMFILE;
     let refused = call == hopscope_ebpf::call::BIND && (1..512).contains(&errno);
     if !full && !refused {

@@ -4,8 +4,9 @@
 //! Calls through `io_uring` and calls of 32-bit programs on a 64-bit kernel take other paths and are
 //! not seen here.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::programs::{FEntryContext, TracePointContext};
 use aya_log_ebpf::debug;
 use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, UNIX_PATH_LEN, UnixConnectRecord, kind};
 
@@ -39,11 +40,40 @@ struct SockaddrIn6 {
     addr: [u8; 16],
 }
 
+/// The arguments of a call.
+pub(crate) struct Arguments {
+    fd: u32,
+    address: u64,
+    address_len: u32,
+}
+
+impl Arguments {
+    /// From the record of the tracepoint.
+    #[inline(always)]
+    pub(crate) fn recorded(ctx: &TracePointContext) -> Option<Self> {
+        Some(Self {
+            fd: argument::<u64>(ctx, &maps::CONNECT_FD)? as u32,
+            address: argument(ctx, &maps::CONNECT_ADDR)?,
+            address_len: argument::<u64>(ctx, &maps::CONNECT_LEN)? as u32,
+        })
+    }
+
+    /// From the registers of the calling thread, the one argument of the kernel's own function.
+    #[inline(always)]
+    pub(crate) fn passed(ctx: &FEntryContext) -> Option<Self> {
+        let registers = ctx.arg(0);
+        Some(Self {
+            fd: field::<u64>(registers, &maps::CALL_FIRST)? as u32,
+            address: field(registers, &maps::CALL_SECOND)?,
+            address_len: field::<u64>(registers, &maps::CALL_THIRD)? as u32,
+        })
+    }
+}
+
 /// Remembers where a gateway's thread wants to go until the call returns.
 #[inline(always)]
-pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
-    let address = argument::<u64>(ctx, &maps::CONNECT_ADDR)?;
-    let (family, addr, port) = destination(address)?;
+pub(crate) fn entered(arguments: &Arguments) -> Option<()> {
+    let (family, addr, port) = destination(arguments.address)?;
     // A stream to a name server is no hop, and most of these are datagram sockets.
     if port == dns::PORT {
         return None;
@@ -57,9 +87,9 @@ pub(crate) fn entered(ctx: &TracePointContext) -> Option<()> {
         remote_addr: addr,
         remote_port: port,
         family,
-        fd: argument::<u64>(ctx, &maps::CONNECT_FD)? as u32,
-        address,
-        address_len: argument::<u64>(ctx, &maps::CONNECT_LEN).unwrap_or(0) as u32,
+        fd: arguments.fd,
+        address: arguments.address,
+        address_len: arguments.address_len,
         reserved: 0,
     };
     if CONNECTS
@@ -92,14 +122,14 @@ fn destination(address: u64) -> Option<(u16, [u8; 16], u16)> {
     }
 }
 
-/// Reports the call where it failed.
+/// Reports the call where `result` says that it failed.
 #[inline(always)]
-pub(crate) fn returned(ctx: &TracePointContext) -> Option<()> {
+pub(crate) fn returned(ctx: &impl EbpfContext, result: i64) -> Option<()> {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: the value is copied out at once, and the entry is this thread's own.
     let pending = *unsafe { CONNECTS.get(thread) }?;
     let _ = CONNECTS.remove(thread);
-    let errno = argument::<i64>(ctx, &maps::CONNECT_RET)?.checked_neg()?;
+    let errno = result.checked_neg()?;
     if !is_failure(errno) {
         return None;
     }
@@ -152,7 +182,7 @@ fn is_failure(errno: i64) -> bool {
 
 /// Reports a failed connect to a stream socket of the unix family.
 #[inline(always)]
-fn unix_failed(ctx: &TracePointContext, pending: &Pending, errno: i64) -> Option<()> {
+fn unix_failed(ctx: &impl EbpfContext, pending: &Pending, errno: i64) -> Option<()> {
     /// `sun_path` lies behind the family.
     const FAMILY_LEN: u64 = 2;
     let sk = socket_of(pending.fd)?;

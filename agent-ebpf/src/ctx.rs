@@ -255,3 +255,9 @@ pub(crate) fn caller(comm: [u8; COMM_LEN]) -> Caller {
 pub(crate) fn argument<T: Copy>(ctx: &TracePointContext, offset: &Global<u32>) -> Option<T> {
     field(ctx.as_ptr() as u64, offset)
 }
+
+/// What a system call returned, from the record of its tracepoint.
+#[inline(always)]
+pub(crate) fn result(ctx: &TracePointContext) -> Option<i64> {
+    argument(ctx, &maps::CONNECT_RET)
+}

@@ -33,9 +33,12 @@ mod socket;
 mod stage;
 mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock, tracepoint, uprobe};
+use aya_ebpf::macros::{
+    btf_tracepoint, cgroup_skb, cgroup_sock, fentry, fexit, tracepoint, uprobe,
+};
 use aya_ebpf::programs::{
-    BtfTracePointContext, ProbeContext, SkBuffContext, SockContext, TracePointContext,
+    BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, SkBuffContext, SockContext,
+    TracePointContext,
 };
 use hopscope_ebpf::{ABI_VERSION, call, kind};
 
@@ -44,6 +47,9 @@ use hopscope_ebpf::{ABI_VERSION, call, kind};
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "hopscope_abi")]
 static HOPSCOPE_ABI: u32 = ABI_VERSION;
+
+/// The kernel's function for a system call has one argument, the registers. Its result is behind it.
+const CALL_RESULT: usize = 1;
 
 /// Helpers such as `bpf_probe_read_kernel` are open to GPL-compatible programs only.
 #[used]
@@ -89,15 +95,29 @@ fn error(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+// Of the programs on system calls there are two each: one on the kernel's own function, which costs
+// nobody else anything, and one for kernels without fentry.
+#[fentry]
+fn connect_enter(ctx: FEntryContext) -> i32 {
+    let _ = connect::Arguments::passed(&ctx).and_then(|arguments| connect::entered(&arguments));
+    0
+}
+
+#[fexit]
+fn connect_exit(ctx: FExitContext) -> i32 {
+    let _ = connect::returned(&ctx, ctx.arg(CALL_RESULT));
+    0
+}
+
 #[tracepoint(category = "syscalls", name = "sys_enter_connect")]
-fn connect_enter(ctx: TracePointContext) -> u32 {
-    let _ = connect::entered(&ctx);
+fn connect_enter_traced(ctx: TracePointContext) -> u32 {
+    let _ = connect::Arguments::recorded(&ctx).and_then(|arguments| connect::entered(&arguments));
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
-fn connect_exit(ctx: TracePointContext) -> u32 {
-    let _ = connect::returned(&ctx);
+fn connect_exit_traced(ctx: TracePointContext) -> u32 {
+    let _ = ctx::result(&ctx).and_then(|result| connect::returned(&ctx, result));
     0
 }
 
@@ -144,21 +164,39 @@ fn client_ingress(ctx: SkBuffContext) -> i32 {
     segment::ALLOW
 }
 
+#[fexit]
+fn socket_exit(ctx: FExitContext) -> i32 {
+    let _ = client::call_returned(ctx.arg(CALL_RESULT), call::SOCKET);
+    0
+}
+
 #[tracepoint(category = "syscalls", name = "sys_exit_socket")]
-fn socket_exit(ctx: TracePointContext) -> u32 {
-    let _ = client::call_returned(&ctx, call::SOCKET);
+fn socket_exit_traced(ctx: TracePointContext) -> u32 {
+    let _ = ctx::result(&ctx).and_then(|result| client::call_returned(result, call::SOCKET));
+    0
+}
+
+#[fexit]
+fn accept_exit(ctx: FExitContext) -> i32 {
+    let _ = client::call_returned(ctx.arg(CALL_RESULT), call::ACCEPT);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_accept4")]
-fn accept_exit(ctx: TracePointContext) -> u32 {
-    let _ = client::call_returned(&ctx, call::ACCEPT);
+fn accept_exit_traced(ctx: TracePointContext) -> u32 {
+    let _ = ctx::result(&ctx).and_then(|result| client::call_returned(result, call::ACCEPT));
+    0
+}
+
+#[fexit]
+fn bind_exit(ctx: FExitContext) -> i32 {
+    let _ = client::call_returned(ctx.arg(CALL_RESULT), call::BIND);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_bind")]
-fn bind_exit(ctx: TracePointContext) -> u32 {
-    let _ = client::call_returned(&ctx, call::BIND);
+fn bind_exit_traced(ctx: TracePointContext) -> u32 {
+    let _ = ctx::result(&ctx).and_then(|result| client::call_returned(result, call::BIND));
     0
 }
 

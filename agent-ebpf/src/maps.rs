@@ -281,8 +281,14 @@ globals! {
     CONNECT_ADDR: u32 = NO_OFFSET;
     /// Offset of the address's length in a `sys_enter_connect` record, `u64`.
     CONNECT_LEN: u32 = NO_OFFSET;
-    /// Offset of the result in a `sys_exit_connect` record, `i64`.
+    /// Offset of the result in a `sys_exit_connect` record, `i64`, and in that of every other call.
     CONNECT_RET: u32 = NO_OFFSET;
+    /// `pt_regs`, first argument of a system call, `u64`.
+    CALL_FIRST: u32 = NO_OFFSET;
+    /// `pt_regs`, second argument of a system call, `u64`.
+    CALL_SECOND: u32 = NO_OFFSET;
+    /// `pt_regs`, third argument of a system call, `u64`.
+    CALL_THIRD: u32 = NO_OFFSET;
 }
 
 /// Notes that hops lead to `port`.

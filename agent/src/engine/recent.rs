@@ -82,7 +82,7 @@ impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
     }
 
     /// Entries, and places in the queue.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 2] {
         [self.entries.len(), self.queue.len()]
     }

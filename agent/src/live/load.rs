@@ -12,7 +12,6 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramError,
-    TracePoint,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
@@ -24,7 +23,7 @@ use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
-use super::{cgroup, tls, tracefs};
+use super::{calls, cgroup, tls};
 use crate::stats::ProbeStatus;
 
 /// The object with the kernel programs; empty where the binary was built without them.
@@ -78,19 +77,6 @@ const SEGMENTS: [(&str, CgroupSkbAttachType); 2] = [
     ("segment_ingress", CgroupSkbAttachType::Ingress),
 ];
 
-/// Programs on the two ends of `connect()`.
-const CONNECTS: [(&str, &str); 2] = [
-    ("connect_enter", "sys_enter_connect"),
-    ("connect_exit", "sys_exit_connect"),
-];
-
-/// Programs on the ends of other system calls about sockets.
-const CALLS: [(&str, &str); 3] = [
-    ("socket_exit", "sys_exit_socket"),
-    ("accept_exit", "sys_exit_accept4"),
-    ("bind_exit", "sys_exit_bind"),
-];
-
 /// What is attached, and what is known about this kernel.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
@@ -107,28 +93,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let offsets = Offsets::resolve(&btf);
     let mut probes = offsets.status;
     let mut globals = offsets.globals;
-    let mut no_connect = offsets.no_connect;
+    let no_calls = if config.system_calls {
+        offsets.no_connect.as_deref()
+    } else {
+        Some("turned off")
+    };
 
-    match tracefs::find()
-        .map_err(|error| format!("cannot mount tracefs at /sys/kernel/tracing: {error}"))
-        .and_then(|(events, mounted)| Ok((tracefs::connect_layout(&events)?, mounted)))
-    {
-        Ok((layout, mounted)) => {
-            globals.extend([
-                ("CONNECT_FD", layout.fd),
-                ("CONNECT_ADDR", layout.addr),
-                ("CONNECT_LEN", layout.len),
-                ("CONNECT_RET", layout.ret),
-            ]);
-            if mounted == tracefs::Mounted::Now {
-                tracing::info!("mounted tracefs at /sys/kernel/tracing");
-            }
-        }
-        Err(problem) => no_connect = Some(problem),
-    }
-    if !config.system_calls {
-        no_connect = Some("turned off".to_owned());
-    }
+    let traced = calls::layout(&mut globals);
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
         ("SAMPLE", config.sample),
@@ -164,8 +135,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         probes.push(status(name, result, loss));
     }
-    attach_calls(&mut ebpf, no_connect.as_ref(), &mut probes);
-    attach_connect(&mut ebpf, no_connect, &mut probes);
+    calls::attach(&mut ebpf, &aya_btf, no_calls, traced, &mut probes);
     let (clients, result) = Clients::take(&mut ebpf)?;
     probes.push(status(
         "clients",
@@ -341,43 +311,6 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, hook: &str, btf: &AyaBtf) -> R
     Ok(())
 }
 
-fn attach_connect(ebpf: &mut Ebpf, mut problem: Option<String>, probes: &mut Vec<ProbeStatus>) {
-    const LOSS: &str =
-        "a connect() that fails before the first SYN, or to a unix socket, is not seen";
-    for (name, hook) in CONNECTS {
-        let result = match &problem {
-            Some(problem) => Err(problem.clone()),
-            None => attach_syscall(ebpf, name, hook),
-        };
-        // Either half is useless without the other.
-        if let Err(reason) = &result {
-            problem.get_or_insert_with(|| reason.clone());
-        }
-        probes.push(status(name, result, LOSS));
-    }
-}
-
-/// Attaches what tells of sockets that gateways did not get.
-fn attach_calls(ebpf: &mut Ebpf, problem: Option<&String>, probes: &mut Vec<ProbeStatus>) {
-    const LOSS: &str = "a gateway that runs out of descriptors, or cannot bind, is not recognised";
-    for (name, hook) in CALLS {
-        let result = match problem {
-            Some(problem) => Err(problem.clone()),
-            None => attach_syscall(ebpf, name, hook),
-        };
-        probes.push(status(name, result, LOSS));
-    }
-}
-
-fn attach_syscall(ebpf: &mut Ebpf, name: &str, hook: &str) -> Result<(), String> {
-    let program: &mut TracePoint = program(ebpf, name)?;
-    program.load().map_err(|error| reason(&error))?;
-    program
-        .attach("syscalls", hook)
-        .map_err(|error| reason(&error))?;
-    Ok(())
-}
-
 fn attach_segments(ebpf: &mut Ebpf, packets_of: &[PathBuf], probes: &mut Vec<ProbeStatus>) {
     const LOSS: &str = "no bytes are seen that way, so that responses cannot be judged";
     let places = places(packets_of);
@@ -449,7 +382,7 @@ fn attach_segment(
     Ok(())
 }
 
-fn status(name: &'static str, result: Result<(), String>, loss: &str) -> ProbeStatus {
+pub(super) fn status(name: &'static str, result: Result<(), String>, loss: &str) -> ProbeStatus {
     match result {
         Ok(()) => ProbeStatus {
             name,

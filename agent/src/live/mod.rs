@@ -5,6 +5,7 @@
 
 mod boost;
 mod btf;
+mod calls;
 mod cgroup;
 mod check;
 mod clients;
