@@ -41,10 +41,10 @@ fn x86_64(code: &[u8]) -> Result<Vec<u64>, &'static str> {
             FlowControl::Return if instruction.code() == Code::Retnq => {
                 found.push(instruction.ip());
             }
-            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
-                if instruction.near_branch_target() >= end {
-                    return Err(TAIL_CALL);
-                }
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+                if instruction.near_branch_target() >= end =>
+            {
+                return Err(TAIL_CALL);
             }
             FlowControl::IndirectBranch => return Err(TAIL_CALL),
             FlowControl::Return | FlowControl::XbeginXabortXend => return Err(UNREADABLE),
@@ -70,10 +70,8 @@ fn aarch64(code: &[u8]) -> Result<Vec<u64>, &'static str> {
             found.push(at);
             continue;
         }
-        // `br` of any kind jumps through a register.
-        if word & 0xfefe_0000 == 0xd61e_0000 && word >> 21 & 7 == 0
-            || word & 0xfe9f_0000 == 0xd61f_0000 && word >> 21 & 3 == 0
-        {
+        // Of what goes through a register, only `blr` and its kin come back.
+        if word & 0xfe00_0000 == 0xd600_0000 && !matches!(word >> 21 & 0xf, 1 | 9) {
             return Err(TAIL_CALL);
         }
         let jump = jump(word);
@@ -109,6 +107,9 @@ fn jump(word: u32) -> Option<i64> {
 mod tests {
     use super::*;
 
+    const NOP: u32 = 0xd503_201f;
+    const RET: u32 = 0xd65f_03c0;
+
     #[test]
     fn functions_for_x86_64() {
         // A stack frame, a call, and a branch to the second return.
@@ -143,8 +144,6 @@ mod tests {
         let code = |words: &[u32]| -> Vec<u8> {
             words.iter().flat_map(|word| word.to_le_bytes()).collect()
         };
-        const NOP: u32 = 0xd503_201f;
-        const RET: u32 = 0xd65f_03c0;
         assert_eq!(aarch64(&code(&[NOP, RET])), Ok(vec![4]));
         // `cbz` forwards and `b` backwards, inside.
         let inside = [0xb400_0040, 0x1400_0001, RET, 0x17ff_ffff];
@@ -162,7 +161,10 @@ mod tests {
             assert_eq!(aarch64(&code(&[NOP, out, RET])), Err(TAIL_CALL), "{out:x}");
         }
         // A call comes back.
-        assert_eq!(aarch64(&code(&[0x9400_0010, RET])), Ok(vec![4]));
+        assert_eq!(
+            aarch64(&code(&[0x9400_0010, 0xd63f_0200, RET])),
+            Ok(vec![8])
+        );
         assert_eq!(aarch64(&[0xc0, 0x03]), Err(UNREADABLE));
     }
 
