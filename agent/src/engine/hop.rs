@@ -154,8 +154,9 @@ pub(super) struct Hop {
     ended: bool,
     /// The turn that closed the gateway's socket.
     closer: Option<Turn>,
-    /// Whether a close before any request byte was judged.
-    unused_judged: bool,
+    /// Whether a failed connect, or a close before any request byte, was judged: what is seen behind it
+    /// is no failure of its own.
+    setup_judged: bool,
     waits: Vec<(Timestamp, Wait)>,
 }
 
@@ -192,7 +193,7 @@ impl Hop {
             ending: None,
             ended: false,
             closer: None,
-            unused_judged: false,
+            setup_judged: false,
             waits: Vec::new(),
         }
     }

@@ -234,7 +234,7 @@ impl Hop {
             return;
         }
         // The upstream may have closed in between: that is the same failure.
-        if std::mem::replace(&mut self.unused_judged, true) {
+        if std::mem::replace(&mut self.setup_judged, true) {
             return;
         }
         out.judged.push(Judged {
@@ -251,6 +251,7 @@ impl Hop {
         }
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
+        self.setup_judged = true;
         if let Some((answered, source)) = self.connect.late
             && elapsed >= cx.patience
         {

@@ -333,10 +333,10 @@ impl Hop {
     ) {
         let sent = self.to.offset() > 0 || self.to.kept_bytes() > 0;
         let unused = !sent && self.from.offset() == 0 && !self.mid_stream;
-        let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
+        let Some(established) = self.established.filter(|_| unused && !self.setup_judged) else {
             return;
         };
-        self.unused_judged = true;
+        self.setup_judged = true;
         let closed = self.from.closed().map_or(at, |(_, closed)| closed);
         let since = closed.since(established);
         let reset = self.from.reset().filter(|_| close == Close::Rst);

@@ -46,7 +46,7 @@ impl Hop {
         let Some(connection) = self.exchanges.tls.as_deref() else {
             return false;
         };
-        if connection.judged {
+        if connection.judged || self.setup_judged {
             return true;
         }
         let wire = connection.session.facts();
