@@ -522,6 +522,11 @@ fn established() -> Vec<Scenario> {
     ]
 }
 
+/// What an agent must never let out, in a response inside TLS.
+pub const SECRET: &str = "planted-7f3a91";
+const LEAKY: &[u8] = b"HTTP/1.1 200 OK\r\nSet-Cookie: id=planted-7f3a91\r\nX-Cache : miss\r\n\
+    Location: /a?token=planted-7f3a91\r\nContent-Length: 3\r\n\r\nok\n";
+
 /// What upstreams do wrong in HTTP, inside TLS of these versions: what an agent names that reads it.
 pub fn inside(versions: Versions) -> Vec<Scenario> {
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this";
@@ -553,6 +558,13 @@ pub fn inside(versions: Versions) -> Vec<Scenario> {
             _ => None,
         })
         .collect();
+    let leaky = fails(
+        "leaky",
+        "http1.header_syntax",
+        PROVEN,
+        [Seen::Status(502); 3],
+    );
+    all.push(served(leaky, LEAKY, Close::Notify));
     all.push(cut("body_cut", SHORT));
     all.push(cut("chunks_cut", NO_LAST));
     all

@@ -1,11 +1,13 @@
 //! The promise for hops with TLS where the agent reads what is inside: every failure of HTTP is named as on a
 //! bare connection, and healthy traffic gives no event.
 
+use std::fs;
+
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::Scenario;
 use hopscope_tests::status::counters;
 use hopscope_tests::tls::Versions;
-use hopscope_tests::tls::scenario::{healthy, inside};
+use hopscope_tests::tls::scenario::{SECRET, healthy, inside};
 use hopscope_tests::watch::Watch;
 
 use crate::{faults, live::status};
@@ -16,7 +18,8 @@ const AT_ONCE: usize = 12;
 #[test]
 fn failures_inside_tls_are_named_as_on_a_bare_connection() {
     for versions in [Versions::Only12, Versions::Only13] {
-        judge(&Kind::ALL, &inside(versions));
+        let watch = judge(&Kind::ALL, &inside(versions));
+        assert_nothing_leaks(&watch);
     }
 }
 
@@ -26,7 +29,7 @@ fn healthy_traffic_inside_tls_gives_no_event() {
 }
 
 /// Plays `scenarios` through every gateway before an agent that reads what is inside TLS.
-fn judge(kinds: &[Kind], scenarios: &[Scenario]) {
+fn judge(kinds: &[Kind], scenarios: &[Scenario]) -> Watch {
     let watch = Watch::start_with(kinds, scenarios, &["--tls-plaintext"]).unwrap();
     let mut wrong: Vec<String> = Vec::new();
     for some in scenarios.chunks(AT_ONCE) {
@@ -42,4 +45,25 @@ fn judge(kinds: &[Kind], scenarios: &[Scenario]) {
     assert_eq!(status::losses(watch.agent()).unwrap(), []);
     assert_eq!(count("engine_tls_sources_disagree"), 0);
     assert!(count("engine_plaintexts") > 0);
+    watch
+}
+
+/// What the agent gives away of itself and of what it kept: nothing secret, and what was inside TLS.
+fn assert_nothing_leaks(watch: &Watch) {
+    let agent = watch.agent();
+    let pulled = agent.ask_captures(&["pull", "-o", "-"]).unwrap();
+    let mut outputs = vec![pulled, agent.recent().unwrap().into(), agent.log().into()];
+    let kept = fs::read_dir(agent.captures()).unwrap();
+    outputs.extend(kept.map(|file| fs::read(file.unwrap().path()).unwrap()));
+    let holds = |bytes: &[u8], text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    assert!(outputs.iter().all(|bytes| !holds(bytes, SECRET)));
+    assert!(holds(&outputs[0], "GET /leaky"));
+    assert!(holds(
+        &outputs[0],
+        "inside TLS, as the gateway's TLS library gave it"
+    ));
 }
