@@ -155,7 +155,8 @@ pub struct DnsMessage<'a> {
     pub resolver: SocketAddr,
     /// Whether it came over TCP.
     pub tcp: bool,
-    /// The captured bytes of the message.
+    /// The captured bytes of the message; empty, with no length, where bytes of a TCP stream were missed, so
+    /// that messages may have been.
     pub payload: &'a [u8],
     /// Its length on the wire.
     pub wire_len: u32,
