@@ -233,7 +233,10 @@ impl<'e> Analysis<'e> {
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;
                 if self.hops.is_from_gateway(quote.src, quote.dst) {
-                    let input = Input::Icmp(icmp_error(&quote));
+                    let input = Input::Icmp {
+                        error: icmp_error(&quote),
+                        packet: &[],
+                    };
                     feed(self.engine, packet.at, on_event, |engine| {
                         engine.handle(packet.at, input);
                     });
@@ -263,6 +266,7 @@ fn icmp_error(quote: &IcmpQuote) -> IcmpError {
         netns: 0,
         from: quote.from,
         from_self: quote.from == quote.src.ip(),
+        kind: quote.kind,
         code: quote.code,
         local: quote.src,
         upstream: quote.dst,

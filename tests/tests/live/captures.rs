@@ -59,9 +59,7 @@ fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> 
             .into_iter()
             .map(|event| event.cause)
             .collect();
-        // An ICMP error comes through a socket of its own and is no packet of the hop.
-        let by_icmp = event.cause == "tcp.connect_host_unreachable";
-        if causes != [event.cause.as_str()] && !by_icmp {
+        if causes != [event.cause.as_str()] {
             wrong.push(format!("the capture tells {causes:?}, not {}", event.cause));
         }
         wrong.extend(shown(&file, event)?);
@@ -79,9 +77,18 @@ fn shown(file: &Path, event: &Event) -> Result<Option<String>> {
     };
     let text = String::from_utf8(output.stdout).context("tshark speaks no UTF-8")?;
     let verdict = format!("{} ({})", event.cause, event.proof);
-    let comments = text.lines().filter(|line| line.contains(&verdict)).count();
+    let client = match &event.gateway_answer {
+        Some(answer) => answer.status.map_or_else(
+            || "got no answer".to_owned(),
+            |status| format!("got {status}"),
+        ),
+        None if event.hidden_from_client => "; the client saw no failure".to_owned(),
+        None => String::new(),
+    };
+    let told = |line: &&str| line.contains(&verdict) && line.contains(&client);
+    let comments = text.lines().filter(told).count();
     let good = output.status.success() && comments == 1 && !text.contains("Malformed");
-    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict}")))
+    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict} {client}")))
 }
 
 /// Ids of the captures that an agent lists.

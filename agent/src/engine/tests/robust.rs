@@ -11,7 +11,8 @@ use crate::engine::{Slot, Tracked};
 use crate::http1::Finding;
 use crate::limits::Limits;
 use crate::model::{
-    Cause, Direction, Errno, HopId, IcmpError, Input, Proof, TcpFlags, TcpState, Timestamp,
+    Cause, Direction, Errno, HopId, IcmpError, IcmpKind, Input, Proof, TcpFlags, TcpState,
+    Timestamp,
 };
 
 #[test]
@@ -292,11 +293,16 @@ fn time_of_another_hop_does_not_stretch_this_one() {
         netns: 0,
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         from_self: true,
+        kind: IcmpKind::Unreachable,
         code: 1,
         local: "10.0.0.1:1".parse().unwrap(),
         upstream: "10.0.0.3:80".parse().unwrap(),
     };
-    sim.engine.handle(late, Input::Icmp(stray));
+    let input = Input::Icmp {
+        error: stray,
+        packet: &[],
+    };
+    sim.engine.handle(late, input);
     sim.open().request().ms(30).upstream_fin();
     let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
     let duration = event.exchange.unwrap().duration_ms;
