@@ -237,7 +237,7 @@ mod tests {
             syn,
             piece(100, b"\0\x01y"),
         ]);
-        assert_eq!(all, [(b"y".to_vec(), 1)]);
+        assert_eq!(all, [(vec![], 0), (b"y".to_vec(), 1)]);
     }
 
     #[test]

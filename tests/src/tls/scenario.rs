@@ -552,8 +552,9 @@ pub fn inside(versions: Versions) -> Vec<Scenario> {
         .filter_map(|plain| match plain.behaviour {
             // An alert inside of TLS is nothing that anybody sends.
             Some(Behaviour::Reply([21, 3, ..], _)) => None,
-            Some(Behaviour::Answer(bytes)) => Some(served(plain, bytes, Close::Notify)),
-            Some(Behaviour::Reply(bytes, End::Fin)) => Some(served(plain, bytes, Close::Notify)),
+            Some(Behaviour::Answer(bytes) | Behaviour::Reply(bytes, End::Fin)) => {
+                Some(served(plain, bytes, Close::Notify))
+            }
             Some(Behaviour::Reply(bytes, end)) => Some(served(plain, bytes, Close::Without(end))),
             _ => None,
         })
