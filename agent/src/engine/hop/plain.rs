@@ -32,9 +32,9 @@ impl Hop {
         out
     }
 
-    /// The connection ended, and what the upstream sent was not read to its end: how its response ends is
-    /// not known.
-    pub(super) fn leave_unread(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
+    /// The connection ended, and how the response ends is not known: what the upstream sent was not read to
+    /// its end, or its text was lost.
+    pub(super) fn leave_unjudged(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
         let mut status = self.exchanges.response.status();
         for open in &mut self.exchanges.open {
             let status = status.take();

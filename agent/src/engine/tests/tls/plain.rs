@@ -227,12 +227,59 @@ fn a_gateway_that_closes_on_a_close_notify_was_left() {
     let mut sim = Sim::live("haproxy");
     sim.hello(&hello()).reply(&server_13());
     sim.send(&finished_13()).ack().send(&data(180)).ack();
-    sim.reply(&data(ALERT)).gateway_fin().ms(100);
-    sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    sim.reply(&data(ALERT)).gateway_fin().upstream_fin().ms(100);
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    let told: Vec<_> = event.evidence.iter().map(|one| &*one.what).collect();
+    assert!(told.contains(&"upstream_farewell"), "{told:?}");
     let (mut sim, mut inside) = begin();
     inside.write(&mut sim, GET);
     sim.reply(&data(ALERT));
     inside.dry(&mut sim);
+    sim.gateway_fin().upstream_fin().ms(100);
+    sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+}
+
+#[test]
+fn a_record_like_an_alert_without_a_fin_says_nothing() {
+    let mut sim = Sim::live("haproxy");
+    sim.hello(&hello()).reply(&server_13());
+    sim.send(&finished_13()).ack().send(&data(180)).ack();
+    sim.reply(&data(ALERT)).gateway_fin().ms(1000);
+    sim.expect_none();
+    assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
+}
+
+#[test]
+fn a_record_of_two_bytes_is_no_farewell() {
+    const SOME: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello";
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, SOME);
+    // The end of the chunk by itself; then the client leaves, and with it the gateway.
+    inside.read(&mut sim, b"\r\n");
+    sim.ms(200)
+        .gateway_fin()
+        .upstream_fin()
+        .ms(100)
+        .expect_none();
+    // The same of what the gateway writes: the upstream closed first.
+    let (mut sim, mut inside) = begin();
+    inside.write(
+        &mut sim,
+        b"POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n",
+    );
+    inside.write(&mut sim, b"ab");
+    sim.upstream_fin();
+    inside.dry(&mut sim);
     sim.gateway_fin().ms(100);
     sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
+}
+
+#[test]
+fn a_reply_whose_text_was_lost_is_not_missing() {
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    sim.reply(&data(OK.len() + ADDED));
+    sim.ms(120_000).gateway_fin().ms(1000).expect_none();
+    assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
 }
