@@ -279,8 +279,15 @@ impl Engine {
         }
     }
 
-    /// Gives out the events that wait for what clients got, with nothing said of that.
+    /// Gives out the events that wait: for word of the upstream, and for what clients got, with nothing said
+    /// of that.
     pub fn flush(&mut self) {
+        let mut live: Vec<_> = self.hops.keys().copied().collect();
+        // The table's order is random; the events' must not be.
+        live.sort_unstable();
+        for id in live {
+            self.tell_held(id);
+        }
         self.answers.flush();
         self.tell_answers();
     }
