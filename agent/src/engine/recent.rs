@@ -77,6 +77,10 @@ impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
         (value, forgotten)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, (_, value))| (key, value))
     }

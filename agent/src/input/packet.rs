@@ -4,7 +4,7 @@
 //! that the capture cut short and for the oversized ones that segmentation offload makes. Leaves
 //! alone what checksums say: offload makes them wrong on healthy hosts.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use thiserror::Error;
 
@@ -84,11 +84,13 @@ pub struct TcpPacket<'a> {
 
 impl<'a> TcpPacket<'a> {
     /// The packet as a segment of a hop.
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and what it returns is large"
+    )]
+    #[inline(always)]
     pub const fn segment(&self, direction: Direction) -> Segment<'a> {
-        let (local, upstream) = match direction {
-            Direction::ToUpstream => (self.src, self.dst),
-            Direction::FromUpstream => (self.dst, self.src),
-        };
+        let (local, upstream) = self.ends(direction);
         Segment {
             direction,
             local,
@@ -104,6 +106,33 @@ impl<'a> TcpPacket<'a> {
             packet: &[],
         }
     }
+
+    /// The gateway's end and the upstream's.
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and what it returns is large"
+    )]
+    #[inline(always)]
+    const fn ends(&self, direction: Direction) -> (SocketAddr, SocketAddr) {
+        let to = matches!(direction, Direction::ToUpstream);
+        match (self.src, self.dst) {
+            // As numbers: to choose from what lies in memory takes longer.
+            (SocketAddr::V4(src), SocketAddr::V4(dst)) => {
+                let (src, src_port) = (src.ip().to_bits(), src.port());
+                let (dst, dst_port) = (dst.ip().to_bits(), dst.port());
+                let (local, local_port) = if to { (src, src_port) } else { (dst, dst_port) };
+                let (upstream, port) = if to { (dst, dst_port) } else { (src, src_port) };
+                (v4(local, local_port), v4(upstream, port))
+            }
+            (src, dst) if to => (src, dst),
+            (src, dst) => (dst, src),
+        }
+    }
+}
+
+#[inline]
+const fn v4(address: u32, port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(address), port))
 }
 
 /// A UDP datagram.

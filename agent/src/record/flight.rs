@@ -99,6 +99,12 @@ struct HeardError {
     wire_len: u32,
 }
 
+/// Whether so much time has passed. What is well ahead of now was seen before the clock was set back, which is
+/// long ago: else it would be kept until the clock has come there again.
+fn is_past(now: Timestamp, since: Timestamp, time: Duration) -> bool {
+    now.since(since) >= time || since > now.after(LINGER)
+}
+
 /// Length of an IP packet by its own header.
 fn wire_len(packet: &[u8]) -> u32 {
     let length = |at: usize| {
@@ -338,7 +344,7 @@ impl Flight {
     /// once everything that happened until `now` was seen and judged.
     pub fn tick(&mut self, now: Timestamp, is_over: impl Fn(HopId) -> bool) {
         while let Some((since, hop)) = self.closing.front().copied() {
-            if now.since(since) < GRACE {
+            if !is_past(now, since, GRACE) {
                 break;
             }
             self.closing.pop_front();
@@ -349,12 +355,12 @@ impl Flight {
             }
         }
         while let Some((since, hop)) = self.lingering.front().copied() {
-            if now.since(since) < LINGER {
+            if !is_past(now, since, LINGER) {
                 break;
             }
             self.lingering.pop_front();
             if let Some(packets) = self.hops.get_mut(&hop) {
-                if packets.last_seen > since {
+                if packets.last_seen > since && packets.last_seen <= now {
                     self.lingering.push_back((packets.last_seen, hop));
                 } else {
                     self.forget(hop);
@@ -362,7 +368,7 @@ impl Flight {
             }
         }
         while let Some(heard) = self.errors.front()
-            && now.since(heard.at) > ERROR_AGE
+            && is_past(now, heard.at, ERROR_AGE)
         {
             self.errors.pop_front();
         }

@@ -209,6 +209,21 @@ fn closed_hops_that_may_be_judged_are_kept_longer() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_nothing_for_longer() {
+    let mut flight = Flight::new(RecordLimits::default());
+    for (hop, is_over) in [(HopId(1), true), (HopId(2), false)] {
+        see(&mut flight, hop, 3_600_000, false, TcpFlags::RST, b"");
+        flight.tick(at(3_600_300), |_| is_over);
+    }
+    see(&mut flight, HopId(3), 3_600_400, false, TcpFlags::RST, b"");
+    see(&mut flight, HOP, 10, false, TcpFlags::RST, b"");
+    flight.tick(at(20), |_| true);
+    assert_eq!(flight.hops.keys().copied().collect::<Vec<_>>(), [HOP]);
+    flight.tick(at(210), |_| true);
+    assert_eq!((flight.hops.len(), flight.bytes), (0, 0));
+}
+
+#[test]
 fn what_is_held_outlasts_other_exchanges() {
     let mut flight = Flight::new(RecordLimits::default());
     exchange(&mut flight, 0, "a");
@@ -293,8 +308,8 @@ fn errors_are_kept_by_the_ends_that_they_quote() {
         flight.see(at(1), &input);
     }
     assert_eq!((flight.errors.len(), flight.errors_evicted), (ERRORS, 1));
-    flight.tick(at(60_001), |_| true);
+    flight.tick(at(60_000), |_| true);
     assert_eq!(flight.errors.len(), ERRORS);
-    flight.tick(at(60_002), |_| true);
+    flight.tick(at(60_001), |_| true);
     assert_eq!(flight.errors.len(), 0);
 }

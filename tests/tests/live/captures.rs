@@ -3,15 +3,22 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hopscope_tests::agent::{Agent, Event, analyze};
 use hopscope_tests::cleanup::Directory;
+use hopscope_tests::clock::Deadline;
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::{Shown, failures};
+use hopscope_tests::status;
 use hopscope_tests::watch::{Played, Watch};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use serde_json::Value;
+
+/// Time that a few kilobytes last at the most.
+const FULL: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_failure_leaves_packets_that_tell_its_cause() {
@@ -39,6 +46,65 @@ fn every_failure_leaves_packets_that_tell_its_cause() {
     let after = listed(&again).unwrap();
     let lost: Vec<_> = before.iter().filter(|id| !after.contains(id)).collect();
     assert!(lost.is_empty(), "{lost:?} are gone");
+}
+
+/// A file system of a few kilobytes over a directory, for as long as the value lives.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn over(directory: &'a Path) -> Self {
+        let flags = MountFlags::empty();
+        mount("none", directory, "tmpfs", flags, c"size=12k").unwrap();
+        Self(directory)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // The agent may have a file open there.
+        let _ = unmount(self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_and_deleted_files_cost_captures_and_nothing_else() {
+    let all = failures();
+    let failing = all.iter().find(|one| one.name == "closed_no_response");
+    let scenarios = [failing.unwrap().clone()];
+    let watch = Watch::start(&[Kind::Nginx], &scenarios).unwrap();
+    let captured = || {
+        let [one] = <[Played<'_>; 1]>::try_from(watch.play(&scenarios).unwrap()).unwrap();
+        let [event] = <[Event; 1]>::try_from(one.events).unwrap();
+        assert_eq!(event.cause, "tcp.closed_no_response");
+        event.capture_id
+    };
+    let counted = |name: &str| {
+        let counters = status::counters(watch.agent()).unwrap();
+        counters.iter().find(|(known, _)| known == name).unwrap().1
+    };
+    let id = captured().unwrap();
+    let directory = watch.agent().captures();
+    {
+        // Its files are gone at the same time.
+        let _small = Small::over(directory);
+        let deadline = Deadline::after(FULL);
+        while captured().is_some() {
+            assert!(!deadline.passed(), "the disk is not full");
+        }
+        assert_eq!(counted("captures_files_gone"), 1);
+        assert_eq!(counted("captures_write_errors"), 1);
+        assert!(watch.agent().log().contains("nothing is recorded for 30 s"));
+        let refused = watch.agent().ask_captures(&["pull", &id, "-o", "-"]);
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("there is no capture")
+        );
+    }
+    assert_eq!(captured(), None, "nothing is recorded for a while");
+    assert_eq!(counted("captures_write_errors"), 1);
+    assert!(counted("captures_not_written") >= 2);
 }
 
 /// What is wrong with the capture of a scenario.

@@ -237,7 +237,7 @@ impl Hop {
         if std::mem::replace(&mut self.setup_judged, true) {
             return;
         }
-        out.judged.push(Judged {
+        out.judge(Judged {
             at,
             verdict: connect_late(elapsed, EvidenceSource::Packet),
             exchange: None,
@@ -255,7 +255,7 @@ impl Hop {
         if let Some((answered, source)) = self.connect.late
             && elapsed >= cx.patience
         {
-            out.judged.push(Judged {
+            out.judge(Judged {
                 at: end,
                 verdict: connect_late(answered.since(self.opened), source),
                 exchange: None,

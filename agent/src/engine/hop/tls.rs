@@ -100,7 +100,7 @@ impl Hop {
         let mut exchange = None;
         for open in &mut self.exchanges.open {
             if !std::mem::replace(&mut open.judged, true) {
-                out.finished.push(Finished::of(open, None));
+                out.news().finished.push(Finished::of(open, None));
                 exchange.get_or_insert_with(|| open.snapshot());
             }
         }
