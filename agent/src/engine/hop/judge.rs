@@ -299,6 +299,7 @@ impl Hop {
             return;
         };
         self.ended = true;
+        self.judge_cut_record(at, ended, cx, out);
         self.end_of_tls(at, cx, out);
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
