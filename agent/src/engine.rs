@@ -38,8 +38,8 @@ use self::traffic::AllFinished;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags, TcpState,
-    Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Segment, Signal, Target, TcpFlags,
+    TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::Ends;
@@ -127,8 +127,8 @@ pub struct Engine {
     deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
-    /// Events to be polled, and whether [`Engine::poll_judged`] gave them before.
-    events: VecDeque<(HopEvent, bool)>,
+    /// Events to be polled.
+    events: VecDeque<HopEvent>,
     /// Boxes of hops that are over, to be used again.
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
@@ -212,6 +212,10 @@ impl Engine {
         self.now = self.now.max(at);
         match input {
             Input::Segment { hop, segment } => self.handle_segment(at, hop, &segment),
+            Input::Plaintext { hop, text } => {
+                self.stats.plaintexts += 1;
+                self.with_hop(hop, |hop, cx| hop.plaintext(at, &text, cx));
+            }
             Input::Signal { hop, signal } => self.signal(at, hop, signal),
             Input::ConnectFailed {
                 process,
@@ -237,7 +241,7 @@ impl Engine {
                 call,
                 errno,
             } => self.answers.socket_failed(at, process, turn, call, errno),
-            Input::Icmp(icmp) => self.icmp(at, icmp),
+            Input::Icmp { error, .. } => self.icmp(at, error),
             Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
@@ -275,8 +279,15 @@ impl Engine {
         }
     }
 
-    /// Gives out the events that wait for what clients got, with nothing said of that.
+    /// Gives out the events that wait: for word of the upstream, and for what clients got, with nothing said
+    /// of that.
     pub fn flush(&mut self) {
+        let mut live: Vec<_> = self.hops.keys().copied().collect();
+        // The table's order is random; the events' must not be.
+        live.sort_unstable();
+        for id in live {
+            self.tell_held(id);
+        }
         self.answers.flush();
         self.tell_answers();
     }
@@ -303,12 +314,6 @@ impl Engine {
     /// The next event, if one was decided.
     #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
-        self.poll_told().map(|(event, _)| event)
-    }
-
-    /// The same, and whether [`Engine::poll_judged`] gave it before.
-    #[inline]
-    pub fn poll_told(&mut self) -> Option<(HopEvent, bool)> {
         self.events.pop_front()
     }
 
@@ -322,7 +327,7 @@ impl Engine {
     /// The next event that was judged just now and waits for what the gateway's client gets. Its packets
     /// are at hand now, and may not be when it is polled. Events that wait for nothing are not given here.
     #[inline]
-    pub fn poll_judged(&mut self) -> Option<&mut HopEvent> {
+    pub fn poll_judged(&mut self) -> Option<&HopEvent> {
         self.answers.show()
     }
 
@@ -348,6 +353,11 @@ impl Engine {
         };
         let timers = earlier(self.timers.next(), over);
         earlier(earlier(timers, answers), self.names.next_due())
+    }
+
+    /// Whether nothing more will be said of a hop: it went well or was judged, or is not tracked.
+    pub fn is_over(&self, hop: HopId) -> bool {
+        !matches!(self.hops.get(&hop), Some(Slot::Live(_)))
     }
 
     /// Hops tracked now, those that are over left out.
@@ -584,6 +594,10 @@ impl Engine {
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
+        // Of the others the kernel makes what it needs: they are kept as evidence alone.
+        if icmp.kind != IcmpKind::Unreachable {
+            return;
+        }
         let ends = Ends::new(icmp.local, icmp.upstream);
         let known = self.hop_of((icmp.netns, ends));
         let Some(id) = known.or_else(|| self.hop_of((0, ends))) else {

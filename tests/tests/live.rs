@@ -6,6 +6,7 @@ mod live {
     pub(crate) mod attached;
     pub(crate) mod captures;
     mod dns;
+    mod plaintext;
     pub(crate) mod status;
     mod stopped;
     mod tls;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::access::ServerFlags;
+use super::access::{ServerFlags, reload_on};
 use super::output::{Format, Out};
 use super::{CliError, config, runtime};
 use crate::collector::{Collector, Sink, serve_collector};
@@ -70,6 +70,7 @@ async fn collect(
 ) -> Result<(), CliError> {
     let mut signal = runtime::StopSignal::new()?;
     let mut listener = Listener::bind(listen).await.map_err(CliError::failed)?;
+    tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
     if let Some(tls) = tls {
         listener = listener.with_tls(tls);
     }

@@ -38,15 +38,19 @@ pub(super) struct Run {
     pub(super) collectors: Vec<String>,
     pub(super) node: Option<String>,
     pub(super) snap_len: Option<ByteSize>,
+    pub(super) request_head: Option<ByteSize>,
+    pub(super) response_head: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
     pub(super) recent: Option<usize>,
     pub(super) slow_first_byte: Option<Wait>,
     pub(super) packets_of: Vec<PathBuf>,
     pub(super) no_system_calls: bool,
+    pub(super) tls_plaintext: bool,
     pub(super) kernel_log: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
     no_captures: bool,
     capture_dir: Option<PathBuf>,
@@ -67,6 +71,7 @@ impl Run {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }
@@ -125,6 +130,7 @@ pub(super) struct Collect {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
 }
 
@@ -135,6 +141,7 @@ impl Collect {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }

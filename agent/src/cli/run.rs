@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::access::{CollectorFlags, ServerFlags};
+use super::access::{CollectorFlags, ServerFlags, reload_on};
 use super::record::RecordFlags;
 use super::size::ByteSize;
 use super::wait::Wait;
 use super::watch::Watcher;
 use super::{CliError, clock, config, runtime};
-use hopscope_ebpf::MAX_SNAP_LEN;
+use hopscope_ebpf::{MAX_HEAD_LEN, MAX_SNAP_LEN, MIN_HEAD_LEN};
 
 use crate::engine::{self, Engine};
 use crate::limits::Limits;
@@ -57,6 +57,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES")]
     snap_len: Option<ByteSize>,
 
+    /// Payload bytes of a request that are held back in the kernel until it is known whether its exchange
+    /// matters, from 64 to 2048 [default: 2048].
+    #[arg(long, value_name = "BYTES")]
+    request_head: Option<ByteSize>,
+
+    /// The same of a response [default: 2048].
+    #[arg(long, value_name = "BYTES")]
+    response_head: Option<ByteSize>,
+
     /// Size of the ring between kernel and agent, such as 8M.
     #[arg(long, value_name = "BYTES")]
     ring_size: Option<ByteSize>,
@@ -75,6 +84,12 @@ pub(super) struct Args {
     /// and a connect that fails before its first SYN, or to a unix socket, is not seen.
     #[arg(long)]
     no_system_calls: bool,
+
+    /// Read what gateways write and read inside TLS, where their TLS library can be asked: exchanges over
+    /// TLS are then judged and captured like others, secrets masked the same way. It costs four
+    /// breakpoints or more for each exchange over TLS.
+    #[arg(long)]
+    tls_plaintext: bool,
 
     /// Name of this node on every event [default: the host's name].
     #[arg(long, value_name = "NAME")]
@@ -140,6 +155,24 @@ impl Settings {
             }
             live.snap_len = bytes;
         }
+        let heads = [
+            ("request_head", args.request_head.or(file.request_head)),
+            ("response_head", args.response_head.or(file.response_head)),
+        ];
+        for ((name, given), head) in heads
+            .into_iter()
+            .zip([&mut live.request_head, &mut live.response_head])
+        {
+            let Some(ByteSize(bytes)) = given else {
+                continue;
+            };
+            if !(MIN_HEAD_LEN..=MAX_HEAD_LEN).contains(&bytes) {
+                return Err(CliError::usage(format!(
+                    "{name} {bytes} is out of range: give {MIN_HEAD_LEN} to {MAX_HEAD_LEN} bytes"
+                )));
+            }
+            *head = bytes;
+        }
         if let Some(ByteSize(bytes)) = args.ring_size.or(file.ring_size) {
             if bytes < MIN_RING_BYTES {
                 let least =
@@ -153,6 +186,7 @@ impl Settings {
         }
         live.packets_of = given(args.packets_of, file.packets_of);
         live.system_calls = !(args.no_system_calls || file.no_system_calls);
+        live.tls_plaintext = args.tls_plaintext || file.tls_plaintext;
         live.kernel_log = args.kernel_log || file.kernel_log;
         let collectors = collector_tls.endpoints(&given(args.collectors, file.collectors))?;
         let host = rustix::system::uname();
@@ -212,8 +246,10 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     }
     .transpose()
     .map_err(CliError::failed)?;
+    let reload = runtime::ReloadSignal::new()?;
+    tokio::spawn(reload_on(reload, settings.tls.clone()));
     if let Some(tls) = settings.tls {
-        metrics = metrics.map(|metrics| metrics.with_tls(tls.clone()));
+        metrics = metrics.map(|metrics| metrics.with_tls_for_http1(tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

@@ -9,8 +9,8 @@ use super::Bytes;
 use crate::engine::{Config, Engine, UpstreamTally};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Proof,
+    ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -332,14 +332,18 @@ impl World {
                 let from_self = data.u8() & 1 != 0;
                 self.input(
                     hop,
-                    Input::Icmp(IcmpError {
-                        netns: 0,
-                        from: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
-                        from_self,
-                        code,
-                        local: ends.local,
-                        upstream: ends.upstream,
-                    }),
+                    Input::Icmp {
+                        error: IcmpError {
+                            netns: 0,
+                            from: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
+                            from_self,
+                            kind: IcmpKind::Unreachable,
+                            code,
+                            local: ends.local,
+                            upstream: ends.upstream,
+                        },
+                        packet: &[],
+                    },
                 );
             }
             13 => {

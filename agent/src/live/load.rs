@@ -102,11 +102,15 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let traced = calls::layout(&mut globals);
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
+        ("REQUEST_HEAD", LiveConfig::head(config.request_head)),
+        ("RESPONSE_HEAD", LiveConfig::head(config.response_head)),
         ("SAMPLE", config.sample),
         ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),
+        ("STACK_AT", tls::STACK_AND_RESULT.0),
+        ("RESULT_AT", tls::STACK_AND_RESULT.1),
     ]);
 
     let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };

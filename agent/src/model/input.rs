@@ -18,6 +18,13 @@ pub enum Input<'a> {
         /// The segment.
         segment: Segment<'a>,
     },
+    /// What the gateway wrote to a hop, or read from it, inside TLS.
+    Plaintext {
+        /// The hop it belongs to.
+        hop: HopId,
+        /// What it was.
+        text: Plaintext<'a>,
+    },
     /// A kernel fact about a hop.
     Signal {
         /// The hop it is about.
@@ -69,7 +76,12 @@ pub enum Input<'a> {
         turn: Turn,
     },
     /// An ICMP error that quotes a segment of some hop.
-    Icmp(IcmpError),
+    Icmp {
+        /// What it says.
+        error: IcmpError,
+        /// The message, from the IP header on; empty where the source keeps none.
+        packet: &'a [u8],
+    },
     /// A DNS message between a gateway and a resolver.
     Dns(DnsMessage<'a>),
     /// The source lost records: every hop that is open now may have missed some.
@@ -118,6 +130,21 @@ pub struct Segment<'a> {
     pub ip_id: Option<u16>,
 }
 
+/// What the gateway's TLS library took from the gateway for the upstream, or gave to it, in one call. Where
+/// the gateway asked for more and there was none, it is empty: everything that the upstream had sent by then
+/// was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plaintext<'a> {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Bytes of the same direction before it, inside TLS.
+    pub offset: u64,
+    /// The first bytes of it, as many as were captured.
+    pub payload: &'a [u8],
+    /// How many there were.
+    pub len: u32,
+}
+
 /// A DNS message over UDP, or one that was cut out of a TCP stream.
 #[derive(Clone, Debug)]
 pub struct DnsMessage<'a> {
@@ -133,7 +160,8 @@ pub struct DnsMessage<'a> {
     pub resolver: SocketAddr,
     /// Whether it came over TCP.
     pub tcp: bool,
-    /// The captured bytes of the message.
+    /// The captured bytes of the message; empty, with no length, where bytes of a TCP stream were missed, so
+    /// that messages may have been.
     pub payload: &'a [u8],
     /// Its length on the wire.
     pub wire_len: u32,
@@ -241,7 +269,18 @@ pub enum LibraryFact {
     },
 }
 
-/// An ICMP or `ICMPv6` "destination unreachable" that quotes a segment to an upstream.
+/// The errors of ICMP (RFC 792) and `ICMPv6` (RFC 4443) that concern a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpKind {
+    /// "Destination unreachable"; for IPv4 also "fragmentation needed", which is its code 4.
+    Unreachable,
+    /// "Packet too big", of IPv6 only.
+    TooBig,
+    /// "Time exceeded".
+    TimeExceeded,
+}
+
+/// An ICMP or `ICMPv6` error that quotes a segment to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     /// Inode of the network namespace it arrived in, or zero from a file.
@@ -250,6 +289,8 @@ pub struct IcmpError {
     pub from: IpAddr,
     /// Whether `from` is an address of the gateway host itself.
     pub from_self: bool,
+    /// Which error it is.
+    pub kind: IcmpKind,
     /// ICMP code: RFC 792 and RFC 1812 section 5.2.7.1 for IPv4, RFC 4443 section 3.1 for IPv6.
     pub code: u8,
     /// The gateway's end, from the quoted segment.

@@ -1,7 +1,9 @@
 //! One capture as one pcapng section (draft-ietf-opsawg-pcapng), and back to its place in the index.
 //!
 //! A section is: its header with the gateway process as a comment and the event as JSON in a custom
-//! option, one interface (raw IP, nanoseconds), the packets, and a seal. Sections one after another are
+//! option, one interface (raw IP, nanoseconds), the packets, and a seal. What the gateway's TLS library showed
+//! of the inside comes on a second interface, as Wireshark exports what it decrypts, each piece with a
+//! comment that says so. Sections one after another are
 //! a valid file, so a file of the store opens in Wireshark as it is. The verdict is the comment of the
 //! packet that decided it.
 //!
@@ -12,12 +14,15 @@
 //! Checksums in the packets are left as they were captured: those of a packet whose bytes were masked
 //! no longer fit, and tools that verify them can tell.
 
+use core::net::SocketAddr;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use flate2::Crc;
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, CaptureId, CaptureInfo, CapturedPacket, ExchangeLine};
+use crate::input::pdu::is_pdu;
 use crate::model::{Cause, Direction, EvidenceSource, HopEvent, Timestamp};
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -29,6 +34,8 @@ const ENTERPRISE: u32 = 32473;
 const MAGIC: u32 = 0x1a2b_3c4d;
 /// Raw IPv4 or IPv6.
 const LINK_RAW: u16 = 101;
+/// What is inside TLS: [`crate::input::pdu`].
+const LINK_PDU: u16 = 252;
 
 const OPT_END: u16 = 0;
 const OPT_COMMENT: u16 = 1;
@@ -86,24 +93,40 @@ struct Read {
     capture: Meta,
 }
 
-/// A capture as a section, sealed for a file with `salt`.
-pub(super) fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
+/// A capture as a section that wants only its seal, and what the index holds about it.
+pub(super) struct Unsealed {
+    bytes: Vec<u8>,
+    info: CaptureInfo,
+}
+
+impl Unsealed {
+    /// What the index holds about it, as [`read_info`] reads it from the section.
+    pub(super) const fn info(&self) -> &CaptureInfo {
+        &self.info
+    }
+
+    /// The whole section, for a file with `salt`.
+    pub(super) fn seal(mut self, salt: u64) -> (Vec<u8>, CaptureInfo) {
+        let checksum = checksum(&self.bytes, salt);
+        seal(&mut self.bytes, checksum);
+        (self.bytes, self.info)
+    }
+}
+
+/// A capture as a section.
+pub(super) fn write(capture: &Capture, id: CaptureId) -> Unsealed {
     let held: usize = capture
         .packets
         .iter()
         .map(|kept| kept.bytes.len() + 96)
         .sum();
     let mut out = Vec::with_capacity(held + 4096);
-    section_header(&mut out, capture, id);
-    block(&mut out, INTERFACE, |out| {
-        out.extend(LINK_RAW.to_le_bytes());
-        out.extend([0; 2]);
-        // No limit: packets are cut each at its own place.
-        out.extend(0u32.to_le_bytes());
-        option(out, IF_NAME, b"hop");
-        option(out, IF_RESOLUTION, &[9]);
-        option(out, OPT_END, &[]);
-    });
+    let meta = Meta::of(capture, id);
+    section_header(&mut out, capture, &meta);
+    interface(&mut out, LINK_RAW, b"hop");
+    if capture.packets.iter().any(|kept| is_pdu(&kept.bytes)) {
+        interface(&mut out, LINK_PDU, b"inside TLS");
+    }
     let comment = capture.event.as_ref().map(verdict_line);
     let decisive = decisive_packet(capture);
     for (index, kept) in capture.packets.iter().enumerate() {
@@ -115,9 +138,26 @@ pub(super) fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
     if let Some(field) = out.get_mut(16..SECTION_FIXED) {
         field.copy_from_slice(&length.to_le_bytes());
     }
-    let checksum = checksum(&out, salt);
-    seal(&mut out, checksum);
-    out
+    let info = CaptureInfo {
+        id,
+        time: capture.time,
+        node: if meta.node.len() == capture.node.len() {
+            Arc::clone(&capture.node)
+        } else {
+            Arc::from(meta.node)
+        },
+        event_id: meta.event_id,
+        cause: capture.event.as_ref().map(|event| event.cause),
+        upstream: capture.upstream,
+        exchange: ExchangeLine {
+            method: meta.method,
+            path: meta.path,
+            status: meta.status,
+        },
+        packets: meta.packets,
+        bytes: (out.len() + SEAL_LEN) as u64,
+    };
+    Unsealed { bytes: out, info }
 }
 
 fn seal(out: &mut Vec<u8>, checksum: u32) {
@@ -139,7 +179,7 @@ fn checksum(bytes: &[u8], salt: u64) -> u32 {
     crc.sum()
 }
 
-fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
+fn section_header(out: &mut Vec<u8>, capture: &Capture, meta: &Meta) {
     block(out, SECTION, |out| {
         out.extend(MAGIC.to_le_bytes());
         out.extend([1, 0, 0, 0]);
@@ -152,7 +192,7 @@ fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
         );
         let application = concat!("hopscope ", env!("CARGO_PKG_VERSION"));
         option(out, SHB_APPLICATION, application.as_bytes());
-        let json = json(capture, id);
+        let json = json(capture, meta);
         let mut value = Vec::with_capacity(json.len() + 12);
         value.extend(ENTERPRISE.to_le_bytes());
         value.extend(OURS);
@@ -162,32 +202,39 @@ fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
     });
 }
 
-fn json(capture: &Capture, id: CaptureId) -> String {
-    let event = capture.event.as_ref();
-    let line = &capture.exchange;
-    let meta = Meta {
-        id: id.to_string(),
-        time_ns: capture.time.as_nanos(),
-        node: clip(&capture.node, 256).to_owned(),
-        event_id: event.map(|event| event.id.clone()),
-        cause: event.map(|event| event.cause.id().to_owned()),
-        upstream: capture.upstream.to_string(),
-        method: line
-            .method
-            .as_deref()
-            .map(|method| clip(method, 64).to_owned()),
-        path: line.path.as_deref().map(|path| clip(path, 1024).to_owned()),
-        status: line.status,
-        packets: u32::try_from(capture.packets.len()).unwrap_or(u32::MAX),
-    };
+impl Meta {
+    fn of(capture: &Capture, id: CaptureId) -> Self {
+        let event = capture.event.as_ref();
+        let line = &capture.exchange;
+        Self {
+            id: id.to_string(),
+            time_ns: capture.time.as_nanos(),
+            node: clip(&capture.node, 256).to_owned(),
+            event_id: event.map(|event| event.id.clone()),
+            cause: event.map(|event| event.cause.id().to_owned()),
+            upstream: capture.upstream.to_string(),
+            method: line
+                .method
+                .as_deref()
+                .map(|method| clip(method, 64).to_owned()),
+            path: line.path.as_deref().map(|path| clip(path, 1024).to_owned()),
+            status: line.status,
+            packets: u32::try_from(capture.packets.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn json(capture: &Capture, meta: &Meta) -> String {
     let write = |event| {
         serde_json::to_string(&Written {
-            capture: &meta,
+            capture: meta,
             event,
         })
     };
     // An event that is too large for an option is left out: the comment names its cause.
-    let whole = write(event).ok().filter(|json| json.len() <= MAX_JSON);
+    let whole = write(capture.event.as_ref())
+        .ok()
+        .filter(|json| json.len() <= MAX_JSON);
     whole.or_else(|| write(None).ok()).unwrap_or_default()
 }
 
@@ -219,6 +266,15 @@ fn verdict_line(event: &HopEvent) -> String {
         let rivals: Vec<_> = event.rivals.iter().map(|rival| rival.id()).collect();
         let _ = write!(line, "; or {}; {splitter}", rivals.join(", "));
     }
+    if let Some(answer) = &event.gateway_answer {
+        let client = SocketAddr::new(answer.client.address, answer.client.port);
+        let _ = match answer.status {
+            Some(status) => write!(line, "; client {client} got {status}"),
+            None => write!(line, "; client {client} got no answer"),
+        };
+    } else if event.hidden_from_client {
+        line += "; the client saw no failure";
+    }
     let line: String = line
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -226,17 +282,23 @@ fn verdict_line(event: &HopEvent) -> String {
     clip(&line, MAX_COMMENT).to_owned()
 }
 
-/// The packet that bears the verdict: the first of the upstream's with payload at the end of the
-/// capture where bytes decided, the last one otherwise.
+/// The packet that bears the verdict: the last of the upstream's with the decisive bytes where bytes
+/// decided, the last one up to the verdict otherwise.
 fn decisive_packet(capture: &Capture) -> usize {
     let last = capture.packets.len().saturating_sub(1);
     let Some(event) = &capture.event else {
         return last;
     };
-    let bytes = event
-        .evidence
-        .first()
-        .filter(|decisive| decisive.source == EvidenceSource::Packet && !decisive.bytes.is_empty());
+    // What came behind the verdict did not decide it, nor did it where everything is later.
+    let before = |kept: &CapturedPacket| kept.at <= event.time;
+    let last = capture.packets.iter().rposition(before).unwrap_or(last);
+    let bytes = event.evidence.first().filter(|decisive| {
+        let seen = matches!(
+            decisive.source,
+            EvidenceSource::Packet | EvidenceSource::TlsLibrary
+        );
+        seen && !decisive.bytes.is_empty()
+    });
     let Some(decisive) = bytes else {
         return last;
     };
@@ -247,11 +309,36 @@ fn decisive_packet(capture: &Capture) -> usize {
     capture.packets.iter().rposition(shows).unwrap_or(last)
 }
 
+fn interface(out: &mut Vec<u8>, link: u16, name: &[u8]) {
+    block(out, INTERFACE, |out| {
+        out.extend(link.to_le_bytes());
+        out.extend([0; 2]);
+        // No limit: packets are cut each at its own place.
+        out.extend(0u32.to_le_bytes());
+        option(out, IF_NAME, name);
+        option(out, IF_RESOLUTION, &[9]);
+        option(out, OPT_END, &[]);
+    });
+}
+
+/// What is said of a piece of what is inside TLS.
+const fn inside(direction: Direction) -> &'static str {
+    match direction {
+        Direction::ToUpstream => {
+            "inside TLS, as the gateway's TLS library took it (SSL_write): no packet of the wire"
+        }
+        Direction::FromUpstream => {
+            "inside TLS, as the gateway's TLS library gave it (SSL_read): no packet of the wire"
+        }
+    }
+}
+
 fn packet(out: &mut Vec<u8>, kept: &CapturedPacket, comment: Option<&str>) {
+    let is_inside = is_pdu(&kept.bytes);
     block(out, PACKET, |out| {
         let nanos = kept.at.as_nanos();
         let captured = u32::try_from(kept.bytes.len()).unwrap_or(u32::MAX);
-        out.extend(0u32.to_le_bytes());
+        out.extend(u32::from(is_inside).to_le_bytes());
         #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
         let (high, low) = ((nanos >> 32) as u32, nanos as u32);
         out.extend(high.to_le_bytes());
@@ -265,6 +352,9 @@ fn packet(out: &mut Vec<u8>, kept: &CapturedPacket, comment: Option<&str>) {
             Direction::ToUpstream => 2,
         };
         option(out, EPB_FLAGS, &inbound.to_le_bytes());
+        if is_inside {
+            option(out, OPT_COMMENT, inside(kept.direction).as_bytes());
+        }
         if let Some(comment) = comment {
             option(out, OPT_COMMENT, comment.as_bytes());
         }

@@ -1,7 +1,13 @@
 use std::process::Command;
 
 use super::*;
-use crate::record::testing::{START, at, capture, healthy};
+
+/// The whole section.
+fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
+    super::write(capture, id).seal(salt).0
+}
+use crate::model::GatewayAnswer;
+use crate::record::testing::{FROM, START, TO, at, capture, healthy, inside};
 
 fn section() -> Vec<u8> {
     write(&capture(START), CaptureId::at(START), 1)
@@ -22,6 +28,45 @@ fn the_index_comes_back() {
     assert_eq!((info.packets, info.bytes), (4, section.len() as u64));
     let sample = write(&healthy(START), CaptureId::at(START), 1);
     assert_eq!(read_info(&sample).unwrap().cause, None);
+    for capture in [capture(START), healthy(START)] {
+        let (section, info) = super::write(&capture, CaptureId::at(START)).seal(1);
+        assert_eq!(read_info(&section), Some(info));
+    }
+}
+
+#[test]
+fn the_verdict_tells_what_the_client_got() {
+    let mut event = crate::record::testing::event();
+    event.hidden_from_client = true;
+    assert!(verdict_line(&event).ends_with("; the client saw no failure"));
+    let answer = |status| GatewayAnswer {
+        status,
+        client: SocketAddr::from(([10, 0, 0, 9], 5000)).into(),
+        time: START,
+        method: None,
+        path: None,
+        host: None,
+        request_id: None,
+        latency_ms: 1.0,
+        attempts: Vec::new(),
+        candidates: Vec::new(),
+    };
+    event.gateway_answer = Some(Box::new(answer(Some(502))));
+    assert!(verdict_line(&event).ends_with("; client 10.0.0.9:5000 got 502"));
+    event.gateway_answer = Some(Box::new(answer(None)));
+    assert!(verdict_line(&event).ends_with("; client 10.0.0.9:5000 got no answer"));
+}
+
+#[test]
+fn what_comes_behind_the_verdict_does_not_bear_it() {
+    let mut late = capture(START);
+    let event = late.event.as_mut().unwrap();
+    event.evidence.clear();
+    event.time = late.packets[2].at;
+    assert_eq!(decisive_packet(&late), 2);
+    let event = late.event.as_mut().unwrap();
+    event.time = at(1000);
+    assert_eq!(decisive_packet(&late), 3);
 }
 
 #[test]
@@ -135,4 +180,57 @@ fn other_bytes_are_no_section() {
     let mut endless = section;
     endless[16..24].fill(0xff);
     assert_eq!(section_len(&endless), None);
+}
+
+#[test]
+fn what_was_inside_tls_is_shown_as_http_and_marked() {
+    let mut capture = capture(START);
+    capture.packets.push(inside(
+        at(5),
+        TO,
+        0,
+        b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n",
+    ));
+    let response = b"HTTP/1.1 418 No\r\nContent-Length: 0\r\n\r\n";
+    capture.packets.push(inside(at(6), FROM, 0, response));
+    let section = write(&capture, CaptureId::at(START), 1);
+    let mut reader = crate::source::Reader::open(&section[..]).unwrap();
+    let mut links = Vec::new();
+    while let Some(packet) = reader.next_packet().unwrap() {
+        links.push(packet.link.0);
+    }
+    assert_eq!(links, [101, 101, 101, 101, 252, 252]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.pcapng");
+    std::fs::write(&file, &section).unwrap();
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "frame.interface_name",
+        "-e",
+        "http.request.uri",
+        "-e",
+        "http.response.code",
+        "-e",
+        "tcp.srcport",
+        "-e",
+        "frame.comment",
+    ];
+    if let Some(text) = tshark(&file, &fields) {
+        let inside: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("inside TLS\t"))
+            .collect();
+        assert_eq!(inside.len(), 2, "{text}");
+        assert!(
+            inside[0].contains("/inner") && inside[0].contains("SSL_write"),
+            "{text}"
+        );
+        assert!(
+            inside[1].contains("418") && inside[1].contains("SSL_read"),
+            "{text}"
+        );
+        assert!(!text.contains("Malformed"), "{text}");
+    }
 }

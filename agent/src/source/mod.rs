@@ -226,6 +226,11 @@ impl<'e> Analysis<'e> {
     #[inline(never)]
     fn any_packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         let summary = &mut self.summary;
+        if packet.link == LinkType::PDU {
+            // What was inside TLS is for people: packets tell the rest.
+            summary.other += 1;
+            return;
+        }
         match parse_frame(packet.link, packet.data, packet.wire_len) {
             Ok(IpPacket::Dns(datagram)) => {
                 summary.dns += 1;
@@ -239,7 +244,10 @@ impl<'e> Analysis<'e> {
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;
                 if self.hops.is_from_gateway(quote.src, quote.dst) {
-                    let input = Input::Icmp(icmp_error(&quote));
+                    let input = Input::Icmp {
+                        error: icmp_error(&quote),
+                        packet: &[],
+                    };
                     feed(self.engine, packet.at, on_event, |engine| {
                         engine.handle(packet.at, input);
                     });
@@ -269,6 +277,7 @@ fn icmp_error(quote: &IcmpQuote) -> IcmpError {
         netns: 0,
         from: quote.from,
         from_self: quote.from == quote.src.ip(),
+        kind: quote.kind,
         code: quote.code,
         local: quote.src,
         upstream: quote.dst,

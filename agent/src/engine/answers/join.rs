@@ -75,6 +75,10 @@ pub(super) enum Paths {
 impl Fit {
     /// How well `attempt` fits; `None` where it cannot be behind `answer`.
     pub(super) fn of(answer: &Answer, attempt: &Attempt) -> Option<Self> {
+        // The times first: they tell most attempts from those of this request.
+        if attempt.began.after(SMALL) < answer.requested {
+            return None;
+        }
         let event = &attempt.event;
         if let Some(gateway) = &event.gateway {
             let process = &answer.process;
@@ -84,7 +88,7 @@ impl Fit {
             }
         }
         let failed = decided(event, attempt);
-        if attempt.began.after(SMALL) < answer.requested || failed > answer.at.after(SLACK) {
+        if failed > answer.at.after(SLACK) {
             return None;
         }
         let own = event.cause == Cause::UpstreamOwnError;
@@ -225,15 +229,10 @@ pub(super) fn chain(
     waiting: &VecDeque<Answer>,
 ) -> Vec<usize> {
     let client = answer.request.path();
-    let path = |attempt: &Attempt| {
-        let exchange = attempt.event.exchange.as_ref();
-        exchange.and_then(|exchange| exchange.path.clone())
-    };
     let rewritten = attempts.get(last).and_then(path);
     let for_request = |attempt: &Attempt| {
         let own = path(attempt);
-        (own.is_some() && own == rewritten)
-            || paths(own.as_deref(), client.as_deref()) != Paths::Other
+        (own.is_some() && own == rewritten) || paths(own, client.as_deref()) != Paths::Other
     };
     let mut chain = vec![last];
     let mut index = last;
@@ -262,28 +261,30 @@ pub(super) fn chain(
     chain
 }
 
+/// The path of the request that an attempt was made for, where it is known.
+fn path(attempt: &Attempt) -> Option<&str> {
+    attempt.event.exchange.as_ref()?.path.as_deref()
+}
+
 /// Attempts that an answer lists at most.
 const MAX_CHAIN: usize = 32;
 
 /// Whether `next` is another attempt for the request of `first`.
 fn is_retried(first: &Attempt, next: &Attempt) -> bool {
-    let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
-    let asked = |attempt: &Attempt| {
-        let exchange = attempt.event.exchange.as_ref();
-        exchange.map(|exchange| (exchange.method.clone(), exchange.path.clone()))
-    };
-    let same_request = match (asked(first), asked(next)) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    };
+    // Asked of all attempts: most end at the times.
+    if first.listed || first.began > next.began || first.event.time > next.began.after(SMALL) {
+        return false;
+    }
     let pause = next.began.since(first.event.time);
     let again = first.event.upstream == next.event.upstream && pause <= SAME_AGAIN;
-    !first.listed
+    let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
+    let same_request = match (&first.event.exchange, &next.event.exchange) {
+        (Some(one), Some(other)) => one.method == other.method && one.path == other.path,
+        _ => true,
+    };
+    (pause <= AT_ONCE || again)
         && first.event.gateway_answer.is_none()
         && pid(first) == pid(next)
         && same_request
         && first.event.cause != Cause::UpstreamOwnError
-        && first.event.time <= next.began.after(SMALL)
-        && first.began <= next.began
-        && (pause <= AT_ONCE || again)
 }

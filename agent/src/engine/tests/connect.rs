@@ -371,6 +371,12 @@ fn a_socket_may_be_connected_again() {
     sim.syn().refuse().ms(500);
     sim.open().request().reply(OK).gateway_fin().upstream_fin();
     sim.expect_refused();
+    // Or fail once more, in another way.
+    let mut sim = Sim::live("nginx");
+    sim.syn().refuse().ms(500);
+    sim.open().upstream_fin().gateway_fin().ms(1000);
+    let causes: Vec<_> = sim.events().iter().map(|event| event.cause).collect();
+    assert_eq!(causes, [Cause::TcpConnectRefused, Cause::TcpClosedOnAccept]);
 }
 
 #[test]
