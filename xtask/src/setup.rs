@@ -9,15 +9,15 @@ use crate::exec::{self, say};
 use crate::{host, toolchain};
 
 /// Real gateways, and the tools for the namespaces around them.
-const LIVE_PACKAGES: [&str; 6] = [
-    "nginx", "haproxy", "apache2", "openssl", "iproute2", "nftables",
+const LIVE_PACKAGES: [&str; 7] = [
+    "nginx", "haproxy", "apache2", "caddy", "openssl", "iproute2", "nftables",
 ];
 
 /// A linker for the host's own programs.
 const BUILD_PACKAGES: [&str; 1] = ["build-essential"];
 
 /// Packages that start a service when they are installed, under the same name.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "apache2"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "apache2", "caddy"];
 
 pub(crate) fn run() -> Result<()> {
     packages()?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{Verdict, fact, human};
 use crate::model::{
-    Cause, Errno, EvidenceSource, Exit, HopEvent, Phase, Process, Proof, SocketCall, Target,
-    Timestamp,
+    Cause, Errno, Evidence, EvidenceSource, Exit, HopEvent, Phase, Process, Proof, SocketCall,
+    Target, Timestamp,
 };
 
 /// A gateway that takes longer than this without an upstream waited for something.
@@ -40,6 +40,17 @@ pub struct SocketError {
     pub same_turn: bool,
 }
 
+/// Requests that waited for an upstream as the gateway answered another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// All of them.
+    pub requests: usize,
+    /// Those for the same path, begun before the other came.
+    pub same_path: usize,
+    /// Connections to upstreams in which nothing can be read.
+    pub opaque: usize,
+}
+
 /// What is known of an answer that no failed attempt explains.
 #[derive(Clone, Debug)]
 pub struct Unattempted {
@@ -59,13 +70,11 @@ pub struct Unattempted {
     pub failing_checks: usize,
     /// A failed system call.
     pub error: Option<SocketError>,
-    /// Requests of the process that waited for an upstream then.
-    pub in_flight: usize,
+    /// Requests of the process that waited for an upstream then, where that was looked at.
+    pub in_flight: Option<InFlight>,
     /// Those of them that may be for the same request as the answer: begun since then, and for no other
     /// path.
     pub unjudged: usize,
-    /// Connections of the process to upstreams in which nothing can be read.
-    pub opaque: usize,
 }
 
 /// The cause; `None` where an upstream may have been asked, so that nothing can be said.
@@ -78,7 +87,12 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     if let Some(verdict) = facts.error.and_then(socket_error) {
         return Some(verdict);
     }
-    if facts.touched > 0 || facts.unjudged > 0 || facts.opaque > 0 {
+    let InFlight {
+        requests,
+        same_path,
+        opaque,
+    } = facts.in_flight?;
+    if facts.touched > 0 || facts.unjudged > 0 || opaque > 0 {
         return None;
     }
     let nothing = format!(
@@ -87,10 +101,9 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     );
     let nothing = fact(EvidenceSource::Packet, "no_attempt", nothing);
     let waited = facts.latency >= AT_ONCE;
-    let in_flight = (facts.in_flight > 0).then(|| {
+    let in_flight = (requests > 0).then(|| {
         let text = format!(
-            "{} other requests of the process waited for their upstream then",
-            facts.in_flight
+            "{requests} other requests of the process waited for their upstream then, {same_path} of them for the same path"
         );
         fact(EvidenceSource::Packet, "in_flight", text)
     });
@@ -102,14 +115,20 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         status == 503
     };
     if waited && status == 503 && !is_nginx {
-        let verdict = verdict(Cause::PickQueueTimeout, Proof::Inferred, nothing).with(in_flight);
-        return Some(verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER));
+        // Who waits for a slot waits behind others. A tarpit makes clients wait for nobody.
+        let (cause, rival) = if requests > 0 {
+            (Cause::PickQueueTimeout, Cause::GwLocalAnswer)
+        } else {
+            (Cause::GwLocalAnswer, Cause::PickQueueTimeout)
+        };
+        let verdict = verdict(cause, Proof::Inferred, nothing).with(in_flight);
+        return Some(verdict.against(&[rival, Cause::UpstreamOwnError], SPLITTER));
     }
     if says_no_peer && !facts.earlier.is_empty() {
         let verdict =
             verdict(Cause::PickPassivelyEjected, Proof::Inferred, nothing).with(echo(facts));
         // The only way of nginx to take a peer out is the failures themselves.
-        return Some(if is_nginx && facts.in_flight == 0 {
+        return Some(if is_nginx && requests == 0 {
             verdict
         } else if is_nginx {
             verdict
@@ -120,6 +139,16 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
             verdict.against(&rivals, SPLITTER)
         });
     }
+    // nginx has no queue: a request that finds its upstream's connections taken is refused at once.
+    if is_nginx && says_no_peer && !waited && same_path > 0 {
+        let verdict = verdict(Cause::PickConnectionLimit, Proof::Inferred, nothing).with(in_flight);
+        let rivals = [
+            Cause::PickPassivelyEjected,
+            Cause::GwLocalAnswer,
+            Cause::UpstreamOwnError,
+        ];
+        return Some(verdict.against(&rivals, SPLITTER));
+    }
     if says_no_peer && facts.failing_checks > 0 && !is_nginx {
         let text = format!(
             "{} connects of the process failed lately that no client waited for: health checks",
@@ -129,7 +158,15 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         return Some(
             verdict(Cause::PickAllUnhealthy, Proof::Inferred, nothing)
                 .with([checks])
-                .against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER),
+                .against(
+                    &[
+                        Cause::PickEmptySet,
+                        Cause::PickNoRoute,
+                        Cause::GwLocalAnswer,
+                        Cause::UpstreamOwnError,
+                    ],
+                    SPLITTER,
+                ),
         );
     }
     // What an upstream says over a unix socket is not seen, so that its own status is always a rival.
@@ -139,6 +176,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         (502, true) => &[
             Cause::PickPassivelyEjected,
             Cause::PickConnectionLimit,
+            Cause::PickEmptySet,
             Cause::DnsNxdomain,
             Cause::UpstreamOwnError,
         ],
@@ -167,7 +205,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
 const SPLITTER: &str =
     "the gateway's own log line for this request, or its list of upstreams and their state";
 
-fn verdict(cause: Cause, proof: Proof, decisive: crate::model::Evidence) -> Verdict {
+fn verdict(cause: Cause, proof: Proof, decisive: Evidence) -> Verdict {
     Verdict::new(cause, proof, Phase::Pick, decisive)
 }
 
@@ -196,7 +234,7 @@ fn socket_error(error: SocketError) -> Option<Verdict> {
 }
 
 /// The failures that put the members aside, the last ones.
-fn echo(facts: &Unattempted) -> Vec<crate::model::Evidence> {
+fn echo(facts: &Unattempted) -> Vec<Evidence> {
     const MOST: usize = 8;
     let skipped = facts.earlier.len().saturating_sub(MOST);
     let listed = facts.earlier.iter().skip(skipped);
@@ -245,18 +283,39 @@ pub fn worker_died(event: &mut HopEvent, exit: Exit, pid: u32) {
     if !by_gateway {
         return;
     }
-    let info = Cause::GwWorkerDied.info();
-    event.cause = Cause::GwWorkerDied;
+    let text = format!("{} (pid {pid})", died(exit));
+    let decisive = fact(EvidenceSource::Kernel, "process_exit", text);
+    recast(event, Cause::GwWorkerDied, decisive);
+}
+
+/// Answers to the same request, one within the other, from which on it is a loop. A gateway may pass a
+/// request to a listener of its own once, on purpose, and that one on to another.
+const LOOP: usize = 3;
+
+/// Turns the verdict of an attempt around where it is the gateway itself that it asked, with the request that it
+/// had got: `nested` answers to it lay one within the other. What became of each is the loop's doing.
+pub fn looped(event: &mut HopEvent, nested: usize) {
+    if nested < LOOP {
+        return;
+    }
+    let text = format!(
+        "the upstream is the listener that the request came in by: the gateway sent it to itself, and gave {nested} answers to it one within the other"
+    );
+    let decisive = fact(EvidenceSource::Kernel, "same_request", text);
+    recast(event, Cause::GwLoop, decisive);
+}
+
+/// Gives an event another cause, which is proven.
+fn recast(event: &mut HopEvent, cause: Cause, decisive: Evidence) {
+    let info = cause.info();
+    event.cause = cause;
     event.proof = Proof::Proven;
     event.rivals.clear();
     event.splitter = None;
     event.proxy_error = info.proxy_error.map(Into::into);
     event.recommended_status = info.recommended_status;
     event.fault_side = info.fault_side;
-    let text = format!("{} (pid {pid})", died(exit));
-    event
-        .evidence
-        .insert(0, fact(EvidenceSource::Kernel, "process_exit", text));
+    event.evidence.insert(0, decisive);
 }
 
 /// Says that the upstream which made a status is a gateway on this host.

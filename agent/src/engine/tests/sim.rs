@@ -50,6 +50,8 @@ pub(super) struct Sim {
     pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
+    /// The turn in which it does what it does.
+    pub(super) turn: Turn,
     /// Whether each segment is seen before and behind a router as well.
     pub(super) twice: bool,
     /// The direction that is seen, if the other is not.
@@ -86,6 +88,7 @@ impl Sim {
             comm,
             window: 500,
             netns: 0,
+            turn: TURN,
             twice: false,
             only: None,
             events: Vec::new(),
@@ -205,7 +208,7 @@ impl Sim {
             errno,
             bytes_acked: Some(bytes_acked),
             rtt_us: None,
-            turn: TURN,
+            turn: self.turn,
         })
     }
 
@@ -292,6 +295,7 @@ impl Sim {
             process,
             local: None,
             upstream,
+            turn: self.turn,
         });
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);
