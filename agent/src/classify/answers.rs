@@ -328,3 +328,160 @@ pub fn second_gateway(event: &mut HopEvent, process: &Process) {
         .evidence
         .push(fact(EvidenceSource::Kernel, "second_gateway", text));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(comm: &str, status: u16) -> Unattempted {
+        Unattempted {
+            status: Some(status),
+            comm: Arc::from(comm),
+            latency: Duration::from_micros(80),
+            exit: None,
+            touched: 0,
+            earlier: Vec::new(),
+            failing_checks: 0,
+            error: None,
+            in_flight: Some(InFlight::default()),
+            unjudged: 0,
+        }
+    }
+
+    fn waits(same_path: usize, requests: usize) -> Option<InFlight> {
+        Some(InFlight {
+            requests,
+            same_path,
+            opaque: 0,
+        })
+    }
+
+    fn told(facts: &Unattempted) -> Option<(Cause, Proof)> {
+        unattempted(facts).map(|verdict| (verdict.cause, verdict.proof))
+    }
+
+    fn rivals(facts: &Unattempted) -> Vec<Cause> {
+        unattempted(facts).map_or_else(Vec::new, |verdict| verdict.rivals)
+    }
+
+    fn refused() -> EarlierFailure {
+        EarlierFailure {
+            at: Timestamp::from_nanos(1),
+            event: "1-1-1".to_owned(),
+            cause: Cause::TcpConnectRefused,
+            upstream: Target::Inet(([10, 0, 0, 2], 80).into()),
+        }
+    }
+
+    #[test]
+    fn a_limit_on_connections_looks_like_a_rule_but_for_the_requests_that_wait() {
+        let open = Proof::Underdetermined;
+        let mut facts = facts("nginx", 502);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        assert!(rivals(&facts).contains(&Cause::PickConnectionLimit));
+        facts.in_flight = waits(0, 3);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        facts.in_flight = waits(1, 3);
+        assert_eq!(told(&facts), Some((Cause::PickConnectionLimit, open)));
+        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+        // nginx has no queue, so that it does not wait for its limit.
+        facts.latency = Duration::from_secs(1);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+    }
+
+    #[test]
+    fn members_that_failed_are_put_aside_for_sure_only_where_nobody_waits_for_one() {
+        let mut facts = facts("nginx", 502);
+        facts.earlier.push(refused());
+        let firm = Some((Cause::PickPassivelyEjected, Proof::Inferred));
+        assert_eq!(told(&facts), firm);
+        facts.in_flight = waits(0, 1);
+        assert_eq!(rivals(&facts), [Cause::PickConnectionLimit]);
+        // Another status of the same gateway is no word of its members.
+        facts.status = Some(503);
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+    }
+
+    #[test]
+    fn who_waits_in_a_queue_waits_behind_others_and_a_tarpit_makes_all_wait() {
+        let open = Proof::Underdetermined;
+        let mut facts = facts("haproxy", 503);
+        facts.latency = Duration::from_millis(500);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        assert!(rivals(&facts).contains(&Cause::PickQueueTimeout));
+        facts.in_flight = waits(1, 1);
+        assert_eq!(told(&facts), Some((Cause::PickQueueTimeout, open)));
+        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+    }
+
+    #[test]
+    fn checks_that_fail_speak_for_a_group_that_is_down_and_against_nothing() {
+        let mut facts = facts("haproxy", 503);
+        let all = rivals(&facts);
+        for rival in [
+            Cause::PickAllUnhealthy,
+            Cause::PickEmptySet,
+            Cause::PickNoRoute,
+        ] {
+            assert!(all.contains(&rival), "{all:?}");
+        }
+        facts.failing_checks = 2;
+        let open = Proof::Underdetermined;
+        assert_eq!(told(&facts), Some((Cause::PickAllUnhealthy, open)));
+        assert!(rivals(&facts).contains(&Cause::PickEmptySet));
+        // nginx makes no checks: what it connects to is for a client.
+        facts.comm = Arc::from("nginx");
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+    }
+
+    #[test]
+    fn nothing_is_said_where_an_upstream_may_have_been_asked() {
+        let whole = facts("nginx", 503);
+        assert!(told(&whole).is_some());
+        let touched = Unattempted {
+            touched: 1,
+            ..whole.clone()
+        };
+        let unjudged = Unattempted {
+            unjudged: 1,
+            ..whole.clone()
+        };
+        let unseen = Unattempted {
+            in_flight: None,
+            ..whole.clone()
+        };
+        let opaque = InFlight {
+            opaque: 1,
+            ..InFlight::default()
+        };
+        let opaque = Unattempted {
+            in_flight: Some(opaque),
+            ..whole
+        };
+        for facts in [touched, unjudged, unseen, opaque] {
+            assert_eq!(told(&facts), None, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_system_call_that_failed_says_why_in_its_own_turn_only() {
+        let error = |call, errno, same_turn| SocketError {
+            call,
+            errno,
+            same_turn,
+        };
+        let mut facts = facts("nginx", 500);
+        facts.error = Some(error(SocketCall::Socket, Errno::EMFILE, true));
+        assert_eq!(told(&facts), Some((Cause::GwFdExhausted, Proof::Proven)));
+        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, true));
+        assert_eq!(
+            told(&facts),
+            Some((Cause::GwSourceBindFailed, Proof::Proven))
+        );
+        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, false));
+        assert_eq!(
+            told(&facts),
+            Some((Cause::GwSourceBindFailed, Proof::Inferred))
+        );
+    }
+}

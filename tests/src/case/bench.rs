@@ -333,19 +333,21 @@ impl Running {
     }
 
     fn logged(&self) -> Result<Vec<Logged>> {
-        let (file, parse): (_, fn(&Self, &str) -> Result<Option<Logged>>) = match self.kind {
-            Gateway::Nginx => ("access", |_, line| Ok(access::nginx(line))),
-            Gateway::Haproxy => ("stdout", |own, line| {
-                Ok(access::haproxy(line, |name| own.server(name)))
-            }),
-            Gateway::Apache => ("access", |_, line| Ok(access::apache(line))),
-            Gateway::Caddy => ("access", |_, line| access::caddy(line)),
+        let file = match self.kind {
+            Gateway::Haproxy => "stdout",
+            Gateway::Nginx | Gateway::Apache | Gateway::Caddy => "access",
+        };
+        let parse = |line: &str| match self.kind {
+            Gateway::Nginx => Ok(access::nginx(line)),
+            Gateway::Haproxy => Ok(access::haproxy(line, |name| self.server(name))),
+            Gateway::Apache => Ok(access::apache(line)),
+            Gateway::Caddy => access::caddy(line),
         };
         let text = read(&self.files, file);
         // The last line may be half written.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let lines = text.get(..whole).unwrap_or_default().lines();
-        let logged = lines.map(|line| parse(self, line));
+        let logged = lines.map(parse);
         Ok(logged
             .collect::<Result<Vec<_>>>()?
             .into_iter()

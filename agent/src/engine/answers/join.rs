@@ -6,6 +6,7 @@
 //! answered the client joins the two. Of a connect there is no path, and a gateway connects for its own health
 //! checks as well: where it runs an event loop, the turn must be the same for that too.
 
+use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const BEHIND: Duration = Duration::from_secs(1);
 /// A gateway that tries again at once does it within this; HAProxy waits for a second before it tries
 /// the same server again.
 const AT_ONCE: Duration = Duration::from_millis(20);
+const BEFORE_AGAIN: Duration = Duration::from_millis(800);
 const SAME_AGAIN: Duration = Duration::from_millis(1200);
 
 /// How well an attempt fits an answer; the greater the better.
@@ -88,6 +90,13 @@ impl Fit {
                 return None;
             }
         }
+        // The very connection that the answer was given on, where the client is a gateway itself.
+        let local = event
+            .local
+            .map(|local| SocketAddr::new(local.address, local.port));
+        if local == Some(answer.ends.0) && event.upstream.socket_addr() == Some(answer.ends.1) {
+            return None;
+        }
         let turn = match (answer.turn, attempt.turn) {
             (Some(one), Some(other)) if one == other => Turns::Same,
             (Some(one), Some(other)) if one.thread == other.thread => Turns::SameThread,
@@ -107,9 +116,8 @@ impl Fit {
                         | Cause::TcpConnectRejectedByFilter
                 ));
         let slack = if connecting && !closes { SMALL } else { SLACK };
-        let began = attempt.began.after(SMALL);
-        if began < answer.requested || attempt.began > answer.at || failed > answer.at.after(slack)
-        {
+        let early = attempt.began.after(SMALL) < answer.requested;
+        if early || attempt.began > answer.at || failed > answer.at.after(slack) {
             return None;
         }
         // A name that does not resolve is answered for at once, unless it is silence that was waited for.
@@ -350,7 +358,10 @@ pub(super) fn last_of(
     let one_by_one = is_one_by_one(&answer.process.comm);
     let mut last = best;
     for _ in 0..MAX_CHAIN {
-        let Some(current) = attempts.get(last) else {
+        // A status that was passed on ends it.
+        let current = attempts.get(last);
+        let current = current.filter(|current| current.event.cause != Cause::UpstreamOwnError);
+        let Some(current) = current else {
             break;
         };
         let own_answer = |other: &Attempt| {
@@ -397,13 +408,14 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     let both = asked(first) && asked(next);
     let same_request = !both || request_of(first) == request_of(next);
     let pause = next.began.since(first.event.time);
-    let again = first.event.upstream == next.event.upstream && pause <= SAME_AGAIN;
     // The turn that let go of the first connects to the next. Without it, connects of other clients and for
     // health checks look the same.
     let in_turn = match (first.turn.filter(|_| first.sure), next.opener) {
         (Some(released), Some(opened)) => released == opened,
         _ => true,
     };
+    let same = first.event.upstream == next.event.upstream;
+    let again = same && pause <= SAME_AGAIN && (in_turn || pause >= BEFORE_AGAIN);
     !first.listed
         && first.event.gateway_answer.is_none()
         && pid(first) == pid(next)

@@ -150,6 +150,16 @@ impl Sim {
         self.now
     }
 
+    /// The gateway's end of the hop.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Name of the gateway process.
+    pub(super) fn comm(&self) -> Option<&'static str> {
+        self.comm
+    }
+
     /// Changes the port that segments and signals show from now on.
     pub(super) fn translated(&mut self, port: u16) {
         self.upstream.set_port(port);
