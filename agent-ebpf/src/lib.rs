@@ -455,6 +455,11 @@ pub const SEGMENT_TIERS: [u32; 5] = [
 /// Largest payload snap length that can be asked for.
 pub const MAX_SNAP_LEN: u32 = 32768;
 
+/// The fewest and the most payload bytes that can be held back of a request or a response.
+pub const MIN_HEAD_LEN: u32 = 64;
+/// See [`MIN_HEAD_LEN`].
+pub const MAX_HEAD_LEN: u32 = SEGMENT_TIERS[2] - HEADER_ROOM;
+
 /// Reasons that something was not seen or not sent up; index of the per-processor `COUNTERS` map.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -526,6 +531,9 @@ pub struct Hop {
     /// Bits of [`hop_flag`].
     pub flags: u32,
 }
+
+/// Entries of the `HOPS` map.
+pub const HOPS_CAP: u32 = 131_072;
 
 /// Bits of the `FILTERS` global: which of the three ways to recognise a gateway are in use.
 pub mod filter {

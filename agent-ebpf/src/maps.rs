@@ -6,15 +6,12 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use hopscope_ebpf::{
-    COMM_LEN, COUNTERS_LEN, Counter, DnsSocket, Hop, NO_OFFSET, Tuple, UpstreamKey,
+    COMM_LEN, COUNTERS_LEN, Counter, DnsSocket, HOPS_CAP, Hop, MAX_SNAP_LEN, NO_OFFSET, Tuple,
+    UpstreamKey,
 };
 
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
-
-/// Hops tracked at once. LRU: the kernel says nothing when a hop closes (its last segments come after
-/// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
-const HOPS_CAP: u32 = 131_072;
 
 /// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
 const CONNECTS_CAP: u32 = 16_384;
@@ -53,7 +50,8 @@ const FILTER_CAP: u32 = 4_096;
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// The hops, by socket cookie.
+/// The hops, by socket cookie. LRU: the kernel says nothing when a hop closes (its last segments come after
+/// that), so an entry that user space missed leaves by age. Evicting a live hop ends its tracking.
 #[map]
 pub(crate) static HOPS: LruHashMap<u64, Hop> = LruHashMap::with_max_entries(HOPS_CAP, 0);
 
@@ -178,6 +176,10 @@ macro_rules! globals {
 globals! {
     /// Payload bytes kept of a segment.
     SNAP_LEN: u32 = 2048;
+    /// Payload bytes held back of a request.
+    REQUEST_HEAD: u32 = MAX_SNAP_LEN;
+    /// Payload bytes held back of a response.
+    RESPONSE_HEAD: u32 = MAX_SNAP_LEN;
     /// Of how many exchanges on a hop one is sent up; zero for none.
     SAMPLE: u32 = 0;
     /// Milliseconds after which a first response byte is late.

@@ -29,7 +29,7 @@ use hashbrown::HashTable;
 
 use self::answers::{Answers, Attempt};
 use self::deadlines::Deadlines;
-use self::hop::{Context, Hop, Outcome};
+use self::hop::{Context, Hop, News, Outcome};
 use self::names::Names;
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
@@ -38,8 +38,8 @@ use self::traffic::AllFinished;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, Input, Process, Segment, Signal, Target, TcpFlags, TcpState,
-    Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Segment, Signal, Target, TcpFlags,
+    TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::Ends;
@@ -127,8 +127,8 @@ pub struct Engine {
     deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
-    /// Events to be polled, and whether [`Engine::poll_judged`] gave them before.
-    events: VecDeque<(HopEvent, bool)>,
+    /// Events to be polled.
+    events: VecDeque<HopEvent>,
     /// Boxes of hops that are over, to be used again.
     #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: Vec<Box<Tracked>>,
@@ -237,7 +237,7 @@ impl Engine {
                 call,
                 errno,
             } => self.answers.socket_failed(at, process, turn, call, errno),
-            Input::Icmp(icmp) => self.icmp(at, icmp),
+            Input::Icmp { error, .. } => self.icmp(at, error),
             Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn } => self.client_left(at, turn),
             Input::Lost { records } => self.stats.records_lost += records,
@@ -301,12 +301,6 @@ impl Engine {
     /// The next event, if one was decided.
     #[inline]
     pub fn poll_event(&mut self) -> Option<HopEvent> {
-        self.poll_told().map(|(event, _)| event)
-    }
-
-    /// The same, and whether [`Engine::poll_judged`] gave it before.
-    #[inline]
-    pub fn poll_told(&mut self) -> Option<(HopEvent, bool)> {
         self.events.pop_front()
     }
 
@@ -320,7 +314,7 @@ impl Engine {
     /// The next event that was judged just now and waits for what the gateway's client gets. Its packets
     /// are at hand now, and may not be when it is polled. Events that wait for nothing are not given here.
     #[inline]
-    pub fn poll_judged(&mut self) -> Option<&mut HopEvent> {
+    pub fn poll_judged(&mut self) -> Option<&HopEvent> {
         self.answers.show()
     }
 
@@ -346,6 +340,11 @@ impl Engine {
         };
         let timers = earlier(self.timers.next(), over);
         earlier(earlier(timers, answers), self.names.next_due())
+    }
+
+    /// Whether nothing more will be said of a hop: it went well or was judged, or is not tracked.
+    pub fn is_over(&self, hop: HopId) -> bool {
+        !matches!(self.hops.get(&hop), Some(Slot::Live(_)))
     }
 
     /// Hops tracked now, those that are over left out.
@@ -423,8 +422,13 @@ impl Engine {
         let (now, short_way) = (self.now, self.has_short_way());
         let mut local_known = true;
         let found = self.visit(id, |hop, cx| {
-            if short_way && hop.pass(at, now, segment, cx) {
-                return None;
+            if short_way {
+                if hop.pass(at, now, segment, cx) {
+                    return None;
+                }
+                if let Some(out) = hop.pass_fin(at, segment, cx) {
+                    return Some(out);
+                }
             }
             local_known = hop.local.is_some();
             local_known.then(|| hop.segment(at, segment, cx))
@@ -573,6 +577,10 @@ impl Engine {
     }
 
     fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
+        // Of the others the kernel makes what it needs: they are kept as evidence alone.
+        if icmp.kind != IcmpKind::Unreachable {
+            return;
+        }
         let ends = Ends::new(icmp.local, icmp.upstream);
         let known = self.hop_of((icmp.netns, ends));
         let Some(id) = known.or_else(|| self.hop_of((0, ends))) else {
@@ -627,31 +635,32 @@ impl Engine {
         while self.hops.len() >= self.limits.hops
             && (self.forget_oldest_over() || self.evict_oldest())
         {}
-        let mut hop = Hop::new(place.1, at, &self.limits);
+        self.stats.hops += 1;
+        self.stats.hops_mid_stream += u64::from(mid_stream);
+        self.peers.opened(place, at, mid_stream);
+        // Built where it is moved from: it is large.
+        let mut fresh = Tracked {
+            hop: Hop::new(place.1, at, &self.limits),
+            armed: None,
+            kept_bytes: 0,
+            ends: None,
+            queued: at,
+        };
+        let mut tracked = match self.spare.pop() {
+            Some(mut spare) => {
+                fresh.hop.reuse(&mut spare.hop);
+                *spare = fresh;
+                spare
+            }
+            None => Box::new(fresh),
+        };
+        let hop = &mut tracked.hop;
         hop.mid_stream = mid_stream;
         hop.counted = mid_stream;
         hop.forget_losses(self.stats.records_lost);
         if !mid_stream {
             hop.connecting();
         }
-        self.stats.hops += 1;
-        self.stats.hops_mid_stream += u64::from(mid_stream);
-        self.peers.opened(place, at, mid_stream);
-        let mut tracked = Tracked {
-            hop,
-            armed: None,
-            kept_bytes: 0,
-            ends: None,
-            queued: at,
-        };
-        let tracked = match self.spare.pop() {
-            Some(mut spare) => {
-                tracked.hop.reuse(&mut spare.hop);
-                *spare = tracked;
-                spare
-            }
-            None => Box::new(tracked),
-        };
         self.hops.insert(id, Slot::Live(tracked));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
         if self.eviction.len() > 2 * self.limits.hops.max(1) {
@@ -791,36 +800,8 @@ impl Engine {
         let kept_bytes = tracked.hop.kept_bytes();
         self.kept_bytes = self.kept_bytes - tracked.kept_bytes + kept_bytes;
         tracked.kept_bytes = kept_bytes;
-        let (place, seen) = (tracked.hop.place(), out.finished.count());
-        let ended = |count, complete, finished| Exchanged {
-            count,
-            complete,
-            repeated: tracked.hop.retransmits() > 0,
-            ttl: tracked.hop.ttl(),
-            finished,
-        };
-        if let Some((at, unseen)) = &out.unseen {
-            let count = u64::from(unseen.exchanges);
-            let ended = ended(count, true, AllFinished::default());
-            self.peers.exchanged(place, *at, &ended);
-            self.peers.add_unseen(&place, unseen);
-            if self.config.tell_healthy {
-                if self.unseen.len() >= emit::MAX_HEALTHY {
-                    self.unseen.pop_front();
-                }
-                self.unseen.push_back((tracked.hop.upstream, count));
-            }
-        }
-        if seen > 0 {
-            self.stats.exchanges += seen;
-            let ended = ended(seen, out.completed, out.finished);
-            self.peers.exchanged(place, self.now, &ended);
-        }
-        for judged in out.judged {
-            self.judged(id, judged);
-        }
-        for (at, exchange, status) in out.healthy {
-            self.tell_healthy(id, at, exchange, status);
+        if let Some(news) = out.news {
+            self.tell(id, *news);
         }
         if over {
             self.close(id);
@@ -835,6 +816,47 @@ impl Engine {
             });
         }
         Found::Live
+    }
+
+    /// Notes and tells what a hop showed.
+    #[inline(never)]
+    fn tell(&mut self, id: HopId, news: News) {
+        let Some(Slot::Live(tracked)) = self.hops.get(&id) else {
+            return;
+        };
+        let hop = &tracked.hop;
+        let (place, upstream, seen) = (hop.place(), hop.upstream, news.finished.count());
+        let (repeated, ttl) = (hop.retransmits() > 0, hop.ttl());
+        let ended = |count, complete, finished| Exchanged {
+            count,
+            complete,
+            repeated,
+            ttl,
+            finished,
+        };
+        if let Some((at, unseen)) = &news.unseen {
+            let count = u64::from(unseen.exchanges);
+            let ended = ended(count, true, AllFinished::default());
+            self.peers.exchanged(place, *at, &ended);
+            self.peers.add_unseen(&place, unseen);
+            if self.config.tell_healthy {
+                if self.unseen.len() >= emit::MAX_HEALTHY {
+                    self.unseen.pop_front();
+                }
+                self.unseen.push_back((upstream, count));
+            }
+        }
+        if seen > 0 {
+            self.stats.exchanges += seen;
+            let ended = ended(seen, news.completed, news.finished);
+            self.peers.exchanged(place, self.now, &ended);
+        }
+        for judged in news.judged {
+            self.judged(id, judged);
+        }
+        for (at, exchange, status) in news.healthy {
+            self.tell_healthy(id, at, exchange, status);
+        }
     }
 }
 

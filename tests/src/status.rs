@@ -1,23 +1,42 @@
-//! The agent's own counters, over its status call.
+//! The agent's own counters, as `hopscope status` prints them.
 
-use anyhow::{Result, ensure};
-use hopscope_proto::v1::StatusRequest;
-use hopscope_proto::v1::hop_agent_client::HopAgentClient;
+use std::process::Stdio;
 
-use crate::agent::Agent;
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+
+use crate::agent::{Agent, binary};
+
+/// One line of the command.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line {
+    Agent {},
+    Upstream {},
+    Probe {},
+    Counter { name: String, value: u64 },
+}
 
 /// Every counter of the agent with its name.
 pub fn counters(agent: &Agent) -> Result<Vec<(String, u64)>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let status = runtime.block_on(async {
-        let mut client = HopAgentClient::connect(agent.url()).await?;
-        Ok::<_, anyhow::Error>(client.status(StatusRequest {}).await?.into_inner())
-    })?;
-    ensure!(!status.counters.is_empty(), "the agent reports no counters");
-    let counters = status.counters.into_iter();
-    Ok(counters
-        .map(|counter| (counter.name, counter.value))
-        .collect())
+    let output = binary()
+        .args(["status", "--format", "jsonl", "--agent", &agent.url()])
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "`hopscope status` ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let text = String::from_utf8(output.stdout).context("the status is no text")?;
+    let mut counters = Vec::new();
+    for line in text.lines() {
+        let parsed = serde_json::from_str(line);
+        if let Line::Counter { name, value } = parsed.with_context(|| line.to_owned())? {
+            counters.push((name, value));
+        }
+    }
+    ensure!(!counters.is_empty(), "the agent reports no counters");
+    Ok(counters)
 }

@@ -8,6 +8,7 @@ use super::{
     ANSWERED, ASKED, Fate, HEAD_CAP, Opening, PASSING, Stage, drop_exchange, is_late, output,
     release, report, set,
 };
+use crate::maps::{REQUEST_HEAD, RESPONSE_HEAD};
 use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, now};
 
 /// Room for a request or response, headers included: what is sent up of a segment by default.
@@ -105,8 +106,9 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
         return false;
     };
     let room = http(stage);
+    let head = segment.cut(shape.start + REQUEST_HEAD.load());
     // SAFETY: the entry's own room.
-    if !unsafe { segment.write(&raw mut room.request, now) } {
+    if !unsafe { head.write(&raw mut room.request, now) } {
         report(stage);
         return false;
     }
@@ -120,8 +122,9 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
 #[inline(always)]
 fn hold_response(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     let room = http(stage);
+    let head = segment.cut(shape.start + RESPONSE_HEAD.load());
     // SAFETY: the entry's own room.
-    if !unsafe { segment.write(&raw mut room.response, now()) } {
+    if !unsafe { head.write(&raw mut room.response, now()) } {
         return false;
     }
     let Some(start) = room.response.start(shape) else {

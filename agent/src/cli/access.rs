@@ -6,10 +6,11 @@
 use core::net::SocketAddr;
 use std::path::PathBuf;
 
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::CliError;
-use crate::serve::{ClientTls, Endpoint, PemFile, ServerTls, check_listen};
+use super::runtime::ReloadSignal;
+use crate::serve::{ClientTls, Endpoint, PemFile, ServerFiles, ServerTls, check_listen};
 
 /// Flags of a command that listens.
 #[derive(Debug, Default, clap::Args)]
@@ -27,6 +28,10 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "FILE")]
     pub(super) tls_client_ca: Option<PathBuf>,
 
+    /// PEM file with lists of client certificates that were revoked, one of each CA in --tls-client-ca.
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_crl: Option<PathBuf>,
+
     /// Listen in plain text where other hosts can connect. Nobody gets captures then.
     #[arg(long)]
     pub(super) insecure: bool,
@@ -39,6 +44,7 @@ impl ServerFlags {
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
+            client_crl: self.client_crl.or(file.client_crl),
             insecure: self.insecure || file.insecure,
         }
     }
@@ -55,8 +61,37 @@ impl ServerFlags {
         if self.insecure && !listen.ip().to_canonical().is_loopback() {
             warn!(%listen, "--insecure: whoever can connect can read what is served here");
         }
-        let tls = files.map(|[cert, key, ca]| ServerTls::load(&cert, &key, &ca));
-        tls.transpose().map_err(CliError::usage)
+        let client_crl = self
+            .client_crl
+            .map(|path| PemFile::new(path, "--client-crl"));
+        let Some([cert, key, client_ca]) = files else {
+            return match client_crl {
+                Some(file) => Err(CliError::usage(format!(
+                    "{} is given without --tls-client-ca: give the CA that made it too",
+                    file.flag
+                ))),
+                None => Ok(None),
+            };
+        };
+        let tls = ServerTls::load(ServerFiles {
+            cert,
+            key,
+            client_ca,
+            client_crl,
+        });
+        tls.map(Some).map_err(CliError::usage)
+    }
+}
+
+/// Reads the files of `tls` again on each SIGHUP. What is wrong with them is logged, and the old ones stay
+/// in use. Never returns.
+pub(super) async fn reload_on(mut signal: ReloadSignal, tls: ServerTls) {
+    loop {
+        signal.wait().await;
+        match tls.reload() {
+            Ok(()) => info!("read the TLS files again"),
+            Err(problem) => error!("the TLS files stay as they were: {problem}"),
+        }
     }
 }
 

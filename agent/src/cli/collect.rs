@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::access::ServerFlags;
+use super::access::{ServerFlags, reload_on};
 use super::output::{Format, Out};
 use super::{CliError, config, runtime};
 use crate::collector::{Collector, Sink, serve_collector};
@@ -71,6 +71,7 @@ async fn collect(
     let mut signal = runtime::StopSignal::new()?;
     let mut listener = Listener::bind(listen).await.map_err(CliError::failed)?;
     if let Some(tls) = tls {
+        tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

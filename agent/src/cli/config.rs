@@ -31,12 +31,15 @@ pub(super) struct Config {
 #[expect(clippy::struct_excessive_bools, reason = "each is a key")]
 pub(super) struct Run {
     pub(super) listen: Option<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) gateways: Vec<String>,
     pub(super) cgroups: Vec<PathBuf>,
     pub(super) upstreams: Vec<String>,
     pub(super) collectors: Vec<String>,
     pub(super) node: Option<String>,
     pub(super) snap_len: Option<ByteSize>,
+    pub(super) request_head: Option<ByteSize>,
+    pub(super) response_head: Option<ByteSize>,
     pub(super) ring_size: Option<ByteSize>,
     pub(super) recent: Option<usize>,
     pub(super) slow_first_byte: Option<Wait>,
@@ -46,6 +49,7 @@ pub(super) struct Run {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
     no_captures: bool,
     capture_dir: Option<PathBuf>,
@@ -66,6 +70,7 @@ impl Run {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }
@@ -124,6 +129,7 @@ pub(super) struct Collect {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
     insecure: bool,
 }
 
@@ -134,6 +140,7 @@ impl Collect {
             tls_cert: self.tls_cert.take(),
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
+            client_crl: self.client_crl.take(),
             insecure: self.insecure,
         }
     }

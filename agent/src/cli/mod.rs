@@ -21,6 +21,7 @@ pub mod render;
 mod run;
 mod runtime;
 mod size;
+mod status;
 mod wait;
 mod watch;
 
@@ -59,6 +60,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Show the events of an agent.
     Events(events::Args),
+    /// Say what an agent watches, how its upstreams do, and what it could not see.
+    Status(status::Args),
     /// List, fetch and compare the evidence that an agent keeps.
     Captures(captures::Args),
     /// Take events from agents and print them.
@@ -107,6 +110,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(*args, config.run).map(|()| done),
         Command::Analyze(args) => analyze::run(args).map(|()| done),
         Command::Events(args) => events::run(args, config.events).map(|()| done),
+        Command::Status(args) => status::run(args, config.events).map(|()| done),
         Command::Captures(args) => captures::run(args, config.captures).map(|()| done),
         Command::Collect(args) => collect::run(args, config.collect).map(|()| done),
         Command::Check(args) => check::run(&args),

@@ -148,6 +148,13 @@ impl RecordFlags {
             });
         };
         info!(dir = %store.dir().display(), "keeping captures");
+        if let Some(mode) = store.open_to_others() {
+            let dir = store.dir().display();
+            warn!(
+                "{dir} is open to other users (mode {mode:04o}), who see when captures are made, or may \
+                 delete them; the files themselves are private: `chmod 700 {dir}` closes it"
+            );
+        }
         let mut sampling = SamplerConfig::default();
         sampling.one_in = self.sample.unwrap_or(sampling.one_in);
         let sampler = Arc::new(Sampler::new(sampling));

@@ -31,6 +31,25 @@ fn no_runtime(error: &io::Error) -> CliError {
     ))
 }
 
+/// SIGHUP, from the moment that it is made.
+#[derive(Debug)]
+pub(super) struct ReloadSignal(Signal);
+
+impl ReloadSignal {
+    /// Starts to listen. Must be called on a runtime.
+    pub(super) fn new() -> Result<Self, CliError> {
+        signal(SignalKind::hangup())
+            .map(Self)
+            .map_err(|error| CliError::failed(format!("cannot listen for SIGHUP: {error}")))
+    }
+
+    /// Resolves when the signal comes.
+    pub(super) async fn wait(&mut self) {
+        // It ends only with the runtime.
+        let _ = self.0.recv().await;
+    }
+}
+
 /// SIGTERM and SIGINT, from the moment that it is made.
 #[derive(Debug)]
 pub(super) struct StopSignal {

@@ -129,7 +129,7 @@ fn carry<S: Source>(
             engine.handle(now, Input::Waiting(&oldest));
         }
         keep(engine, recorder, hub, now);
-        recorder.tick(now);
+        recorder.tick(now, |hop| engine.is_over(hop));
         for (upstreams, until) in recorder.new_boosts() {
             if let Err(error) = source.boost(&upstreams, until.since(now)) {
                 warn!("{upstreams} is not boosted: {error}");
@@ -149,12 +149,10 @@ fn carry<S: Source>(
 /// Keeps the packets of what was decided, and publishes the events.
 fn keep(engine: &mut Engine, recorder: &mut Recorder, hub: &Hub, now: Timestamp) {
     while let Some(event) = engine.poll_judged() {
-        complain(recorder.keep(event, now));
+        recorder.hold(event);
     }
-    while let Some((mut event, kept)) = engine.poll_told() {
-        if !kept {
-            complain(recorder.keep(&mut event, now));
-        }
+    while let Some(mut event) = engine.poll_event() {
+        complain(recorder.keep(&mut event, now));
         hub.publish(event);
     }
     while let Some((upstream, count)) = engine.poll_unseen() {

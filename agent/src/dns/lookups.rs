@@ -214,6 +214,7 @@ impl Lookups {
     }
 
     /// When [`Lookups::poll`] wants to be called next.
+    #[inline]
     pub fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(due, _)| *due)
     }

@@ -85,7 +85,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Attempt {
-    pub(super) event: HopEvent,
+    /// Boxed: all that wait are looked through for each answer, most of them no further than their times.
+    pub(super) event: Box<HopEvent>,
+    hop: Option<HopId>,
     /// When it began: its request, or its SYN where it failed to connect.
     pub(super) began: Timestamp,
     /// The turn that connected for it, where it was the first on its connection.
@@ -109,9 +111,10 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) const fn new(event: HopEvent, began: Timestamp, turn: Option<Turn>) -> Self {
+    pub(super) fn new(event: HopEvent, began: Timestamp, turn: Option<Turn>) -> Self {
         Self {
-            event,
+            hop: event.hop,
+            event: Box::new(event),
             began,
             opener: None,
             turn,
@@ -233,8 +236,8 @@ struct Failure {
 /// What became of an event or an answer.
 #[derive(Debug)]
 pub(super) enum Decided {
-    /// Publish this event, and whether it was shown before.
-    Event(Box<HopEvent>, bool),
+    /// Publish this event.
+    Event(Box<HopEvent>),
     /// Publish an event for an answer that no attempt on the wire explains.
     Unattempted(Box<Told>),
 }
@@ -325,7 +328,7 @@ impl Answers {
         }
         let mut latest = None;
         for (place, attempt) in self.attempts.iter_mut().enumerate() {
-            if attempt.event.hop == Some(release.hop) {
+            if attempt.hop == Some(release.hop) {
                 attempt.release(&release);
                 latest = Some(place);
             }
@@ -365,7 +368,7 @@ impl Answers {
             && let Some(oldest) = self.attempts.pop_front()
         {
             self.hurried = self.hurried.max(Some(oldest.event.time));
-            self.publish(oldest.event, oldest.shown);
+            self.publish(oldest.event);
         }
         self.due_by(attempt.due);
         self.attempts.push_back(attempt);
@@ -490,7 +493,7 @@ impl Answers {
     pub(super) fn flush(&mut self) {
         self.waiting.clear();
         while let Some(attempt) = self.attempts.pop_front() {
-            self.publish(attempt.event, attempt.shown);
+            self.publish(attempt.event);
         }
         self.due = None;
     }
@@ -501,7 +504,7 @@ impl Answers {
             self.join(answer);
         }
         while let Some(attempt) = self.attempts.pop_front() {
-            self.publish(attempt.event, attempt.shown);
+            self.publish(attempt.event);
         }
         self.due = None;
     }
@@ -512,7 +515,7 @@ impl Answers {
     }
 
     /// The next event that waits and was not shown yet.
-    pub(super) fn show(&mut self) -> Option<&mut HopEvent> {
+    pub(super) fn show(&mut self) -> Option<&HopEvent> {
         let unseen = self
             .attempts
             .iter()
@@ -521,15 +524,14 @@ impl Answers {
         let first = self.attempts.len().checked_sub(unseen.count())?;
         let attempt = self.attempts.get_mut(first)?;
         attempt.shown = true;
-        Some(&mut attempt.event)
+        Some(&attempt.event)
     }
 
-    fn publish(&mut self, event: HopEvent, shown: bool) {
+    fn publish(&mut self, event: Box<HopEvent>) {
         if let Some(hop) = event.hop {
             remember(&mut self.told, (event.time, hop));
         }
-        self.decided
-            .push_back(Decided::Event(Box::new(event), shown));
+        self.decided.push_back(Decided::Event(event));
     }
 
     /// Joins the answer of which the attempt at `place` is the one beyond doubt, if it waits already.
@@ -548,6 +550,10 @@ impl Answers {
     /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the gateway let
     /// go of since the request may be judged later, and be an earlier attempt or the last.
     fn is_certain(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        // Asked of all that wait: most end here.
+        if answer.turn.is_none() || answer.turn != attempt.turn {
+            return false;
+        }
         let beside = |release: &Release| {
             let own = release.pid == answer.process.pid || Some(release.turn) == answer.turn;
             own && release.at.after(join::SMALL) >= answer.requested
@@ -626,7 +632,7 @@ impl Answers {
         let Some(attempt) = self.attempts.remove(last) else {
             return;
         };
-        let (mut event, shown) = (attempt.event, attempt.shown);
+        let mut event = attempt.event;
         for id in attempt.contested {
             if id != event.id && !told.candidates.contains(&id) {
                 told.candidates.push(id);
@@ -661,7 +667,7 @@ impl Answers {
         }
         event.gateway_answer = Some(Box::new(told));
         self.name_second_gateway(&mut event);
-        self.publish(event, shown);
+        self.publish(event);
     }
 
     /// How many answers to the same request, by the same listener, lie one within the other with this one among
@@ -889,7 +895,7 @@ impl Answers {
                 return;
             }
         }
-        self.publish(attempt.event, attempt.shown);
+        self.publish(attempt.event);
     }
 
     /// Whether no client that is known of was told of a failure.

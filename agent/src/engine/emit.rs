@@ -217,16 +217,16 @@ impl Engine {
             self.answers.attempt(self.now, attempt);
             self.tell_answers();
         } else {
-            self.publish(attempt.event, false);
+            self.publish(*attempt.event);
         }
     }
 
-    fn publish(&mut self, event: HopEvent, shown: bool) {
+    fn publish(&mut self, event: HopEvent) {
         if self.events.len() >= self.limits.events {
             self.stats.events_dropped += 1;
             return;
         }
-        self.events.push_back((event, shown));
+        self.events.push_back(event);
     }
 }
 
@@ -308,7 +308,7 @@ impl Engine {
     pub(super) fn tell_answers(&mut self) {
         while let Some(decided) = self.answers.poll() {
             match decided {
-                Decided::Event(event, shown) => self.publish(*event, shown),
+                Decided::Event(event) => self.publish(*event),
                 Decided::Unattempted(told) => self.unattempted(*told),
             }
         }
@@ -351,7 +351,7 @@ impl Engine {
         let mut event = self.event(id, at, verdict, Target::None, Some(&process));
         event.gateway_answer = Some(Box::new(answer));
         self.stats.events += 1;
-        self.publish(event, false);
+        self.publish(event);
     }
 }
 

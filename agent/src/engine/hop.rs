@@ -73,9 +73,35 @@ pub(super) struct Judged {
     pub(super) status: Option<u16>,
 }
 
-/// What an input led to.
+/// What an input led to: nothing but a deadline, mostly.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
+    /// When the hop wants to be looked at.
+    pub(super) deadline: Option<Timestamp>,
+    /// What there is to tell, boxed since that is seldom anything.
+    pub(super) news: Option<Box<News>>,
+}
+
+impl Outcome {
+    /// What there is to tell, to add to it.
+    fn news(&mut self) -> &mut News {
+        self.news.get_or_insert_default()
+    }
+
+    fn judge(&mut self, judged: Judged) {
+        self.news().judged.push(judged);
+    }
+
+    fn judge_all(&mut self, judged: Vec<Judged>) {
+        if !judged.is_empty() {
+            self.news().judged.extend(judged);
+        }
+    }
+}
+
+/// What an input shows of exchanges and connects.
+#[derive(Debug, Default)]
+pub(super) struct News {
     pub(super) judged: Vec<Judged>,
     /// An exchange was just completed.
     pub(super) completed: bool,
@@ -85,8 +111,6 @@ pub(super) struct Outcome {
     pub(super) finished: AllFinished,
     /// The exchanges that stayed in the kernel, and when the last of them ended.
     pub(super) unseen: Option<(Timestamp, Box<HeldExchanges>)>,
-    /// When the hop wants to be looked at.
-    pub(super) deadline: Option<Timestamp>,
 }
 
 /// Everything that a hop's handling may look at beside the hop itself.
@@ -155,12 +179,14 @@ pub(super) struct Hop {
     ended: bool,
     /// The turn that closed the gateway's socket.
     closer: Option<Turn>,
-    /// Whether a close before any request byte was judged.
-    unused_judged: bool,
+    /// Whether a failed connect, or a close before any request byte, was judged: what is seen behind it
+    /// is no failure of its own.
+    setup_judged: bool,
     waits: Vec<(Timestamp, Wait)>,
 }
 
 impl Hop {
+    #[inline(never)]
     pub(super) fn new(upstream: SocketAddr, at: Timestamp, limits: &Limits) -> Self {
         Self {
             process: None,
@@ -194,7 +220,7 @@ impl Hop {
             ending: None,
             ended: false,
             closer: None,
-            unused_judged: false,
+            setup_judged: false,
             waits: Vec::new(),
         }
     }
@@ -497,7 +523,7 @@ impl Hop {
         self.from.resume();
         cx.stats.exchanges += u64::from(held.exchanges);
         cx.stats.exchanges_held += u64::from(held.exchanges);
-        out.unseen = Some((at, held));
+        out.news().unseen = Some((at, held));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one signal")]
@@ -561,7 +587,7 @@ impl Hop {
                 Wait::Finding => self.judge_open(at, Ended::Settled, cx, &mut out),
                 Wait::Closed => self.judge_open(at, Ended::UpstreamFin, cx, &mut out),
                 Wait::End => self.judge_end(cx, &mut out),
-                Wait::Held => out.judged.extend(self.release(at, false, cx.peers)),
+                Wait::Held => out.judge_all(self.release(at, false, cx.peers)),
                 Wait::Forget => forget = true,
             }
         }
@@ -582,7 +608,7 @@ impl Hop {
         } else if !self.judge_tls(at, Ended::Settled, false, cx, &mut out) {
             self.judge_open(at, Ended::Settled, cx, &mut out);
         }
-        out.judged.extend(self.release(at, true, cx.peers));
+        out.judge_all(self.release(at, true, cx.peers));
         out
     }
 }

@@ -114,6 +114,7 @@ impl Names {
         }
     }
 
+    #[inline]
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.lookups.next_due()
     }
@@ -213,6 +214,9 @@ impl Names {
         local: Option<SocketAddr>,
         upstream: SocketAddr,
     ) -> Option<Known> {
+        if self.told.is_empty() {
+            return None;
+        }
         let asker = match (process, local) {
             (Some(process), _) => Asker::Process(process.pid),
             (None, Some(local)) => Asker::Address(local.ip()),

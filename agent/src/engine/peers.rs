@@ -311,7 +311,7 @@ impl Peers {
     }
 
     /// Entries and places of both tables.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {
         let ([peers, queued], [hosts, hosts_queued]) = (self.known.sizes(), self.hosts.sizes());
         [peers, queued, hosts, hosts_queued]

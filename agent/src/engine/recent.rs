@@ -77,12 +77,16 @@ impl<K: Clone + Eq + Hash, V: Default> Recent<K, V> {
         (value, forgotten)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, (_, value))| (key, value))
     }
 
     /// Entries, and places in the queue.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 2] {
         [self.entries.len(), self.queue.len()]
     }

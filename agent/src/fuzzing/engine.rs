@@ -1,16 +1,16 @@
 //! Whole lives of hops: lists of segments, signals and deadlines.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Bytes;
-use crate::engine::{Config, Engine};
+use crate::engine::{Config, Engine, UpstreamTally};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, HopEvent, HopId, IcmpError, Input, Process, Proof, ResetReason,
-    Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Proof,
+    ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -90,7 +90,17 @@ struct World {
     now: Timestamp,
     hops: [Ends; HOPS],
     told: HashSet<(u64, u32, u32, u64)>,
+    seen: Seen,
+}
+
+/// All that shows of what an engine made of its inputs.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
     events: Vec<HopEvent>,
+    stats: Stats,
+    upstreams: BTreeMap<SocketAddr, UpstreamTally>,
+    /// The next deadline, the sizes of the tables and the counters, after each input.
+    steps: Vec<(Option<Timestamp>, [usize; 3], Stats)>,
 }
 
 impl World {
@@ -111,7 +121,7 @@ impl World {
             now: START,
             hops: [hop(0), hop(1), hop(2), hop(3), hop(4), hop(5)],
             told: HashSet::new(),
-            events: Vec::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -132,6 +142,8 @@ impl World {
         assert!(ends <= self.engine.open_hops(), "ends without a hop");
         assert!(places <= 2 * LIMITS.hops + 1, "places without a hop");
         assert!(deadlines < 2048, "deadlines without a hop");
+        let (due, sizes) = (self.engine.poll_timeout(), self.engine.remembered());
+        self.seen.steps.push((due, sizes, self.engine.stats()));
         while let Some(event) = self.engine.poll_event() {
             assert!(!event.evidence.is_empty(), "{event:?}");
             let open = event.proof == Proof::Underdetermined;
@@ -147,14 +159,24 @@ impl World {
                 assert!(
                     self.told.insert((hop, ends.tracked, attempt, ordinal)),
                     "two events for one exchange: {event:?} after {:?}",
-                    self.events
+                    self.seen.events
                 );
             }
-            self.events.push(event);
+            self.seen.events.push(event);
         }
     }
 
-    fn segment(&mut self, hop: usize, to: bool, flags: u8, seq: u32, payload: &[u8], more: u32) {
+    #[expect(clippy::too_many_arguments, reason = "the fields of a segment")]
+    fn segment(
+        &mut self,
+        hop: usize,
+        to: bool,
+        flags: u8,
+        seq: u32,
+        payload: &[u8],
+        more: u32,
+        window: u16,
+    ) {
         let ends = self.hops[hop];
         let (direction, other) = if to {
             (Direction::ToUpstream, ends.upstream_side)
@@ -168,7 +190,7 @@ impl World {
             seq,
             ack: other.acked,
             flags: TcpFlags(flags),
-            window: if flags & 0x80 == 0 { 500 } else { 0 },
+            window,
             payload,
             wire_len: u32::try_from(payload.len())
                 .unwrap_or(u32::MAX)
@@ -191,6 +213,10 @@ impl World {
 
     /// The next bytes of a side, and of its sequence space.
     fn send(&mut self, hop: usize, to: bool, flags: TcpFlags, payload: &[u8]) {
+        self.send_with(hop, to, flags, payload, 500);
+    }
+
+    fn send_with(&mut self, hop: usize, to: bool, flags: TcpFlags, payload: &[u8], window: u16) {
         let controls = [TcpFlags::SYN, TcpFlags::FIN];
         let taken = controls
             .iter()
@@ -200,7 +226,7 @@ impl World {
         let side = self.side(hop, to);
         let seq = side.next;
         side.next = seq.wrapping_add(u32::try_from(taken).unwrap_or(0));
-        self.segment(hop, to, flags.0, seq, payload, 0);
+        self.segment(hop, to, flags.0, seq, payload, 0, window);
     }
 
     fn signal(&mut self, hop: usize, signal: Signal) {
@@ -218,7 +244,7 @@ impl World {
                 // A SYN that is sent again has the same number.
                 let seq = u32::MAX - 20;
                 self.hops[hop].gateway_side.next = seq.wrapping_add(1);
-                self.segment(hop, true, TcpFlags::SYN.0, seq, &[], 0);
+                self.segment(hop, true, TcpFlags::SYN.0, seq, &[], 0, 500);
             }
             1 => {
                 self.hops[hop].upstream_side.next = 5000;
@@ -240,10 +266,17 @@ impl World {
                 self.send(hop, operation & 15 == 4, ack, bytes);
             }
             6 => {
-                let to = data.u8() & 1 == 0;
-                let next = self.side(hop, !to).next;
-                self.side(hop, !to).acked = next;
-                self.send(hop, to, ack, &[]);
+                let how = data.u8();
+                let to = how & 1 == 0;
+                let side = self.side(hop, !to);
+                // All that was sent, or a part of it, or what was acknowledged before.
+                side.acked = match how >> 1 & 3 {
+                    0 | 1 => side.next,
+                    2 => side.next.wrapping_sub(3),
+                    _ => side.acked,
+                };
+                let window = if how & 8 == 0 { 500 } else { 0 };
+                self.send_with(hop, to, ack, &[], window);
             }
             7 => {
                 let to = data.u8() & 1 == 0;
@@ -272,7 +305,8 @@ impl World {
                 let length = data.index(32);
                 let bytes = data.slice(length);
                 let seq = self.side(hop, to).next.wrapping_add_signed(shift);
-                self.segment(hop, to, flags, seq, bytes, u32::from(more));
+                let window = if flags & 0x80 == 0 { 500 } else { 0 };
+                self.segment(hop, to, flags, seq, bytes, u32::from(more), window);
                 self.hops[hop].upstream = ends.upstream;
             }
             10 => {
@@ -298,14 +332,18 @@ impl World {
                 let from_self = data.u8() & 1 != 0;
                 self.input(
                     hop,
-                    Input::Icmp(IcmpError {
-                        netns: 0,
-                        from: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
-                        from_self,
-                        code,
-                        local: ends.local,
-                        upstream: ends.upstream,
-                    }),
+                    Input::Icmp {
+                        error: IcmpError {
+                            netns: 0,
+                            from: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
+                            from_self,
+                            kind: IcmpKind::Unreachable,
+                            code,
+                            local: ends.local,
+                            upstream: ends.upstream,
+                        },
+                        packet: &[],
+                    },
                 );
             }
             13 => {
@@ -420,7 +458,7 @@ fn process(how: u8) -> Arc<Process> {
     })
 }
 
-fn run(data: &[u8], engine: Engine) -> (Vec<HopEvent>, Stats) {
+fn run(data: &[u8], engine: Engine) -> Seen {
     let mut data = Bytes(data);
     let mut world = World::new(engine);
     while !data.is_empty() {
@@ -433,7 +471,9 @@ fn run(data: &[u8], engine: Engine) -> (Vec<HopEvent>, Stats) {
     world.engine.handle_timeout(Timestamp::MAX);
     world.check();
     assert_eq!(world.engine.poll_timeout(), None, "finish leaves deadlines");
-    (world.events, world.engine.stats())
+    world.seen.stats = world.engine.stats();
+    world.seen.upstreams = world.engine.upstreams();
+    world.seen
 }
 
 /// Lives of several hops: no panic, caps kept, one event an exchange at most, nothing left at the
@@ -444,8 +484,78 @@ fn run(data: &[u8], engine: Engine) -> (Vec<HopEvent>, Stats) {
 /// Where one of these does not hold.
 pub fn engine(data: &[u8]) {
     let engine = || Engine::new(Config::default(), LIMITS);
+    let long = run(data, engine().by_the_long_way());
     let first = run(data, engine());
     assert_eq!(run(data, engine()), first, "the same inputs, other events");
-    let long = run(data, engine().by_the_long_way());
+    for (step, (short, long)) in first.steps.iter().zip(&long.steps).enumerate() {
+        assert_eq!(short, long, "the short way differs first at step {step}");
+    }
     assert_eq!(first, long, "the short way says something else");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An operation on a hop and what it takes.
+    fn operation(code: u8, hop: u8, takes: &[u8]) -> Vec<u8> {
+        [&[hop << 4 | code], takes].concat()
+    }
+
+    /// Anything, most of it what connections consist of.
+    fn step() -> impl Strategy<Value = Vec<u8>> {
+        let hop = 0..HOPS as u8;
+        let kind = prop_oneof![
+            2 => (0_u8..2, vec(any::<u8>(), 0..1)),
+            4 => (2_u8..4, vec(any::<u8>(), 1)),
+            4 => (6_u8..8, vec(any::<u8>(), 1)),
+            1 => (8_u8..9, vec(any::<u8>(), 1)),
+            1 => (9_u8..10, vec(any::<u8>(), 7..12)),
+            1 => (13_u8..14, vec(0_u8..8, 1)),
+            1 => (15_u8..16, vec(any::<u8>(), 2)),
+        ];
+        (hop, kind).prop_map(|(hop, (code, takes))| operation(code, hop, &takes))
+    }
+
+    /// A short connection. Each of its steps is missed, seen twice, or in another place now and then.
+    fn life() -> impl Strategy<Value = Vec<u8>> {
+        let fate = prop_oneof![12 => Just(1), 1 => Just(0), 1 => Just(2)];
+        let fates = vec(fate, 11);
+        let turned = prop_oneof![3 => Just(None), 1 => (0_usize..10).prop_map(Some)];
+        (0..HOPS as u8, 0_u8..2, 0_u8..16, any::<u8>(), fates, turned).prop_map(
+            |(hop, request, response, first, fates, turned)| {
+                let mut steps = [
+                    operation(0, hop, &[]),
+                    operation(1, hop, &[]),
+                    operation(6, hop, &[0]),
+                    operation(2, hop, &[request]),
+                    operation(6, hop, &[1]),
+                    operation(3, hop, &[response]),
+                    operation(6, hop, &[0]),
+                    operation(7, hop, &[first]),
+                    operation(6, hop, &[first ^ 1]),
+                    operation(7, hop, &[first ^ 1]),
+                    operation(6, hop, &[first]),
+                ];
+                if let Some(at) = turned {
+                    steps.swap(at, at + 1);
+                }
+                let seen = steps.iter().zip(fates);
+                seen.flat_map(|(step, times)| step.repeat(times)).collect()
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn the_short_ways_say_what_the_long_way_says(
+            steps in vec(prop_oneof![life(), step()], 1..30),
+        ) {
+            engine(&steps.concat());
+        }
+    }
 }

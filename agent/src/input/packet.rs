@@ -4,12 +4,12 @@
 //! that the capture cut short and for the oversized ones that segmentation offload makes. Leaves
 //! alone what checksums say: offload makes them wrong on healthy hosts.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use thiserror::Error;
 
 use crate::dns;
-use crate::model::{Direction, Segment, TcpFlags};
+use crate::model::{Direction, IcmpKind, Segment, TcpFlags};
 
 /// IP protocol numbers, also used as IPv6 next-header values.
 pub(crate) mod protocol {
@@ -84,11 +84,13 @@ pub struct TcpPacket<'a> {
 
 impl<'a> TcpPacket<'a> {
     /// The packet as a segment of a hop.
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and what it returns is large"
+    )]
+    #[inline(always)]
     pub const fn segment(&self, direction: Direction) -> Segment<'a> {
-        let (local, upstream) = match direction {
-            Direction::ToUpstream => (self.src, self.dst),
-            Direction::FromUpstream => (self.dst, self.src),
-        };
+        let (local, upstream) = self.ends(direction);
         Segment {
             direction,
             local,
@@ -104,6 +106,33 @@ impl<'a> TcpPacket<'a> {
             packet: &[],
         }
     }
+
+    /// The gateway's end and the upstream's.
+    #[expect(
+        clippy::inline_always,
+        reason = "once a packet, and what it returns is large"
+    )]
+    #[inline(always)]
+    const fn ends(&self, direction: Direction) -> (SocketAddr, SocketAddr) {
+        let to = matches!(direction, Direction::ToUpstream);
+        match (self.src, self.dst) {
+            // As numbers: to choose from what lies in memory takes longer.
+            (SocketAddr::V4(src), SocketAddr::V4(dst)) => {
+                let (src, src_port) = (src.ip().to_bits(), src.port());
+                let (dst, dst_port) = (dst.ip().to_bits(), dst.port());
+                let (local, local_port) = if to { (src, src_port) } else { (dst, dst_port) };
+                let (upstream, port) = if to { (dst, dst_port) } else { (src, src_port) };
+                (v4(local, local_port), v4(upstream, port))
+            }
+            (src, dst) if to => (src, dst),
+            (src, dst) => (dst, src),
+        }
+    }
+}
+
+#[inline]
+const fn v4(address: u32, port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from_bits(address), port))
 }
 
 /// A UDP datagram.
@@ -119,16 +148,20 @@ pub struct Datagram<'a> {
     pub wire_len: u32,
 }
 
-/// An ICMP or `ICMPv6` "destination unreachable" and the TCP segment that it quotes.
+/// An ICMP or `ICMPv6` error and the TCP segment that it quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpQuote {
     /// Who sent the error.
     pub from: IpAddr,
+    /// Which error it is.
+    pub kind: IcmpKind,
+    /// Bytes of the message up to the quoted payload, from the ICMP header on.
+    pub head_len: usize,
     /// ICMP code.
     pub code: u8,
     /// Sender of the quoted segment.
     pub src: SocketAddr,
-    /// Receiver that was unreachable.
+    /// Receiver that it did not reach.
     pub dst: SocketAddr,
     /// Sequence number of the quoted segment.
     pub seq: u32,
@@ -203,8 +236,8 @@ pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketErro
         protocol::UDP => Ok(datagram(ip)
             .filter(|datagram| datagram.concerns(dns::PORT))
             .map_or(IpPacket::Other, IpPacket::Dns)),
-        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp(icmp_quote(ip.payload, ip.src, 3))),
-        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp(icmp_quote(ip.payload, ip.src, 1))),
+        protocol::ICMP if ip.src.is_ipv4() => Ok(icmp(icmp_quote(ip.payload, ip.src))),
+        protocol::ICMPV6 if ip.src.is_ipv6() => Ok(icmp(icmp_quote(ip.payload, ip.src))),
         _ => Ok(IpPacket::Other),
     }
 }
@@ -215,7 +248,7 @@ pub(crate) fn transport<'a>(ip: &IpLayer<'a>) -> Result<IpPacket<'a>, PacketErro
     expect(dead_code, reason = "only the live source has raw sockets")
 )]
 pub(crate) fn parse_icmp_v6(bytes: &[u8], from: Ipv6Addr) -> Option<IcmpQuote> {
-    icmp_quote(bytes, from.into(), 1)
+    icmp_quote(bytes, from.into())
 }
 
 /// Takes the IP header and all extension headers off.
@@ -425,20 +458,36 @@ fn icmp<'a>(quote: Option<IcmpQuote>) -> IpPacket<'a> {
     quote.map_or(IpPacket::Other, IpPacket::Icmp)
 }
 
-/// The quote in a "destination unreachable" of the type number `unreachable`.
-fn icmp_quote(message: &[u8], from: IpAddr, unreachable: u8) -> Option<IcmpQuote> {
+/// The quote in an error message of ICMP (RFC 792) or, from an IPv6 address, `ICMPv6` (RFC 4443).
+fn icmp_quote(message: &[u8], from: IpAddr) -> Option<IcmpQuote> {
+    /// TCP headers without and with all options.
+    const TCP_LEN: usize = 20;
+    const TCP_MAX_LEN: usize = 60;
+
     let (&[kind, code, ..], quoted) = message.split_first_chunk::<8>()?;
-    if kind != unreachable {
-        return None;
-    }
+    let kind = match (kind, from) {
+        (3, IpAddr::V4(_)) | (1, IpAddr::V6(_)) => IcmpKind::Unreachable,
+        (2, IpAddr::V6(_)) => IcmpKind::TooBig,
+        (11, IpAddr::V4(_)) | (3, IpAddr::V6(_)) => IcmpKind::TimeExceeded,
+        _ => return None,
+    };
     // The quote is cut to what fits, so its own length field is no use here.
     let quoted = ip_layer(quoted, u32_len(quoted.len())).ok()?;
     if quoted.protocol != protocol::TCP || quoted.fragment {
         return None;
     }
     let tcp = quoted.payload.first_chunk::<8>()?;
+    let tcp_len = quoted
+        .payload
+        .get(12)
+        .map_or(TCP_LEN, |offset| usize::from(offset >> 4) * 4)
+        .clamp(TCP_LEN, TCP_MAX_LEN)
+        .min(quoted.payload.len());
+    let before = quoted.payload.as_ptr().addr() - message.as_ptr().addr();
     Some(IcmpQuote {
         from,
+        kind,
+        head_len: before + tcp_len,
         code,
         src: SocketAddr::new(quoted.src, u16::from_be_bytes([tcp[0], tcp[1]])),
         dst: SocketAddr::new(quoted.dst, u16::from_be_bytes([tcp[2], tcp[3]])),
@@ -619,7 +668,8 @@ mod tests {
             panic!("no quote");
         };
         assert_eq!(quote.from, IpAddr::from([10, 0, 0, 254]));
-        assert_eq!((quote.code, quote.seq), (1, 7));
+        assert_eq!((quote.kind, quote.code), (IcmpKind::Unreachable, 1));
+        assert_eq!((quote.head_len, quote.seq), (36, 7));
         assert_eq!(quote.src, "10.0.0.1:49153".parse().unwrap());
         assert_eq!(quote.dst, "10.0.0.2:80".parse().unwrap());
 
@@ -630,6 +680,28 @@ mod tests {
             panic!("no quote");
         };
         assert_eq!((quote.code, quote.dst.port()), (3, 80));
+        assert_eq!(quote.head_len, 68);
+    }
+
+    #[test]
+    fn other_errors_are_told_apart_and_their_payload_left_out() {
+        let with_payload = v4(152, 0, &segment(12, &[b'x'; 100]));
+        let read = |kind: u8, quoted: &[u8], from: IpAddr| {
+            let message = [&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat();
+            icmp_quote(&message, from).map(|quote| (quote.kind, quote.head_len))
+        };
+        let from = IpAddr::from([10, 0, 0, 254]);
+        let head = 8 + 20 + 32;
+        let told = |kind| Some((kind, head));
+        assert_eq!(read(11, &with_payload, from), told(IcmpKind::TimeExceeded));
+        assert_eq!(read(3, &with_payload, from), told(IcmpKind::Unreachable));
+        assert_eq!(read(2, &with_payload, from), None);
+        let with_payload = v6(132, protocol::TCP, &segment(12, &[b'x'; 100]));
+        let from = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]);
+        let told = |kind| Some((kind, head + 20));
+        assert_eq!(read(2, &with_payload, from), told(IcmpKind::TooBig));
+        assert_eq!(read(3, &with_payload, from), told(IcmpKind::TimeExceeded));
+        assert_eq!(read(11, &with_payload, from), None);
     }
 
     proptest! {

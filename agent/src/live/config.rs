@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::maps::lpm_trie::Key;
+use hopscope_ebpf::{MAX_HEAD_LEN, MAX_SNAP_LEN, MIN_HEAD_LEN};
 
 use crate::model::UpstreamPattern;
 
@@ -50,6 +51,11 @@ pub struct LiveConfig {
     pub upstreams: Vec<UpstreamPattern>,
     /// Payload bytes kept of each segment.
     pub snap_len: u32,
+    /// Payload bytes of a request that are held back in the kernel until it is known whether its exchange
+    /// matters, from [`MIN_HEAD_LEN`] to [`MAX_HEAD_LEN`].
+    pub request_head: u32,
+    /// The same of a response.
+    pub response_head: u32,
     /// Size of the ring between kernel and user space, rounded up to a power of two.
     pub ring_bytes: u32,
     /// Of how many healthy exchanges on a connection one is sent up in full; zero for none.
@@ -72,12 +78,29 @@ impl Default for LiveConfig {
             cgroups: Vec::new(),
             upstreams: Vec::new(),
             snap_len: 2048,
+            // All that there is room for: what is cut off of a head hides how long its body is.
+            request_head: MAX_HEAD_LEN,
+            response_head: MAX_HEAD_LEN,
             ring_bytes: 8 << 20,
             sample: 1000,
             slow_first_byte_ms: 1000,
             packets_of: Vec::new(),
             system_calls: true,
             kernel_log: false,
+        }
+    }
+}
+
+impl LiveConfig {
+    /// A length in the kernel: within its bounds, and without one where everything is wanted that there is
+    /// room for. With a longer `snap_len`, segments without that room are not held back.
+    pub(super) const fn head(len: u32) -> u32 {
+        if len >= MAX_HEAD_LEN {
+            MAX_SNAP_LEN
+        } else if len < MIN_HEAD_LEN {
+            MIN_HEAD_LEN
+        } else {
+            len
         }
     }
 }

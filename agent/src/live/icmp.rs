@@ -1,4 +1,5 @@
-//! ICMP and `ICMPv6` "destination unreachable" in the network namespaces of gateways.
+//! ICMP and `ICMPv6` errors in the network namespaces of gateways: "destination unreachable" with
+//! "fragmentation needed", "packet too big" and "time exceeded".
 //!
 //! The kernel tells a socket of an ICMP error by an errno alone, which does not say who sent it. A raw
 //! socket a namespace shows the message itself. It takes nothing away from anyone: the kernel hands
@@ -15,13 +16,15 @@ use rustix::net::{
 };
 
 use super::{netns, process};
-use crate::input::packet::{IcmpQuote, IpPacket, parse_icmp_v6, parse_ip};
+use crate::input::packet::{IcmpQuote, IpPacket, parse_icmp_v6, parse_ip, protocol};
 use crate::model::IcmpError;
 
-/// "Destination unreachable" of RFC 792.
-const UNREACHABLE_V4: u8 = 3;
-/// The same of RFC 4443 section 3.1.
-const UNREACHABLE_V6: u8 = 1;
+/// "Destination unreachable" and "time exceeded" of RFC 792.
+const ERRORS_V4: [u8; 2] = [3, 11];
+/// The same and "packet too big" of RFC 4443 section 3.
+const ERRORS_V6: [u8; 3] = [1, 2, 3];
+/// Length of an IPv6 header.
+const V6_HEADER: usize = 40;
 /// `ICMP_FILTER` of `linux/icmp.h` and `ICMPV6_FILTER` of `linux/icmpv6.h`, which have the same number.
 const FILTER: libc::c_int = 1;
 /// IP header with options, ICMP header, and what RFC 4443 section 2.4 quotes at most.
@@ -73,11 +76,16 @@ fn open_one(family: Family) -> io::Result<OwnedFd> {
 /// Has the kernel drop every other type of message, so that a flood of echo requests costs nothing.
 fn filter(fd: &OwnedFd, family: Family) -> io::Result<()> {
     // A set bit blocks its type, in both filters (`linux/icmp.h`, RFC 3542 section 3.2).
+    let but = |kinds: &[u8]| {
+        kinds
+            .iter()
+            .fold(u32::MAX, |mask, kind| mask & !(1 << kind))
+    };
     let (level, mask) = match family {
-        Family::V4 => (libc::SOL_RAW, vec![!(1_u32 << UNREACHABLE_V4)]),
+        Family::V4 => (libc::SOL_RAW, vec![but(&ERRORS_V4)]),
         Family::V6 => {
             let mut mask = vec![u32::MAX; 8];
-            mask[0] = !(1 << UNREACHABLE_V6);
+            mask[0] = but(&ERRORS_V6);
             (libc::SOL_ICMPV6, mask)
         }
     };
@@ -93,26 +101,63 @@ fn filter(fd: &OwnedFd, family: Family) -> io::Result<()> {
     }
 }
 
-/// Reads what has arrived.
-pub(super) fn drain(netns: u64, sockets: &Sockets, mut found: impl FnMut(IcmpError)) {
-    let mut buffer = [0; MESSAGE_BYTES];
+/// Reads what has arrived: the errors, and each message from its IP header on to the end of the quoted
+/// TCP header.
+pub(super) fn drain(netns: u64, sockets: &Sockets, mut found: impl FnMut(IcmpError, &[u8])) {
+    let mut buffer = [0; V6_HEADER + MESSAGE_BYTES];
     for (family, fd) in &sockets.fds {
         for _ in 0..AT_ONCE {
-            let Ok((bytes, _, from)) = recvfrom(fd, &mut buffer[..], RecvFlags::empty()) else {
+            // In front of an `ICMPv6` message there is room for the header that it comes without.
+            let start = match family {
+                Family::V4 => 0,
+                Family::V6 => V6_HEADER,
+            };
+            let Ok((len, _, from)) = recvfrom(fd, &mut buffer[start..], RecvFlags::empty()) else {
                 break;
             };
-            let bytes = buffer.get(..bytes).unwrap_or_default();
+            let bytes = buffer.get(start..start + len).unwrap_or_default();
             let message = match family {
-                Family::V4 => parse_v4(bytes),
+                Family::V4 => parse_v4(bytes).map(|quote| (header_v4(bytes), quote)),
                 Family::V6 => from
                     .and_then(|from| SocketAddrV6::try_from(from).ok())
-                    .and_then(|from| parse_icmp_v6(bytes, *from.ip())),
+                    .and_then(|from| parse_icmp_v6(bytes, *from.ip()))
+                    .map(|quote| (V6_HEADER, quote)),
             };
-            if let Some(quote) = message {
-                found(error(&quote, netns, &sockets.own));
+            let Some((header, quote)) = message else {
+                continue;
+            };
+            if *family == Family::V6
+                && let Some(head) = buffer.first_chunk_mut()
+            {
+                *head = header_v6(&quote, len);
             }
+            let packet = buffer.get(..header + quote.head_len).unwrap_or_default();
+            found(error(&quote, netns, &sockets.own), packet);
         }
     }
+}
+
+/// Length of the IPv4 header that `bytes` begin with.
+fn header_v4(bytes: &[u8]) -> usize {
+    bytes
+        .first()
+        .map_or(0, |first| usize::from(first & 0x0f) * 4)
+}
+
+/// The header that an `ICMPv6` message of `len` bytes came with, as far as it is known: its hop limit is
+/// left zero.
+fn header_v6(quote: &IcmpQuote, len: usize) -> [u8; V6_HEADER] {
+    let mut header = [0; V6_HEADER];
+    header[0] = 0x60;
+    let len = u16::try_from(len).unwrap_or(u16::MAX);
+    header[4..6].copy_from_slice(&len.to_be_bytes());
+    header[6] = protocol::ICMPV6;
+    for (room, address) in [(8, quote.from), (24, quote.src.ip())] {
+        if let IpAddr::V6(address) = address {
+            header[room..room + 16].copy_from_slice(&address.octets());
+        }
+    }
+    header
 }
 
 /// Reads a message as a raw IPv4 socket gives it, IP header included.
@@ -131,6 +176,7 @@ fn error(quote: &IcmpQuote, netns: u64, own: &HashSet<IpAddr>) -> IcmpError {
         netns,
         from,
         from_self: from == quote.src.ip() || from.is_loopback() || own.contains(&from),
+        kind: quote.kind,
         code: quote.code,
         local: quote.src,
         upstream: quote.dst,
@@ -221,6 +267,15 @@ mod tests {
         from_source[12..16].copy_from_slice(&[10, 0, 0, 1]);
         let found = parse_v4(&from_source).unwrap();
         assert!(error(&found, 1, &HashSet::new()).from_self);
+    }
+
+    #[test]
+    fn the_missing_header_is_made() {
+        let message = v6();
+        let quote = parse_icmp_v6(&message, "fd00::9".parse().unwrap()).unwrap();
+        let packet = [&header_v6(&quote, message.len())[..], &message].concat();
+        let len = u32::try_from(packet.len()).unwrap();
+        assert_eq!(parse_ip(&packet, len).ok(), Some(IpPacket::Icmp(quote)));
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let traced = calls::layout(&mut globals);
     globals.extend([
         ("SNAP_LEN", config.snap_len.min(MAX_SNAP_LEN)),
+        ("REQUEST_HEAD", LiveConfig::head(config.request_head)),
+        ("RESPONSE_HEAD", LiveConfig::head(config.response_head)),
         ("SAMPLE", config.sample),
         ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),

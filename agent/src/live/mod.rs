@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod names;
 mod netns;
+mod occupancy;
 mod offsets;
 mod process;
 mod scout;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
-use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, dns_role, hop_flag};
+use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, HOPS_CAP, dns_role, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -22,6 +22,7 @@ use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
 use super::names::Names;
+use super::occupancy::Occupancy;
 use super::offsets::ResetReasons;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
@@ -103,6 +104,7 @@ pub struct LiveSource {
     listening: Vec<Input<'static>>,
     /// Hops that closed, with the time at which they are forgotten.
     closed: Closed,
+    occupancy: Occupancy,
     malformed: u64,
     seeded: u64,
     not_tcp: u64,
@@ -180,6 +182,7 @@ impl LiveSource {
             waiting: Vec::new(),
             listening: Vec::new(),
             closed: Closed::default(),
+            occupancy: Occupancy::new(HOPS_CAP.into()),
             malformed: 0,
             seeded: 0,
             not_tcp: 0,
@@ -200,8 +203,9 @@ impl LiveSource {
         timeout: Duration,
         sink: &mut dyn FnMut(Timestamp, Input<'_>),
     ) -> Result<Timestamp, LiveError> {
+        let mut heard = true;
         if self.waiting.is_empty() && self.listening.is_empty() {
-            self.wait(timeout.min(HOUSEKEEPING))?;
+            heard = self.wait(timeout.min(HOUSEKEEPING))?;
         }
         self.clock.refresh();
         let now_ns = monotonic_ns();
@@ -216,7 +220,9 @@ impl LiveSource {
         for input in self.listening.drain(..) {
             sink(now, input);
         }
-        hear(&self.icmp, now, sink);
+        if heard {
+            hear(&self.icmp, now, sink);
+        }
         self.drain_ring(now_ns, sink);
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
@@ -265,43 +271,43 @@ impl LiveSource {
             ("live_not_tcp", self.not_tcp),
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
+            ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
     }
 
-    fn wait(&self, timeout: Duration) -> Result<(), LiveError> {
-        let failed = |source: rustix::io::Errno| LiveError::Io {
-            what: "wait for kernel records",
-            source: source.into(),
+    /// Waits for anything to do. Returns whether there are ICMP errors.
+    fn wait(&self, timeout: Duration) -> Result<bool, LiveError> {
+        let wait = |fds: &mut [PollFd<'_>], timeout: Duration| {
+            let timeout = Timespec::try_from(timeout).ok();
+            match poll(fds, timeout.as_ref()) {
+                // A signal is for whoever installed its handler; the pump just comes back.
+                Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+                Err(source) => Err(LiveError::Io {
+                    what: "wait for kernel records",
+                    source: source.into(),
+                }),
+            }
         };
+        let waker = || PollFd::new(&*self.waker.0, PollFlags::IN);
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.ring.as_fd(), PollFlags::IN),
-            PollFd::new(&*self.waker.0, PollFlags::IN),
+            waker(),
         ];
-        for sockets in self.icmp.values() {
-            fds.extend(
-                sockets
-                    .fds
-                    .iter()
-                    .map(|(_, fd)| PollFd::new(fd, PollFlags::IN)),
-            );
+        let sockets = self.icmp.values().flat_map(|sockets| &sockets.fds);
+        fds.extend(sockets.map(|(_, fd)| PollFd::new(fd, PollFlags::IN)));
+        wait(&mut fds, timeout)?;
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let mut woken = fds.get(1).is_some_and(ready);
+        if fds.first().is_some_and(ready) {
+            let mut waker = [waker()];
+            wait(&mut waker, GATHER)?;
+            woken |= waker.iter().any(ready);
         }
-        let timeout = Timespec::try_from(timeout).ok();
-        match poll(&mut fds, timeout.as_ref()) {
-            // A signal is for whoever installed its handler; the pump just comes back.
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(error)),
+        if woken {
+            self.waker.clear();
         }
-        if fds.first().is_some_and(|ring| !ring.revents().is_empty()) {
-            let mut waker = [PollFd::new(&*self.waker.0, PollFlags::IN)];
-            let gather = Timespec::try_from(GATHER).ok();
-            match poll(&mut waker, gather.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        self.waker.clear();
-        Ok(())
+        Ok(fds.iter().skip(2).any(ready))
     }
 
     /// Takes everything out of the ring that was stamped before now. Later records stay for the next
@@ -325,7 +331,13 @@ impl LiveSource {
                     self.closed
                         .insert(record.cookie, record.time_ns.saturating_add(LINGER_NS));
                 }
-                Body::Open { .. } => self.closed.remove(record.cookie),
+                // A socket that connects again has its entry still.
+                Body::Open { .. } => {
+                    let again = self.closed.remove(record.cookie);
+                    if !again {
+                        self.occupancy.enter();
+                    }
+                }
                 _ => {}
             }
             // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
@@ -376,6 +388,7 @@ impl LiveSource {
                 match self.hops.insert(cookie, entry, NO_EXIST) {
                     Ok(()) => {
                         self.seeded += 1;
+                        self.occupancy.enter();
                         let signal = Signal::Seeded {
                             process,
                             local,
@@ -443,8 +456,15 @@ impl LiveSource {
     /// Ends the tracking of hops that closed a while ago.
     fn forget_closed(&mut self, now_ns: u64) {
         while let Some(cookie) = self.closed.due(now_ns) {
-            // It fails only where the entry has left by age.
-            let _ = self.hops.remove(&cookie);
+            match self.hops.remove(&cookie) {
+                Ok(()) => self.occupancy.leave(true),
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == io::ErrorKind::NotFound =>
+                {
+                    self.occupancy.leave(false);
+                }
+                Err(error) => tracing::debug!(%error, cookie, "a closed hop was not forgotten"),
+            }
         }
     }
 }
@@ -483,7 +503,9 @@ fn dns_socket(process: &Process, on_behalf: bool) -> [u8; DNS_SOCKET_BYTES] {
 /// Hands over the ICMP errors that have arrived.
 fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
     for (netns, sockets) in namespaces {
-        icmp::drain(*netns, sockets, |error| sink(now, Input::Icmp(error)));
+        icmp::drain(*netns, sockets, |error, packet| {
+            sink(now, Input::Icmp { error, packet });
+        });
     }
 }
 
@@ -515,8 +537,9 @@ impl Closed {
         self.order.push_back((due_ns, cookie));
     }
 
-    fn remove(&mut self, cookie: u64) {
-        self.due.remove(&cookie);
+    /// Returns whether it was there.
+    fn remove(&mut self, cookie: u64) -> bool {
+        self.due.remove(&cookie).is_some()
     }
 
     /// The next hop whose time has come.
@@ -554,7 +577,7 @@ mod tests {
     fn a_socket_that_connects_again_is_kept() {
         let mut closed = Closed::default();
         closed.insert(1, 10);
-        closed.remove(1);
+        assert!(closed.remove(1) && !closed.remove(1));
         assert_eq!(closed.due(15), None);
         closed.insert(1, 30);
         assert_eq!(closed.due(29), None);

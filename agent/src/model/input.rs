@@ -69,7 +69,12 @@ pub enum Input<'a> {
         turn: Turn,
     },
     /// An ICMP error that quotes a segment of some hop.
-    Icmp(IcmpError),
+    Icmp {
+        /// What it says.
+        error: IcmpError,
+        /// The message, from the IP header on; empty where the source keeps none.
+        packet: &'a [u8],
+    },
     /// A DNS message between a gateway and a resolver.
     Dns(DnsMessage<'a>),
     /// The source lost records: every hop that is open now may have missed some.
@@ -243,7 +248,18 @@ pub enum LibraryFact {
     },
 }
 
-/// An ICMP or `ICMPv6` "destination unreachable" that quotes a segment to an upstream.
+/// The errors of ICMP (RFC 792) and `ICMPv6` (RFC 4443) that concern a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpKind {
+    /// "Destination unreachable"; for IPv4 also "fragmentation needed", which is its code 4.
+    Unreachable,
+    /// "Packet too big", of IPv6 only.
+    TooBig,
+    /// "Time exceeded".
+    TimeExceeded,
+}
+
+/// An ICMP or `ICMPv6` error that quotes a segment to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     /// Inode of the network namespace it arrived in, or zero from a file.
@@ -252,6 +268,8 @@ pub struct IcmpError {
     pub from: IpAddr,
     /// Whether `from` is an address of the gateway host itself.
     pub from_self: bool,
+    /// Which error it is.
+    pub kind: IcmpKind,
     /// ICMP code: RFC 792 and RFC 1812 section 5.2.7.1 for IPv4, RFC 4443 section 3.1 for IPv6.
     pub code: u8,
     /// The gateway's end, from the quoted segment.

@@ -6,9 +6,12 @@
 //! whole, and of the later ones the newest, without payload. So a hop takes 16 KiB at most, and what
 //! went well is overwritten by what comes next.
 //!
-//! All hops together are bounded too: the packets of the hop that was silent longest go first. Packets
-//! that come after the verdict are not part of its capture.
+//! All hops together are bounded too: the packets of the hop that was silent longest go first.
+//!
+//! A verdict may wait for what the gateway's client gets. Then a copy of the packets is held until its event
+//! goes out; while no other exchange begins, later packets of the hop still belong to the failure.
 
+use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
 use std::mem::size_of;
 use std::time::Duration;
@@ -16,10 +19,18 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::capture::CapturedPacket;
-use crate::model::{Direction, HopId, Input, Segment, Signal, TcpFlags, TcpState, Timestamp};
+use crate::model::{
+    Direction, HopId, IcmpError, Input, Segment, Signal, TcpFlags, TcpState, Timestamp,
+};
 
-/// How long the packets of a closed hop are kept: verdicts take 150 ms at most.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the packets of a closed hop are kept where nothing more is to be said of it, and where a verdict
+/// may come: within two seconds.
+const GRACE: Duration = Duration::from_millis(200);
+const LINGER: Duration = Duration::from_secs(2);
+
+/// ICMP errors that are kept, each without the payload that it quotes, and for how long.
+const ERRORS: usize = 256;
+const ERROR_AGE: Duration = Duration::from_mins(1);
 
 /// Packets of the handshake that are kept for as long as the hop is.
 const OPENING: usize = 2;
@@ -59,7 +70,7 @@ struct Kept {
 }
 
 /// The packets of one hop.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Packets {
     bytes: Vec<u8>,
     kept: VecDeque<Kept>,
@@ -76,6 +87,34 @@ struct Packets {
     accounted: usize,
 }
 
+/// An ICMP error as it came in.
+#[derive(Debug)]
+struct HeardError {
+    at: Timestamp,
+    error: IcmpError,
+    packet: Box<[u8]>,
+    wire_len: u32,
+}
+
+/// Whether so much time has passed. What is well ahead of now was seen before the clock was set back, which is
+/// long ago: else it would be kept until the clock has come there again.
+fn is_past(now: Timestamp, since: Timestamp, time: Duration) -> bool {
+    now.since(since) >= time || since > now.after(LINGER)
+}
+
+/// Length of an IP packet by its own header.
+fn wire_len(packet: &[u8]) -> u32 {
+    let length = |at: usize| {
+        let field = packet.get(at..)?.first_chunk()?;
+        Some(u32::from(u16::from_be_bytes(*field)))
+    };
+    let length = match packet.first().map(|first| first >> 4) {
+        Some(4) => length(2),
+        _ => length(4).map(|payload| 40 + payload),
+    };
+    length.unwrap_or(0)
+}
+
 /// Memory of a hop beside its bytes: its entry and its places in the queues, each with room to grow.
 const HOP_BYTES: usize = 2
     * (size_of::<(HopId, Box<Packets>)>() + 2 * size_of::<(Timestamp, HopId)>())
@@ -88,7 +127,16 @@ pub struct Flight {
     hops: HashMap<HopId, Box<Packets>, RandomState>,
     eviction: VecDeque<(Timestamp, HopId)>,
     closing: VecDeque<(Timestamp, HopId)>,
+    /// Closed hops that may still be judged.
+    lingering: VecDeque<(Timestamp, HopId)>,
+    /// What is held for events that wait, by their ids, and those in the order in which they came. It takes
+    /// half of the memory at most.
+    held: HashMap<Box<str>, Box<Packets>>,
+    held_order: VecDeque<Box<str>>,
+    held_bytes: usize,
+    errors: VecDeque<HeardError>,
     bytes: usize,
+    errors_evicted: u64,
     packets: u64,
     evicted: u64,
     shortened: u64,
@@ -102,7 +150,13 @@ impl Flight {
             hops: HashMap::default(),
             eviction: VecDeque::new(),
             closing: VecDeque::new(),
+            lingering: VecDeque::new(),
+            held: HashMap::new(),
+            held_order: VecDeque::new(),
+            held_bytes: 0,
+            errors: VecDeque::new(),
             bytes: 0,
+            errors_evicted: 0,
             packets: 0,
             evicted: 0,
             shortened: 0,
@@ -123,40 +177,95 @@ impl Flight {
                         ..
                     },
             } => self.close(at, *hop),
+            Input::Icmp { error, packet } if !packet.is_empty() => self.error(at, error, packet),
             _ => {}
         }
-        while self.bytes > self.limits.total_bytes && self.evict_oldest() {}
+        self.make_room();
     }
 
     /// Copies of the packets of a hop, oldest first.
     pub fn packets(&self, hop: HopId) -> Vec<CapturedPacket> {
+        let packets = self.hops.get(&hop);
+        packets.map_or_else(Vec::new, |packets| packets.captured())
+    }
+
+    /// Holds the packets of a hop as they are for the event called `event`.
+    pub fn hold(&mut self, event: &str, hop: HopId) {
         let Some(packets) = self.hops.get(&hop) else {
-            return Vec::new();
+            return;
         };
-        let mut from = 0;
-        let mut copies = Vec::with_capacity(packets.kept.len());
-        for kept in &packets.kept {
-            let to = from + kept.len as usize;
-            copies.push(CapturedPacket {
-                at: kept.at,
-                direction: kept.direction,
-                bytes: packets.bytes.get(from..to).unwrap_or_default().to_vec(),
-                wire_len: kept.wire_len,
-            });
-            from = to;
+        let mut copy = packets.clone();
+        copy.accounted = copy.memory() + 2 * event.len();
+        self.held_bytes += copy.accounted;
+        if let Some(before) = self.held.insert(event.into(), copy) {
+            self.held_bytes -= before.accounted;
+        } else {
+            self.held_order.push_back(event.into());
         }
-        // Processors hand over their records a little out of order.
-        copies.sort_by_key(|copy| copy.at);
-        copies
+        while self.held_bytes > self.limits.total_bytes / 2
+            && let Some(oldest) = self.held_order.pop_front()
+        {
+            self.evicted += u64::from(self.let_go(&oldest).is_some());
+        }
+        self.make_room();
+    }
+
+    /// The packets that were held for an event, with those that the hop had since as long as it began no
+    /// other exchange. Where none are held, those of the hop as they are.
+    pub fn release(&mut self, event: &str, hop: HopId) -> Vec<CapturedPacket> {
+        let Some(held) = self.let_go(event) else {
+            return self.packets(hop);
+        };
+        if self.held_order.len() > 64 + 2 * self.held.len() {
+            let held = &self.held;
+            self.held_order.retain(|event| held.contains_key(event));
+        }
+        match self.hops.get(&hop) {
+            Some(now) if now.exchange == held.exchange => now.captured(),
+            _ => held.captured(),
+        }
+    }
+
+    fn let_go(&mut self, event: &str) -> Option<Box<Packets>> {
+        let held = self.held.remove(event)?;
+        self.held_bytes -= held.accounted;
+        Some(held)
+    }
+
+    /// The ICMP errors since `since` that quote a segment from `local` to `upstream`. `netns` is zero where
+    /// it is not known.
+    pub fn errors(
+        &self,
+        since: Timestamp,
+        netns: u64,
+        local: SocketAddr,
+        upstream: SocketAddr,
+    ) -> impl Iterator<Item = CapturedPacket> {
+        let about = move |heard: &&HeardError| {
+            heard.at >= since
+                && (heard.error.local, heard.error.upstream) == (local, upstream)
+                && (netns == 0 || heard.error.netns == netns)
+        };
+        self.errors
+            .iter()
+            .filter(about)
+            .map(|heard| CapturedPacket {
+                at: heard.at,
+                direction: Direction::FromUpstream,
+                bytes: heard.packet.to_vec(),
+                wire_len: heard.wire_len,
+            })
     }
 
     /// What is kept, and what had to go.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("flight_hops", self.hops.len() as u64),
-            ("flight_bytes", self.bytes as u64),
+            ("flight_bytes", (self.bytes + self.held_bytes) as u64),
             ("flight_packets", self.packets),
+            ("flight_events_held", self.held.len() as u64),
             ("flight_hops_evicted", self.evicted),
+            ("flight_icmp_evicted", self.errors_evicted),
             ("flight_packets_shortened", self.shortened),
         ]
     }
@@ -191,22 +300,55 @@ impl Flight {
         }
     }
 
-    /// Forgets hops that closed a while ago. To be called once everything that happened until `now` was
-    /// seen and judged.
-    pub fn tick(&mut self, now: Timestamp) {
+    /// Forgets hops that closed a while ago; `is_over` tells of which nothing more will be said. To be called
+    /// once everything that happened until `now` was seen and judged.
+    pub fn tick(&mut self, now: Timestamp, is_over: impl Fn(HopId) -> bool) {
         while let Some((since, hop)) = self.closing.front().copied() {
-            if now.since(since) < LINGER {
+            if !is_past(now, since, GRACE) {
                 break;
             }
             self.closing.pop_front();
+            if is_over(hop) {
+                self.forget(hop);
+            } else {
+                self.lingering.push_back((since, hop));
+            }
+        }
+        while let Some((since, hop)) = self.lingering.front().copied() {
+            if !is_past(now, since, LINGER) {
+                break;
+            }
+            self.lingering.pop_front();
             if let Some(packets) = self.hops.get_mut(&hop) {
-                if packets.last_seen > since {
-                    self.closing.push_back((packets.last_seen.max(since), hop));
+                if packets.last_seen > since && packets.last_seen <= now {
+                    self.lingering.push_back((packets.last_seen, hop));
                 } else {
                     self.forget(hop);
                 }
             }
         }
+        while let Some(heard) = self.errors.front()
+            && is_past(now, heard.at, ERROR_AGE)
+        {
+            self.errors.pop_front();
+        }
+    }
+
+    fn error(&mut self, at: Timestamp, error: &IcmpError, packet: &[u8]) {
+        if self.errors.len() >= ERRORS {
+            self.errors.pop_front();
+            self.errors_evicted += 1;
+        }
+        self.errors.push_back(HeardError {
+            at,
+            error: *error,
+            wire_len: wire_len(packet),
+            packet: packet.into(),
+        });
+    }
+
+    fn make_room(&mut self) {
+        while self.bytes + self.held_bytes > self.limits.total_bytes && self.evict_oldest() {}
     }
 
     fn forget(&mut self, hop: HopId) {
@@ -325,6 +467,25 @@ impl Packets {
             keep
         });
         bytes.truncate(to);
+    }
+
+    /// Copies of the packets, oldest first.
+    fn captured(&self) -> Vec<CapturedPacket> {
+        let mut from = 0;
+        let mut copies = Vec::with_capacity(self.kept.len());
+        for kept in &self.kept {
+            let to = from + kept.len as usize;
+            copies.push(CapturedPacket {
+                at: kept.at,
+                direction: kept.direction,
+                bytes: self.bytes.get(from..to).unwrap_or_default().to_vec(),
+                wire_len: kept.wire_len,
+            });
+            from = to;
+        }
+        // Processors hand over their records a little out of order.
+        copies.sort_by_key(|copy| copy.at);
+        copies
     }
 
     /// Everything that it takes, with room that is not used.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::IcmpKind;
 use crate::record::testing::{FROM, HOP, TO, at, packet, segment};
 
 const DATA: TcpFlags = TcpFlags::PSH.union(TcpFlags::ACK);
@@ -158,10 +159,130 @@ fn closed_hops_are_forgotten_a_moment_later() {
     exchange(&mut flight, 0, "a");
     see(&mut flight, HOP, 5, false, TcpFlags::FIN, b"");
     // A gateway may use for hours what its upstream has closed.
-    flight.tick(at(10_000_000));
+    let over = |_| true;
+    flight.tick(at(10_000_000), over);
     see(&mut flight, HOP, 10_000_000, true, TcpFlags::FIN, b"");
-    flight.tick(at(10_000_900));
+    flight.tick(at(10_000_199), over);
     assert_eq!(flight.packets(HOP).len(), 4);
-    flight.tick(at(10_001_000));
+    flight.tick(at(10_000_200), over);
     assert_eq!((flight.packets(HOP).len(), flight.bytes), (0, 0));
+}
+
+#[test]
+fn closed_hops_that_may_be_judged_are_kept_longer() {
+    let mut flight = Flight::new(RecordLimits::default());
+    exchange(&mut flight, 0, "a");
+    see(&mut flight, HOP, 10, false, TcpFlags::RST, b"");
+    flight.tick(at(210), |_| false);
+    see(&mut flight, HOP, 300, true, TcpFlags::RST, b"");
+    flight.tick(at(2010), |_| false);
+    assert_eq!(flight.packets(HOP).len(), 4);
+    flight.tick(at(2300), |_| false);
+    assert_eq!((flight.packets(HOP).len(), flight.bytes), (0, 0));
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nothing_for_longer() {
+    let mut flight = Flight::new(RecordLimits::default());
+    for (hop, is_over) in [(HopId(1), true), (HopId(2), false)] {
+        see(&mut flight, hop, 3_600_000, false, TcpFlags::RST, b"");
+        flight.tick(at(3_600_300), |_| is_over);
+    }
+    see(&mut flight, HopId(3), 3_600_400, false, TcpFlags::RST, b"");
+    see(&mut flight, HOP, 10, false, TcpFlags::RST, b"");
+    flight.tick(at(20), |_| true);
+    assert_eq!(flight.hops.keys().copied().collect::<Vec<_>>(), [HOP]);
+    flight.tick(at(210), |_| true);
+    assert_eq!((flight.hops.len(), flight.bytes), (0, 0));
+}
+
+#[test]
+fn what_is_held_outlasts_other_exchanges() {
+    let mut flight = Flight::new(RecordLimits::default());
+    exchange(&mut flight, 0, "a");
+    flight.hold("one", HOP);
+    // Of the same exchange still.
+    see(&mut flight, HOP, 5, true, TcpFlags::ACK, b"");
+    flight.hold("two", HOP);
+    let same = flight.release("one", HOP);
+    assert_eq!(same.len(), 3);
+    for n in 0..5 {
+        exchange(&mut flight, 10 * (n + 1), "b");
+    }
+    let held = flight.release("two", HOP);
+    assert_eq!(held, same);
+    flight.hold("three", HOP);
+    flight.close(at(100), HOP);
+    flight.tick(at(1000), |_| true);
+    assert_eq!(flight.packets(HOP), []);
+    assert_eq!(flight.release("three", HOP).len(), 4);
+    assert_eq!(flight.release("three", HOP), []);
+    assert_eq!((flight.bytes, flight.held_bytes), (0, 0));
+}
+
+#[test]
+fn what_is_held_counts() {
+    let limits = RecordLimits {
+        total_bytes: 64 * 1024,
+        ..RecordLimits::default()
+    };
+    let mut flight = Flight::new(limits);
+    for n in 0..200 {
+        let bytes = packet(TO, 1, DATA, &[b'x'; 900]);
+        let segment = segment(&bytes, TO);
+        let hop = HopId(n);
+        flight.see(at(n), &Input::Segment { hop, segment });
+        flight.hold(&n.to_string(), hop);
+        assert!(flight.bytes + flight.held_bytes <= limits.total_bytes);
+        let held = flight
+            .held
+            .values()
+            .map(|held| held.memory())
+            .sum::<usize>();
+        assert!(held <= flight.held_bytes);
+    }
+    assert!(flight.held.len() > 5);
+    assert!(flight.hops.len() > 5);
+    assert_eq!(flight.release("199", HopId(199)).len(), 1);
+}
+
+#[test]
+fn errors_are_kept_by_the_ends_that_they_quote() {
+    let mut flight = Flight::new(RecordLimits::default());
+    let error = IcmpError {
+        netns: 5,
+        from: [10, 0, 0, 254].into(),
+        from_self: false,
+        kind: IcmpKind::Unreachable,
+        code: 1,
+        local: SocketAddr::from(([10, 0, 0, 1], 40000)),
+        upstream: SocketAddr::from(([10, 0, 0, 2], 8080)),
+    };
+    // The quoted payload was cut off.
+    let mut packet = [0; 56];
+    packet[0] = 0x45;
+    packet[3] = 100;
+    let input = Input::Icmp {
+        error,
+        packet: &packet,
+    };
+    flight.see(at(1), &input);
+    let found = |flight: &Flight, since, netns, local| {
+        let all = flight.errors(at(since), netns, local, error.upstream);
+        all.map(|kept| (kept.bytes.len(), kept.wire_len)).collect()
+    };
+    let one: Vec<(usize, u32)> = found(&flight, 0, 5, error.local);
+    assert_eq!(one, [(56, 100)]);
+    assert_eq!(found(&flight, 1, 0, error.local), one);
+    assert_eq!(found(&flight, 2, 5, error.local), []);
+    assert_eq!(found(&flight, 0, 6, error.local), []);
+    assert_eq!(found(&flight, 0, 5, error.upstream), []);
+    for _ in 0..ERRORS {
+        flight.see(at(1), &input);
+    }
+    assert_eq!((flight.errors.len(), flight.errors_evicted), (ERRORS, 1));
+    flight.tick(at(60_000), |_| true);
+    assert_eq!(flight.errors.len(), ERRORS);
+    flight.tick(at(60_001), |_| true);
+    assert_eq!(flight.errors.len(), 0);
 }

@@ -12,7 +12,9 @@
 //! Checksums in the packets are left as they were captured: those of a packet whose bytes were masked
 //! no longer fit, and tools that verify them can tell.
 
+use core::net::SocketAddr;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use flate2::Crc;
 use serde::{Deserialize, Serialize};
@@ -86,15 +88,36 @@ struct Read {
     capture: Meta,
 }
 
-/// A capture as a section, sealed for a file with `salt`.
-pub(super) fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
+/// A capture as a section that wants only its seal, and what the index holds about it.
+pub(super) struct Unsealed {
+    bytes: Vec<u8>,
+    info: CaptureInfo,
+}
+
+impl Unsealed {
+    /// What the index holds about it, as [`read_info`] reads it from the section.
+    pub(super) const fn info(&self) -> &CaptureInfo {
+        &self.info
+    }
+
+    /// The whole section, for a file with `salt`.
+    pub(super) fn seal(mut self, salt: u64) -> (Vec<u8>, CaptureInfo) {
+        let checksum = checksum(&self.bytes, salt);
+        seal(&mut self.bytes, checksum);
+        (self.bytes, self.info)
+    }
+}
+
+/// A capture as a section.
+pub(super) fn write(capture: &Capture, id: CaptureId) -> Unsealed {
     let held: usize = capture
         .packets
         .iter()
         .map(|kept| kept.bytes.len() + 96)
         .sum();
     let mut out = Vec::with_capacity(held + 4096);
-    section_header(&mut out, capture, id);
+    let meta = Meta::of(capture, id);
+    section_header(&mut out, capture, &meta);
     block(&mut out, INTERFACE, |out| {
         out.extend(LINK_RAW.to_le_bytes());
         out.extend([0; 2]);
@@ -115,9 +138,26 @@ pub(super) fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
     if let Some(field) = out.get_mut(16..SECTION_FIXED) {
         field.copy_from_slice(&length.to_le_bytes());
     }
-    let checksum = checksum(&out, salt);
-    seal(&mut out, checksum);
-    out
+    let info = CaptureInfo {
+        id,
+        time: capture.time,
+        node: if meta.node.len() == capture.node.len() {
+            Arc::clone(&capture.node)
+        } else {
+            Arc::from(meta.node)
+        },
+        event_id: meta.event_id,
+        cause: capture.event.as_ref().map(|event| event.cause),
+        upstream: capture.upstream,
+        exchange: ExchangeLine {
+            method: meta.method,
+            path: meta.path,
+            status: meta.status,
+        },
+        packets: meta.packets,
+        bytes: (out.len() + SEAL_LEN) as u64,
+    };
+    Unsealed { bytes: out, info }
 }
 
 fn seal(out: &mut Vec<u8>, checksum: u32) {
@@ -139,7 +179,7 @@ fn checksum(bytes: &[u8], salt: u64) -> u32 {
     crc.sum()
 }
 
-fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
+fn section_header(out: &mut Vec<u8>, capture: &Capture, meta: &Meta) {
     block(out, SECTION, |out| {
         out.extend(MAGIC.to_le_bytes());
         out.extend([1, 0, 0, 0]);
@@ -152,7 +192,7 @@ fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
         );
         let application = concat!("hopscope ", env!("CARGO_PKG_VERSION"));
         option(out, SHB_APPLICATION, application.as_bytes());
-        let json = json(capture, id);
+        let json = json(capture, meta);
         let mut value = Vec::with_capacity(json.len() + 12);
         value.extend(ENTERPRISE.to_le_bytes());
         value.extend(OURS);
@@ -162,32 +202,39 @@ fn section_header(out: &mut Vec<u8>, capture: &Capture, id: CaptureId) {
     });
 }
 
-fn json(capture: &Capture, id: CaptureId) -> String {
-    let event = capture.event.as_ref();
-    let line = &capture.exchange;
-    let meta = Meta {
-        id: id.to_string(),
-        time_ns: capture.time.as_nanos(),
-        node: clip(&capture.node, 256).to_owned(),
-        event_id: event.map(|event| event.id.clone()),
-        cause: event.map(|event| event.cause.id().to_owned()),
-        upstream: capture.upstream.to_string(),
-        method: line
-            .method
-            .as_deref()
-            .map(|method| clip(method, 64).to_owned()),
-        path: line.path.as_deref().map(|path| clip(path, 1024).to_owned()),
-        status: line.status,
-        packets: u32::try_from(capture.packets.len()).unwrap_or(u32::MAX),
-    };
+impl Meta {
+    fn of(capture: &Capture, id: CaptureId) -> Self {
+        let event = capture.event.as_ref();
+        let line = &capture.exchange;
+        Self {
+            id: id.to_string(),
+            time_ns: capture.time.as_nanos(),
+            node: clip(&capture.node, 256).to_owned(),
+            event_id: event.map(|event| event.id.clone()),
+            cause: event.map(|event| event.cause.id().to_owned()),
+            upstream: capture.upstream.to_string(),
+            method: line
+                .method
+                .as_deref()
+                .map(|method| clip(method, 64).to_owned()),
+            path: line.path.as_deref().map(|path| clip(path, 1024).to_owned()),
+            status: line.status,
+            packets: u32::try_from(capture.packets.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn json(capture: &Capture, meta: &Meta) -> String {
     let write = |event| {
         serde_json::to_string(&Written {
-            capture: &meta,
+            capture: meta,
             event,
         })
     };
     // An event that is too large for an option is left out: the comment names its cause.
-    let whole = write(event).ok().filter(|json| json.len() <= MAX_JSON);
+    let whole = write(capture.event.as_ref())
+        .ok()
+        .filter(|json| json.len() <= MAX_JSON);
     whole.or_else(|| write(None).ok()).unwrap_or_default()
 }
 
@@ -219,6 +266,15 @@ fn verdict_line(event: &HopEvent) -> String {
         let rivals: Vec<_> = event.rivals.iter().map(|rival| rival.id()).collect();
         let _ = write!(line, "; or {}; {splitter}", rivals.join(", "));
     }
+    if let Some(answer) = &event.gateway_answer {
+        let client = SocketAddr::new(answer.client.address, answer.client.port);
+        let _ = match answer.status {
+            Some(status) => write!(line, "; client {client} got {status}"),
+            None => write!(line, "; client {client} got no answer"),
+        };
+    } else if event.hidden_from_client {
+        line += "; the client saw no failure";
+    }
     let line: String = line
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -226,13 +282,16 @@ fn verdict_line(event: &HopEvent) -> String {
     clip(&line, MAX_COMMENT).to_owned()
 }
 
-/// The packet that bears the verdict: the first of the upstream's with payload at the end of the
-/// capture where bytes decided, the last one otherwise.
+/// The packet that bears the verdict: the last of the upstream's with the decisive bytes where bytes
+/// decided, the last one up to the verdict otherwise.
 fn decisive_packet(capture: &Capture) -> usize {
     let last = capture.packets.len().saturating_sub(1);
     let Some(event) = &capture.event else {
         return last;
     };
+    // What came behind the verdict did not decide it, nor did it where everything is later.
+    let before = |kept: &CapturedPacket| kept.at <= event.time;
+    let last = capture.packets.iter().rposition(before).unwrap_or(last);
     let bytes = event
         .evidence
         .first()

@@ -1,6 +1,12 @@
 use std::process::Command;
 
 use super::*;
+
+/// The whole section.
+fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
+    super::write(capture, id).seal(salt).0
+}
+use crate::model::GatewayAnswer;
 use crate::record::testing::{START, at, capture, healthy};
 
 fn section() -> Vec<u8> {
@@ -22,6 +28,45 @@ fn the_index_comes_back() {
     assert_eq!((info.packets, info.bytes), (4, section.len() as u64));
     let sample = write(&healthy(START), CaptureId::at(START), 1);
     assert_eq!(read_info(&sample).unwrap().cause, None);
+    for capture in [capture(START), healthy(START)] {
+        let (section, info) = super::write(&capture, CaptureId::at(START)).seal(1);
+        assert_eq!(read_info(&section), Some(info));
+    }
+}
+
+#[test]
+fn the_verdict_tells_what_the_client_got() {
+    let mut event = crate::record::testing::event();
+    event.hidden_from_client = true;
+    assert!(verdict_line(&event).ends_with("; the client saw no failure"));
+    let answer = |status| GatewayAnswer {
+        status,
+        client: SocketAddr::from(([10, 0, 0, 9], 5000)).into(),
+        time: START,
+        method: None,
+        path: None,
+        host: None,
+        request_id: None,
+        latency_ms: 1.0,
+        attempts: Vec::new(),
+        candidates: Vec::new(),
+    };
+    event.gateway_answer = Some(Box::new(answer(Some(502))));
+    assert!(verdict_line(&event).ends_with("; client 10.0.0.9:5000 got 502"));
+    event.gateway_answer = Some(Box::new(answer(None)));
+    assert!(verdict_line(&event).ends_with("; client 10.0.0.9:5000 got no answer"));
+}
+
+#[test]
+fn what_comes_behind_the_verdict_does_not_bear_it() {
+    let mut late = capture(START);
+    let event = late.event.as_mut().unwrap();
+    event.evidence.clear();
+    event.time = late.packets[2].at;
+    assert_eq!(decisive_packet(&late), 2);
+    let event = late.event.as_mut().unwrap();
+    event.time = at(1000);
+    assert_eq!(decisive_packet(&late), 3);
 }
 
 #[test]

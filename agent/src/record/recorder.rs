@@ -3,13 +3,13 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use super::capture::{Capture, CaptureId, ExchangeLine};
+use super::capture::{Capture, CaptureId, CapturedPacket, ExchangeLine};
 use super::flight::{Flight, RecordLimits};
 use super::redact::Redactor;
 use super::sampler::Sampler;
 use super::store::{Store, StoreError};
 use crate::engine::Healthy;
-use crate::model::{HopEvent, Input, Timestamp, UpstreamPattern};
+use crate::model::{HopEvent, HopId, Input, Timestamp, UpstreamPattern};
 
 /// Keeps the packets of failed exchanges, and of some healthy ones.
 ///
@@ -76,24 +76,38 @@ impl Recorder {
     }
 
     /// Lets time pass. To be called about once a second.
-    pub fn tick(&mut self, now: Timestamp) {
+    pub fn tick(&mut self, now: Timestamp, is_over: impl Fn(HopId) -> bool) {
         if let Some(Keeping { flight, store, .. }) = &mut self.kept {
-            flight.tick(now);
+            flight.tick(now, is_over);
             store.tick(now);
         }
     }
 
-    /// Takes secrets out of an event, keeps the packets of its hop, and notes in it under which name.
+    /// Holds the packets of an event that waits for what the gateway's client gets: by the time that it goes
+    /// out, others may have taken their place.
+    pub fn hold(&mut self, event: &HopEvent) {
+        if let Some((Keeping { flight, .. }, hop)) = self.kept.as_mut().zip(event.hop) {
+            flight.hold(&event.id, hop);
+        }
+    }
+
+    /// Takes secrets out of an event, keeps the packets of its hop, and notes in it under which name. To be
+    /// called before it is published: then no crash costs the packets of an event that somebody has seen.
     /// An error says why they are not kept; the event is fit to be published all the same.
     pub fn keep(&mut self, event: &mut HopEvent, now: Timestamp) -> Result<(), StoreError> {
         let hop = event.hop.zip(event.upstream.socket_addr());
-        let Some((Keeping { flight, .. }, (hop, upstream))) = self.kept.as_ref().zip(hop) else {
+        let Some((Keeping { flight, .. }, (hop, upstream))) = self.kept.as_mut().zip(hop) else {
             self.counters.without_packets += u64::from(self.kept.is_some());
             self.redactor.redact(&mut Vec::new(), Some(event));
             return Ok(());
         };
-        let mut packets = flight.packets(hop);
+        let mut packets = flight.release(&event.id, hop);
+        let errors = errors(flight, event, upstream, &packets);
         self.redactor.redact(&mut packets, Some(event));
+        if !errors.is_empty() {
+            packets.extend(errors);
+            packets.sort_by_key(|packet| packet.at);
+        }
         if packets.is_empty() {
             self.counters.without_packets += 1;
             return Ok(());
@@ -200,6 +214,21 @@ impl Recorder {
         counters.push(("recorder_captures_failed", self.counters.failed));
         counters
     }
+}
+
+/// The ICMP errors about the hop of an event. They hold no payload, and so no secrets.
+fn errors(
+    flight: &Flight,
+    event: &HopEvent,
+    upstream: SocketAddr,
+    packets: &[CapturedPacket],
+) -> Vec<CapturedPacket> {
+    let Some((local, first)) = event.local.zip(packets.first()) else {
+        return Vec::new();
+    };
+    let netns = event.gateway.as_ref().map_or(0, |gateway| gateway.netns);
+    let local = SocketAddr::new(local.address, local.port);
+    flight.errors(first.at, netns, local, upstream).collect()
 }
 
 #[cfg(test)]

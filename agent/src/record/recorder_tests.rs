@@ -5,7 +5,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::engine::{self, Engine};
 use crate::limits::Limits;
-use crate::model::{Cause, Direction, TcpFlags};
+use crate::model::{
+    Cause, Direction, Errno, IcmpError, IcmpKind, Signal, TcpFlags, TcpState, Turn,
+};
 use crate::record::testing::{FROM, HOP, START, TO, acknowledging, segment};
 use crate::record::{CaptureFilter, RedactConfig, SamplerConfig, StoreLimits};
 
@@ -207,6 +209,58 @@ fn the_first_healthy_exchange_is_kept_and_boosted_ones() {
     }
     assert_eq!(all(&line).len(), 6);
     assert_eq!(line.events, []);
+}
+
+#[test]
+fn icmp_errors_are_in_the_capture_of_their_hop() {
+    let mut line = Line::new();
+    line.send(TO, TcpFlags::SYN, b"");
+    let error = IcmpError {
+        netns: 0,
+        from: [10, 0, 0, 254].into(),
+        from_self: false,
+        kind: IcmpKind::Unreachable,
+        code: 1,
+        local: SocketAddr::from(([10, 0, 0, 1], 40000)),
+        upstream: SocketAddr::from(([10, 0, 0, 2], 8080)),
+    };
+    let mut packet = vec![
+        0x45, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 254, 10, 0, 0, 1,
+    ];
+    packet.extend([3, 1, 0, 0, 0, 0, 0, 0]);
+    packet.extend(
+        acknowledging(TO, 100, 0, TcpFlags::SYN, b"")
+            .get(..28)
+            .unwrap(),
+    );
+    line.now = line.now.after(Duration::from_millis(1));
+    let input = Input::Icmp {
+        error,
+        packet: &packet,
+    };
+    line.recorder.see(line.now, &input);
+    line.engine.handle(line.now, input);
+    let closed = Input::Signal {
+        hop: HOP,
+        signal: Signal::State {
+            old: TcpState::SynSent,
+            new: TcpState::Close,
+            errno: Some(Errno::EHOSTUNREACH),
+            bytes_acked: None,
+            rtt_us: None,
+            turn: Turn::default(),
+        },
+    };
+    line.recorder.see(line.now, &closed);
+    line.engine.handle(line.now, closed);
+    line.wait(Duration::from_secs(3));
+    let [event] = &line.events[..] else {
+        panic!("{:?}", line.events)
+    };
+    let id = event.capture_id.as_deref().unwrap().parse().unwrap();
+    let section = line.store.read(id).unwrap();
+    assert!(memchr::memmem::find(&section, &packet).is_some());
+    assert_eq!(from_capture(&line.store, event), [event.cause]);
 }
 
 #[test]

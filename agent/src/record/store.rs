@@ -24,14 +24,14 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use self::file::{FileName, Scan, scan};
 use super::capture::{Capture, CaptureFilter, CaptureId, CaptureInfo};
-use super::pcapng;
+use super::pcapng::{self, Unsealed};
 use crate::model::Timestamp;
 
 /// Files that the bytes are spread over: what is lost at once when room is made.
@@ -39,6 +39,9 @@ const FILES: u64 = 16;
 
 /// How long nothing is written after a failed write.
 const REST: Duration = Duration::from_secs(30);
+
+/// How often the open file is looked for by its name.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A longer step of the clock is a set clock, not time that passed.
 const LONGEST_STEP: Duration = Duration::from_mins(1);
@@ -162,6 +165,8 @@ struct Inner {
     /// The clock when it was last looked at, and the time that passed since the start.
     clock: Option<Timestamp>,
     passed: Duration,
+    /// `passed` when the open file was looked for by its name last.
+    looked: Option<Duration>,
     /// Nothing is written before so much time has passed.
     rest_until: Option<Duration>,
     counters: Counters,
@@ -301,8 +306,8 @@ impl Store {
         if let Some(event) = &mut capture.event {
             event.capture_id = Some(id.to_string());
         }
-        // Only the salt of the file changes once more room has to be made: the length does not.
-        let length = pcapng::write(capture, id, 0).len() as u64;
+        let section = pcapng::write(capture, id);
+        let length = section.info().bytes;
         let cap = self.limits.bytes;
         if length > cap / 2 {
             return Err(StoreError::TooLarge { bytes: length, cap });
@@ -325,7 +330,7 @@ impl Store {
             };
             inner.counters.evicted += deleted;
         }
-        inner.write(&self.dir, capture, id)?;
+        inner.write(&self.dir, section)?;
         Ok(id)
     }
 
@@ -394,6 +399,13 @@ impl Store {
         ]
     }
 
+    /// The permissions of its directory where those let others in than its owner. They are left alone: it may
+    /// be one that others need.
+    pub fn open_to_others(&self) -> Option<u32> {
+        let mode = self.dir.metadata().ok()?.mode() & 0o7777;
+        (mode & 0o077 != 0).then_some(mode)
+    }
+
     /// Where it keeps them.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -447,7 +459,13 @@ impl Inner {
             before: Duration::ZERO,
         };
         let mut newest = Timestamp::default();
-        for (offset, info) in sections {
+        let mut node = None;
+        for (offset, mut info) in sections {
+            // The node's name is held once.
+            let known = node.get_or_insert_with(|| Arc::clone(&info.node));
+            if *known == info.node {
+                info.node = Arc::clone(known);
+            }
             newest = newest.max(info.time);
             let id = info.id;
             let place = Place {
@@ -483,13 +501,18 @@ impl Inner {
             return;
         };
         let name = last.name;
-        let unlinked = file.metadata().map_or(true, |found| found.nlink() == 0);
-        if unlinked || std::fs::symlink_metadata(name.path(dir)).is_err() {
+        let found = file.metadata();
+        let unlinked = found.as_ref().map_or(true, |found| found.nlink() == 0);
+        // A file that was moved away is looked for now and then only.
+        let due = self
+            .looked
+            .is_none_or(|looked| self.passed.saturating_sub(looked) >= LOOK);
+        if due {
+            self.looked = Some(self.passed);
+        }
+        if unlinked || (due && std::fs::symlink_metadata(name.path(dir)).is_err()) {
             self.file_gone(name);
-        } else if file
-            .metadata()
-            .map_or(true, |found| found.len() != last.len)
-        {
+        } else if found.map_or(true, |found| found.len() != last.len) {
             self.open = None;
         }
     }
@@ -535,7 +558,7 @@ impl Inner {
     }
 
     /// Writes a capture to the end of the open file, or of a new one.
-    fn write(&mut self, dir: &Path, capture: &Capture, id: CaptureId) -> Result<(), StoreError> {
+    fn write(&mut self, dir: &Path, section: Unsealed) -> Result<(), StoreError> {
         let failed = |path: PathBuf| move |source| StoreError::Write { path, source };
         if self.open.is_none() {
             let name = FileName {
@@ -557,7 +580,7 @@ impl Inner {
         let Some((file, last)) = self.open.as_mut().zip(self.files.back_mut()) else {
             return Err(StoreError::Resting);
         };
-        let section = pcapng::write(capture, id, last.name.salt);
+        let (section, info) = section.seal(last.name.salt);
         if let Err(source) = file.write_all(&section) {
             // What was written of it must not stay before the next one.
             if file.set_len(last.len).is_err() {
@@ -572,11 +595,7 @@ impl Inner {
             }
             return Err(failed(path)(source));
         }
-        let Some(info) = pcapng::read_info(&section) else {
-            return Err(failed(last.name.path(dir))(io::Error::other(
-                "the capture cannot be read back",
-            )));
-        };
+        let id = info.id;
         let place = Place {
             info,
             file: last.name,

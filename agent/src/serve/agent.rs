@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_agent_server::{HopAgent, HopAgentServer};
@@ -17,16 +16,13 @@ use super::access::may_capture;
 use super::captures::{CaptureCalls, CaptureStream};
 use super::convert::{timestamp_from_proto, timestamp_to_proto, to_proto};
 use super::filter::{Filter, FilterError};
-use super::hub::{Hub, SubscribeError};
+use super::hub::{Hub, STATUS_PATIENCE, SubscribeError};
 use super::listen::{Listener, ServeError, server};
 use super::queue::{Ended, Subscription};
 use crate::engine::UpstreamTally;
 
 /// gRPC clients refuse messages above 4 MiB unless told otherwise; the rest is left for framing.
 pub(super) const QUERY_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
-
-/// How long a status call waits for a fresh report of the engine's loop.
-const STATUS_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The service over one hub.
 #[derive(Clone, Debug)]

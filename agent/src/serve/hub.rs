@@ -5,7 +5,7 @@
 //! for a reader.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -20,7 +20,7 @@ use super::filter::Filter;
 use super::push::PushQueue;
 use super::queue::{Offer, Queue, Subscription};
 use crate::engine::UpstreamTally;
-use crate::model::{HopEvent, Timestamp};
+use crate::model::{Cause, HopEvent, Timestamp};
 use crate::stats::ProbeStatus;
 
 /// Caps of the hub, and what it says about the agent.
@@ -84,10 +84,14 @@ pub enum SubscribeError {
     Stopping,
 }
 
+/// How long a call waits for a fresh report of the engine's loop.
+pub(super) const STATUS_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Shared by the engine's loop, which publishes, and the services, which read.
 pub struct Hub {
     config: HubConfig,
     recent: Mutex<VecDeque<Arc<HopEvent>>>,
+    failures: Mutex<BTreeMap<Cause, u64>>,
     readers: Mutex<Readers>,
     status: Mutex<StatusReport>,
     status_wanted: AtomicBool,
@@ -118,6 +122,7 @@ impl Hub {
     pub fn new(config: HubConfig) -> Arc<Self> {
         Arc::new(Self {
             recent: Mutex::default(),
+            failures: Mutex::default(),
             readers: Mutex::default(),
             status: Mutex::default(),
             status_wanted: AtomicBool::new(false),
@@ -138,6 +143,7 @@ impl Hub {
     pub fn publish(&self, event: HopEvent) {
         let event = Arc::new(event);
         self.counters.events_published.fetch_add(1, Relaxed);
+        *lock(&self.failures).entry(event.cause).or_default() += 1;
         // The readers' lock is held over both steps: an event is either in the ring before a new
         // subscriber starts, or in its queue, or both, but never in neither.
         let mut readers = lock(&self.readers);
@@ -167,6 +173,15 @@ impl Hub {
             self.counters.recent_evicted.fetch_add(1, Relaxed);
         }
         recent.push_back(Arc::clone(event));
+    }
+
+    /// How many events there were of each cause, by cause.
+    pub fn failures(&self) -> Vec<(Cause, u64)> {
+        let failures = lock(&self.failures);
+        failures
+            .iter()
+            .map(|(cause, count)| (*cause, *count))
+            .collect()
     }
 
     /// The recent events that `filter` lets through, at most `limit` of them, the newest.

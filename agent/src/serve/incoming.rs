@@ -17,13 +17,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream as _;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
 use super::access::Caller;
-use super::tls::{HANDSHAKE_PATIENCE, ServerTls};
+use super::tls::{Current, HANDSHAKE_PATIENCE, ServerTls};
 
 /// Handshakes at once. Beyond it, connections wait in the kernel's queue.
 const HANDSHAKES: usize = 128;
@@ -54,6 +56,24 @@ pub(super) enum Guard {
 pub(super) struct Connection {
     stream: Stream,
     caller: Caller,
+    /// Of TLS: whom the server takes from now on.
+    reloads: Option<WatchStream<Current>>,
+}
+
+impl Connection {
+    /// Whether the peer is not taken any more, by files that were read since it was let in.
+    fn is_shut_out(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(reloads), Stream::Tls(stream)) = (&mut self.reloads, &self.stream) else {
+            return false;
+        };
+        while let Poll::Ready(Some(current)) = Pin::new(&mut *reloads).poll_next(cx) {
+            let chain = stream.get_ref().1.peer_certificates();
+            if !current.takes(chain.unwrap_or_default(), UnixTime::now()) {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -110,13 +130,16 @@ async fn accept(listener: TcpListener, guard: Guard, ready: &mpsc::Sender<io::Re
                 let connection = Connection {
                     stream: Stream::Plain(stream),
                     caller: caller.clone(),
+                    reloads: None,
                 };
                 if ready.send(Ok(connection)).await.is_err() {
                     return;
                 }
             }
             Guard::Tls(tls) => {
-                let handshake = handshake(TlsAcceptor::from(tls.config()), stream);
+                // In this order, or a change between the two would be missed.
+                let reloads = tls.reloads();
+                let handshake = handshake(TlsAcceptor::from(tls.config()), stream, reloads);
                 let ready = ready.clone();
                 handshakes.spawn(async move {
                     match handshake.await {
@@ -134,7 +157,11 @@ async fn accept(listener: TcpListener, guard: Guard, ready: &mpsc::Sender<io::Re
 }
 
 /// Does a handshake, or says why it failed.
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Result<Connection, String> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    reloads: WatchStream<Current>,
+) -> Result<Connection, String> {
     let accept = acceptor.accept(stream).into_fallible();
     let (error, mut stream) = match timeout(HANDSHAKE_PATIENCE, accept).await {
         Ok(Ok(stream)) => {
@@ -143,6 +170,7 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Result<Connectio
             return Ok(Connection {
                 stream: Stream::Tls(Box::new(stream)),
                 caller,
+                reloads: Some(reloads),
             });
         }
         Ok(Err(refused)) => refused,
@@ -229,7 +257,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => stream.poll_read(cx, buffer))
+        let connection = self.get_mut();
+        if connection.is_shut_out(cx) {
+            // Nothing was read: the end of the stream.
+            return Poll::Ready(Ok(()));
+        }
+        on_stream!(Pin::new(connection), stream => stream.poll_read(cx, buffer))
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Router;
 
 use super::access::{Caller, is_loopback};
-use super::incoming::{Guard, incoming};
+use super::incoming::{Connection, Guard, incoming};
 use super::tls::{ClientTls, ServerTls};
 
 /// How long running calls may take to end once a server stops.
@@ -35,17 +36,21 @@ pub enum ListenError {
     /// Another socket has it.
     #[error(
         "cannot listen on {address}: the port is taken by another process; stop that one or choose \
-         another address with --listen"
+         another address with {flag}"
     )]
     Taken {
         /// The address.
         address: SocketAddr,
+        /// The flag that gives it.
+        flag: &'static str,
     },
     /// Anything else, such as an address of another host or a privileged port.
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with {flag}")]
     Other {
         /// The address.
         address: SocketAddr,
+        /// The flag that gives it.
+        flag: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
@@ -80,6 +85,11 @@ impl Listener {
     /// by [`check_listen`](super::check_listen); callers on an address other than loopback get no
     /// captures.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        Self::bind_for(address, "--listen").await
+    }
+
+    /// The same for an address that `flag` gives.
+    pub async fn bind_for(address: SocketAddr, flag: &'static str) -> Result<Self, ListenError> {
         let bound = async {
             let inner = TcpListener::bind(address).await?;
             let address = inner.local_addr()?;
@@ -97,8 +107,12 @@ impl Listener {
         bound
             .await
             .map_err(|source: io::Error| match source.kind() {
-                io::ErrorKind::AddrInUse => ListenError::Taken { address },
-                _ => ListenError::Other { address, source },
+                io::ErrorKind::AddrInUse => ListenError::Taken { address, flag },
+                _ => ListenError::Other {
+                    address,
+                    flag,
+                    source,
+                },
             })
     }
 
@@ -112,6 +126,11 @@ impl Listener {
     /// The address that was bound, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The connections that it accepts.
+    pub(super) fn connections(self) -> ReceiverStream<io::Result<Connection>> {
+        incoming(self.inner, self.guard)
     }
 
     /// Serves `router` until `stop` resolves, then gives running calls [`STOP_GRACE`] to end.

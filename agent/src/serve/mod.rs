@@ -13,6 +13,7 @@ mod filter;
 mod hub;
 mod incoming;
 mod listen;
+mod metrics;
 mod push;
 mod queue;
 mod tls;
@@ -26,9 +27,10 @@ pub use convert::{
 pub use filter::{Filter, FilterError};
 pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
+pub use metrics::serve_metrics;
 pub use push::{Push, PushConfig};
 pub use queue::{Ended, Subscription};
-pub use tls::{ClientTls, PemFile, ServerTls, TlsError, reason};
+pub use tls::{ClientTls, PemFile, ServerFiles, ServerTls, TlsError, reason};
 
 #[cfg(feature = "collector")]
 pub(crate) use agent::reflection;

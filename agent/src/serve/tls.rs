@@ -12,13 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier, danger};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime,
+};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{
+    NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_stream::wrappers::WatchStream;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
@@ -27,8 +34,10 @@ use x509_parser::x509::X509Version;
 /// A peer that does not finish its handshake this long is given up.
 pub(super) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Certificates and keys are a few kilobytes; anything longer was meant for something else.
+/// Certificates and keys are a few kilobytes; anything longer was meant for something else. The longest
+/// lists of revoked certificates have some megabytes.
 const MAX_FILE: u64 = 1024 * 1024;
+const MAX_LIST: u64 = 64 * 1024 * 1024;
 
 /// A PEM file and the flag that named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,11 +75,13 @@ pub enum TlsError {
         /// What the system said.
         source: io::Error,
     },
-    /// Far longer than certificates and keys are.
-    #[error("{file} is longer than {MAX_FILE} bytes: give a PEM file")]
+    /// Far longer than such files are.
+    #[error("{file} is longer than {most} bytes: give a PEM file")]
     Length {
         /// Which.
         file: PemFile,
+        /// How long it may be.
+        most: u64,
     },
     /// Holds nothing of the kind that is wanted.
     #[error("{file} holds no {wanted}{found}: give a PEM file with a `BEGIN {label}` block")]
@@ -131,14 +142,71 @@ pub enum TlsError {
     },
 }
 
-/// What a server proves with, and whose certificates it takes.
+/// The files of a server.
+#[derive(Clone, Debug)]
+pub struct ServerFiles {
+    /// Its certificate and the chain to its CA.
+    pub cert: PemFile,
+    /// The key of that.
+    pub key: PemFile,
+    /// The CAs whose certificates clients must have.
+    pub client_ca: PemFile,
+    /// Lists of the certificates that those have revoked. Where it is given, each CA between a client's
+    /// certificate and the last one needs a list in it.
+    pub client_crl: Option<PemFile>,
+}
+
+/// What a server proves itself with, and whose certificates it takes. Clones share both.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    files: Arc<ServerFiles>,
+    current: watch::Sender<Current>,
+}
+
+/// What the files said when they were read last.
 #[derive(Clone)]
-pub struct ServerTls(Arc<ServerConfig>);
+pub(super) struct Current {
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
 
 impl ServerTls {
-    /// A server that proves itself with `cert` and `key`, and takes only clients with a certificate
-    /// that a CA in `client_ca` has signed.
-    pub fn load(cert: &PemFile, key: &PemFile, client_ca: &PemFile) -> Result<Self, TlsError> {
+    /// A server that proves itself with its certificate and key, and takes only clients with a certificate
+    /// that one of its CAs has signed and not revoked.
+    pub fn load(files: ServerFiles) -> Result<Self, TlsError> {
+        let current = Current::load(&files)?;
+        Ok(Self {
+            files: Arc::new(files),
+            current: watch::Sender::new(current),
+        })
+    }
+
+    /// Reads the files again. New connections go by them, and open ones end whose client is not taken any
+    /// more. Where anything is wrong with them, everything stays as it was.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let current = Current::load(&self.files)?;
+        self.current.send_replace(current);
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.borrow().config)
+    }
+
+    /// What the files say from now on, each time that they are read again.
+    pub(super) fn reloads(&self) -> WatchStream<Current> {
+        WatchStream::from_changes(self.current.subscribe())
+    }
+}
+
+impl Current {
+    fn load(files: &ServerFiles) -> Result<Self, TlsError> {
+        let ServerFiles {
+            cert,
+            key,
+            client_ca,
+            client_crl,
+        } = files;
         let provider = provider();
         let (_, chain) = certificates(cert)?;
         let (_, private) = private_key(key)?;
@@ -148,16 +216,22 @@ impl ServerTls {
         };
         check_pair((cert, chain.clone()), (key, &private), &provider)?;
         let (_, roots) = roots(client_ca)?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .map_err(|error| unusable(client_ca, error.into()))?;
-        let verifier: Arc<dyn danger::ClientCertVerifier> = verifier;
+        let mut builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        if let Some(file) = client_crl {
+            builder = builder.with_crls(revocations(file)?);
+        }
+        let verifier = builder
+            .build()
+            .map_err(|error| match (&error, client_crl) {
+                (VerifierBuilderError::InvalidCrl(_), Some(file)) => unusable(file, error.into()),
+                _ => unusable(client_ca, error.into()),
+            })?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .and_then(|builder| {
                 builder
-                    .with_client_cert_verifier(verifier)
+                    .with_client_cert_verifier(Arc::clone(&verifier))
                     .with_single_cert(chain, private)
             })
             .map_err(|error| unusable(cert, error.into()))?;
@@ -165,17 +239,24 @@ impl ServerTls {
         // A resumed session would outlive the certificate that it was checked with.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self(Arc::new(config)))
+        Ok(Self {
+            config: Arc::new(config),
+            verifier,
+        })
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0)
+    /// Whether a client with this certificate and the chain behind it would be let in at `now`.
+    pub(super) fn takes(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        chain.split_first().is_some_and(|(own, others)| {
+            let verified = self.verifier.verify_client_cert(own, others, now);
+            verified.is_ok()
+        })
     }
 }
 
-impl fmt::Debug for ServerTls {
+impl fmt::Debug for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").finish_non_exhaustive()
+        f.debug_struct("Current").finish_non_exhaustive()
     }
 }
 
@@ -243,21 +324,22 @@ fn check_pair(
     })
 }
 
-fn read(file: &PemFile) -> Result<Vec<u8>, TlsError> {
+fn read(file: &PemFile, most: u64) -> Result<Vec<u8>, TlsError> {
     let failed = |source| TlsError::Read {
         file: file.clone(),
         source,
     };
     let length = fs::metadata(&file.path).map_err(failed)?.len();
-    if length > MAX_FILE {
-        return Err(TlsError::Length { file: file.clone() });
+    if length > most {
+        let file = file.clone();
+        return Err(TlsError::Length { file, most });
     }
     fs::read(&file.path).map_err(failed)
 }
 
 /// The text of a file and the certificates in it, at least one.
 fn certificates(file: &PemFile) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), TlsError> {
-    let pem = read(file)?;
+    let pem = read(file, MAX_FILE)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|source| TlsError::Damaged {
         file: file.clone(),
@@ -277,9 +359,31 @@ fn certificates(file: &PemFile) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>
     Ok((pem, certificates))
 }
 
+/// The lists of revoked certificates in a file, at least one.
+fn revocations(file: &PemFile) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let pem = read(file, MAX_LIST)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
+    let lists = lists.map_err(|source| TlsError::Damaged {
+        file: file.clone(),
+        source,
+    })?;
+    if lists.is_empty() {
+        return Err(TlsError::Absent {
+            file: file.clone(),
+            wanted: "list of revoked certificates",
+            found: match CertificateDer::from_pem_slice(&pem) {
+                Ok(_) => ", but a certificate",
+                Err(_) => "",
+            },
+            label: "X509 CRL",
+        });
+    }
+    Ok(lists)
+}
+
 /// The text of a file and the first key in it.
 fn private_key(file: &PemFile) -> Result<(Vec<u8>, PrivateKeyDer<'static>), TlsError> {
-    let pem = read(file)?;
+    let pem = read(file, MAX_FILE)?;
     let file = file.clone();
     match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(key) => Ok((pem, key)),
@@ -350,6 +454,10 @@ const REASONS: &[(&str, &str)] = &[
     (
         "received fatal alert: CertificateExpired",
         "the client's certificate has expired; renew it",
+    ),
+    (
+        "received fatal alert: CertificateRevoked",
+        "the client's certificate was revoked; give another",
     ),
     (
         "received fatal alert: UnsupportedCertificate",

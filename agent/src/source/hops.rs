@@ -131,7 +131,7 @@ impl Tracked {
 
     /// Whether a segment can neither begin another connection nor tell the roles.
     const fn keeps(&self, tcp: &TcpPacket<'_>) -> bool {
-        self.sure && !tcp.flags.contains(TcpFlags::SYN)
+        self.sure && !is_syn(tcp)
     }
 }
 
@@ -148,6 +148,24 @@ struct Held {
 enum Connection {
     Tracked(Tracked),
     Waiting(Vec<Held>),
+}
+
+/// Where a segment belongs.
+pub(super) enum Route {
+    /// To this hop, going this way.
+    Hop(HopId, Direction),
+    /// To none that is analysed, or it says nothing.
+    Nowhere,
+    /// That takes more than a look: [`Hops::settle`].
+    Open(Open),
+}
+
+/// What one look showed of a segment whose place is open.
+pub(super) struct Open {
+    key: Ends,
+    from_low: bool,
+    /// Whether its connection is in the table.
+    known: bool,
 }
 
 /// The table of connections.
@@ -185,33 +203,59 @@ impl Hops {
         &self.tallies
     }
 
-    /// Gives a segment, and any that waited for it, to `sink` as part of its hop.
+    /// Where a segment belongs, if its connection is known and it tells nothing new of that: one look into
+    /// the table is enough for by far the most.
     #[expect(
         clippy::inline_always,
         reason = "where the address family is known, far fewer instructions remain"
     )]
     #[inline(always)]
-    pub(super) fn segment(
-        &mut self,
-        at: Timestamp,
-        tcp: &TcpPacket<'_>,
-        mut sink: impl FnMut(Timestamp, HopId, &Segment<'_>),
-    ) {
+    pub(super) fn route(&mut self, at: Timestamp, tcp: &TcpPacket<'_>) -> Route {
         let (key, from_low) = Ends::sorted(tcp.src, tcp.dst);
-        // By far the most segments: one look into the table is enough for them.
         match self.connections.find(&key) {
             Some(Connection::Tracked(tracked)) if tracked.keeps(tcp) => {
                 let (tallies, counters) = (&mut self.tallies, &mut self.counters);
-                deliver(tracked, tallies, counters, at, tcp, from_low, &mut sink);
+                let route = match admit(tracked, tallies, counters, at, tcp, from_low) {
+                    Some(direction) => Route::Hop(tracked.hop, direction),
+                    None => Route::Nowhere,
+                };
+                self.age();
+                route
             }
-            Some(_) => self.seldom(key, at, tcp, from_low, &mut sink),
-            None => self.stranger(key, at, tcp, from_low, &mut sink),
+            Some(_) => Route::Open(Open {
+                key,
+                from_low,
+                known: true,
+            }),
+            None => Route::Open(Open {
+                key,
+                from_low,
+                known: false,
+            }),
+        }
+    }
+
+    /// Gives a segment whose place is open, and any that waited for it, to `sink` as part of its hop.
+    pub(super) fn settle(
+        &mut self,
+        Open {
+            key,
+            from_low,
+            known,
+        }: Open,
+        at: Timestamp,
+        tcp: &TcpPacket<'_>,
+        sink: &mut Sink<'_>,
+    ) {
+        if known {
+            self.seldom(key, at, tcp, from_low, sink);
+        } else {
+            self.stranger(key, at, tcp, from_low, sink);
         }
         self.age();
     }
 
     /// Takes a segment of a connection that is not in the table.
-    #[inline(never)]
     fn stranger(
         &mut self,
         key: Ends,
@@ -233,7 +277,6 @@ impl Hops {
     }
 
     /// Takes a segment that begins a connection or may tell more about one.
-    #[inline(never)]
     fn seldom(
         &mut self,
         key: Ends,
@@ -570,23 +613,38 @@ fn lower_port(src: SocketAddr, dst: SocketAddr, from_low: bool) -> Gateway {
     })
 }
 
-#[inline]
-fn deliver<S: FnMut(Timestamp, HopId, &Segment<'_>) + ?Sized>(
+/// Gives a segment to `sink`, unless nothing is to be made of it.
+fn deliver(
     tracked: &mut Tracked,
     tallies: &mut [UpstreamTally],
     counters: &mut HopCounters,
     at: Timestamp,
     tcp: &TcpPacket<'_>,
     from_low: bool,
-    sink: &mut S,
+    sink: &mut Sink<'_>,
 ) {
+    if let Some(direction) = admit(tracked, tallies, counters, at, tcp, from_low) {
+        sink(at, tracked.hop, &tcp.segment(direction));
+    }
+}
+
+/// Notes a segment of a connection. Returns which way it goes, unless nothing is to be made of it.
+#[inline]
+fn admit(
+    tracked: &mut Tracked,
+    tallies: &mut [UpstreamTally],
+    counters: &mut HopCounters,
+    at: Timestamp,
+    tcp: &TcpPacket<'_>,
+    from_low: bool,
+) -> Option<Direction> {
     if tracked.filtered {
         counters.filtered += 1;
-        return;
+        return None;
     }
     if is_bare_ack(tcp) && tracked.forgotten(at) {
         // Says nothing, and an engine that has forgotten the hop would begin it once more.
-        return;
+        return None;
     }
     let direction = tracked.gateway.direction(from_low);
     tracked.answered |= direction == Direction::FromUpstream;
@@ -602,7 +660,7 @@ fn deliver<S: FnMut(Timestamp, HopId, &Segment<'_>) + ?Sized>(
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }
-    sink(at, tracked.hop, &tcp.segment(direction));
+    Some(direction)
 }
 
 #[cfg(test)]

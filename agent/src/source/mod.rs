@@ -25,9 +25,9 @@ pub use reader::{Cut, CutReason, Packet, Reader};
 use crate::engine::Engine;
 use crate::input::frame::{FrameError, LinkType, parse_frame, plain_frame};
 use crate::input::packet::{IcmpQuote, IpPacket, TcpPacket};
-use crate::model::{HopEvent, IcmpError, Input, Timestamp};
+use crate::model::{HopEvent, HopId, IcmpError, Input, Segment, Timestamp};
 
-use hops::Hops;
+use hops::{Hops, Open, Route};
 use names::Names;
 
 /// Packets of several queues are out of order by less.
@@ -167,7 +167,7 @@ impl<'e> Analysis<'e> {
         self.count(packet);
         match plain_frame(packet.link, packet.data, packet.wire_len) {
             Some(tcp) => self.segment(packet.at, &tcp, on_event),
-            None => self.any_packet(packet, on_event),
+            None => self.any_packet(&{ *packet }, on_event),
         }
     }
 
@@ -195,19 +195,30 @@ impl<'e> Analysis<'e> {
     #[inline(always)]
     fn segment(&mut self, at: Timestamp, tcp: &TcpPacket<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         self.summary.segments += 1;
-        let (engine, names) = (&mut *self.engine, &mut self.names);
-        self.hops.segment(at, tcp, |at, hop, segment| {
-            if names::is_dns(segment) {
-                names.segment(at, hop, segment, |message| {
-                    feed(engine, at, on_event, |engine| {
-                        engine.handle(at, Input::Dns(message));
-                    });
-                });
-                return;
+        match self.hops.route(at, tcp) {
+            Route::Hop(hop, direction) => {
+                let segment = tcp.segment(direction);
+                let (engine, names) = (&mut *self.engine, &mut self.names);
+                deliver(engine, names, at, hop, &segment, on_event);
             }
-            feed(engine, at, on_event, |engine| {
-                engine.handle_segment(at, hop, segment);
-            });
+            Route::Nowhere => {}
+            // A copy: the fields of the others need no place in memory.
+            Route::Open(open) => self.settle(at, open, &{ *tcp }, on_event),
+        }
+    }
+
+    /// Takes a segment whose place in the table of connections is open.
+    #[inline(never)]
+    fn settle(
+        &mut self,
+        at: Timestamp,
+        open: Open,
+        tcp: &TcpPacket<'_>,
+        on_event: &mut dyn FnMut(HopEvent),
+    ) {
+        let (engine, names) = (&mut *self.engine, &mut self.names);
+        self.hops.settle(open, at, tcp, &mut |at, hop, segment| {
+            deliver(engine, names, at, hop, segment, on_event);
         });
     }
 
@@ -228,7 +239,10 @@ impl<'e> Analysis<'e> {
             Ok(IpPacket::Icmp(quote)) => {
                 summary.icmp += 1;
                 if self.hops.is_from_gateway(quote.src, quote.dst) {
-                    let input = Input::Icmp(icmp_error(&quote));
+                    let input = Input::Icmp {
+                        error: icmp_error(&quote),
+                        packet: &[],
+                    };
                     feed(self.engine, packet.at, on_event, |engine| {
                         engine.handle(packet.at, input);
                     });
@@ -258,10 +272,34 @@ fn icmp_error(quote: &IcmpQuote) -> IcmpError {
         netns: 0,
         from: quote.from,
         from_self: quote.from == quote.src.ip(),
+        kind: quote.kind,
         code: quote.code,
         local: quote.src,
         upstream: quote.dst,
     }
+}
+
+/// Gives the engine a segment, or the message of DNS in it.
+#[inline]
+fn deliver(
+    engine: &mut Engine,
+    names: &mut Names,
+    at: Timestamp,
+    hop: HopId,
+    segment: &Segment<'_>,
+    on_event: &mut dyn FnMut(HopEvent),
+) {
+    if names::is_dns(segment) {
+        names.segment(at, hop, segment, |message| {
+            feed(engine, at, on_event, |engine| {
+                engine.handle(at, Input::Dns(message));
+            });
+        });
+        return;
+    }
+    feed(engine, at, on_event, |engine| {
+        engine.handle_segment(at, hop, segment);
+    });
 }
 
 /// Gives the engine one input, after the deadlines that are due before it.

@@ -136,6 +136,7 @@ enum Order {
 
 impl Order {
     /// The four numbers that a pcap record begins with.
+    #[inline]
     fn words(self, bytes: &[u8; 16]) -> [u32; 4] {
         let (words, _) = bytes.as_chunks::<4>();
         let word = |at: usize| words.get(at).copied().unwrap_or_default();
@@ -519,6 +520,7 @@ fn packet_block(
 }
 
 /// The length on the wire, unless it is less than what was captured or more than any packet has.
+#[inline]
 fn believed(wire_len: u32, caplen: u32) -> u32 {
     if usize::try_from(wire_len).is_ok_and(|length| length <= MAX_RECORD) {
         wire_len.max(caplen)

@@ -14,9 +14,9 @@ use crate::tcp::Ends;
 /// Entries in one of the two generations.
 pub(super) const GENERATION: usize = 65_536;
 
-/// Places that are remembered beside the hash table: as many connections as take turns, in few cache
+/// Places that are remembered beside the hash table: more than connections take turns, in few cache
 /// lines.
-const HINTS: usize = 1024;
+const HINTS: usize = 2048;
 
 /// A table by ends, of two generations: what is used again becomes young again.
 pub(super) struct Table<T> {
@@ -25,7 +25,7 @@ pub(super) struct Table<T> {
     young: Generation<T>,
     old: Generation<T>,
     /// Where the young entry may lie whose hash ends so: it is looked at before the hash table is.
-    hints: Box<[u32; HINTS]>,
+    hints: Box<[u16; HINTS]>,
 }
 
 struct Generation<T> {
@@ -101,7 +101,7 @@ impl<T> Table<T> {
             return self.recall(hash, ends);
         };
         if let Some(hint) = self.hints.get_mut(hint) {
-            *hint = u32::try_from(place).unwrap_or_default();
+            *hint = u16::try_from(place).unwrap_or_default();
         }
         Some(place)
     }
@@ -144,7 +144,7 @@ impl<T> Table<T> {
         let Ok(place) = u32::try_from(entries.len()) else {
             return;
         };
-        self.hints[hint_of(hash)] = place;
+        self.hints[hint_of(hash)] = u16::try_from(place).unwrap_or_default();
         entries.push((ends, Some(entry)));
         places.insert_unique(hash, place, |place| {
             let entry = entries.get(*place as usize);
@@ -166,6 +166,7 @@ impl<T> Table<T> {
     }
 
     /// Once the young generation is full: makes it the old one, and returns what was old until now.
+    #[inline]
     pub(super) fn age(&mut self) -> Option<impl Iterator<Item = T>> {
         if self.young.entries.len() < GENERATION {
             return None;

@@ -176,10 +176,15 @@ impl Flow {
             self.sent = at;
         }
         if segment.flags.contains(TcpFlags::FIN) {
-            self.bytes.fin(first.wrapping_add(segment.wire_len));
-            if self.closed.is_none() {
-                self.closed = Some((Close::Fin, at));
-            }
+            self.fin(at, first.wrapping_add(segment.wire_len));
+        }
+    }
+
+    /// Takes a FIN of this sequence number.
+    fn fin(&mut self, at: Timestamp, seq: u32) {
+        self.bytes.fin(seq);
+        if self.closed.is_none() {
+            self.closed = Some((Close::Fin, at));
         }
     }
 
@@ -306,16 +311,13 @@ impl Flow {
         });
     }
 
-    /// Takes a segment with neither SYN, FIN nor RST that is empty, or whose bytes are next in order
+    /// Takes what a segment with neither SYN nor RST says beside a FIN, if it is empty, or its bytes are next in order
     /// and need not be handed over. Returns false, with nothing done, for any other.
     pub fn pass(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
-        if self.window_closed() {
-            return false;
-        }
         let passed = if segment.wire_len == 0 {
-            self.bytes.started()
+            self.passes_empty()
         } else {
-            self.bytes.pass(segment.seq, segment.wire_len)
+            !self.window_closed() && self.bytes.pass(segment.seq, segment.wire_len)
         };
         if passed {
             if segment.ttl != self.ttl {
@@ -336,19 +338,43 @@ impl Flow {
         passed
     }
 
-    /// Takes an acknowledgement of bytes that were all seen, unless it repeats an earlier one although
-    /// there is more. Returns false, with nothing done, for any other.
+    /// Whether [`Flow::pass`] takes a segment without payload.
+    #[inline]
+    pub const fn passes_empty(&self) -> bool {
+        self.bytes.started() && !self.window_closed()
+    }
+
+    /// Takes a FIN without payload, the first. Returns false, with nothing done, where
+    /// [`Flow::passes_empty`] does.
+    pub fn pass_fin(&mut self, at: Timestamp, segment: &Segment<'_>) -> bool {
+        let passed = self.pass(at, segment);
+        if passed {
+            self.fin(at, segment.seq);
+        }
+        passed
+    }
+
+    /// Takes an acknowledgement of bytes that were all seen, and of a FIN behind them, unless it repeats
+    /// an earlier one although there is more. Returns false, with nothing done, for any other.
     pub fn pass_acknowledged(&mut self, ack: u32) -> bool {
         match self.bytes.offset_of(ack) {
             Some(offset) if offset == self.bytes.offset() || self.acked < offset => {
-                let known = offset <= self.bytes.offset();
-                if known && self.acked < offset {
-                    self.acked = offset;
-                    self.passes_some = false;
+                let known = self.bytes.is_complete_to(offset) && !self.began_with_probe(ack);
+                if known {
+                    self.acknowledge(offset);
                 }
                 known
             }
             _ => false,
+        }
+    }
+
+    /// Notes that the other side acknowledged what was seen up to this place.
+    fn acknowledge(&mut self, offset: u64) {
+        let offset = offset.min(self.bytes.offset());
+        if self.acked < offset {
+            self.acked = offset;
+            self.passes_some = false;
         }
     }
 
@@ -379,11 +405,7 @@ impl Flow {
         }
         self.bytes.acknowledged(ack, sink);
         if let Some(offset) = self.bytes.offset_of(ack) {
-            let offset = offset.min(self.bytes.offset());
-            if self.acked < offset {
-                self.acked = offset;
-                self.passes_some = false;
-            }
+            self.acknowledge(offset);
         }
     }
 

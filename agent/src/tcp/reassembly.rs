@@ -190,12 +190,9 @@ impl Reassembler {
 
     /// Notes that the receiver acknowledged everything before `ack`: holes below it are given up.
     pub fn acknowledged(&mut self, ack: u32, mut sink: impl FnMut(Chunk<'_>)) {
-        let Some(mut to) = self.offset_of(ack) else {
+        let Some(to) = self.offset_of(ack).map(|to| self.before_fin(to)) else {
             return;
         };
-        if let Some(fin) = self.fin {
-            to = to.min(fin);
-        }
         while self.offset < to {
             let hole_end = self
                 .pieces
@@ -207,6 +204,16 @@ impl Reassembler {
             sink(Chunk::Gap(hole));
             self.drain(&mut sink);
         }
+    }
+
+    /// Whether an acknowledgement up to this place is of bytes that were all handed over.
+    pub fn is_complete_to(&self, offset: u64) -> bool {
+        self.before_fin(offset) <= self.offset
+    }
+
+    /// The place, or that of the FIN where that is before: it takes a number and is no byte.
+    fn before_fin(&self, offset: u64) -> u64 {
+        self.fin.map_or(offset, |fin| offset.min(fin))
     }
 
     /// Hands over a segment whose first `seen` bytes are known already.

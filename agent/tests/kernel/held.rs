@@ -47,6 +47,42 @@ fn healthy_exchanges_stay_in_the_kernel_until_the_end() {
 }
 
 #[test]
+fn as_much_is_held_of_heads_as_was_asked_for() {
+    for (heads, expected) in [((64, 100), (64, 100)), ((2048, 2048), (500, 700))] {
+        let mut pair = Pair::start(|config| {
+            (config.request_head, config.response_head) = heads;
+        });
+        pair.exchange();
+        let mut request = format!("GET /2 HTTP/1.1\r\nCookie: {}", "c".repeat(500));
+        request.truncate(496);
+        request += "\r\n\r\n";
+        pair.send(request.as_bytes());
+        pair.upstream.read_exact(&mut [0; 500]).unwrap();
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: {}",
+            "a".repeat(700)
+        );
+        answer.truncate(696);
+        answer += "\r\n\r\n";
+        pair.answer(&answer);
+        pair.watch.settle();
+        assert_eq!(pair.asked(), [1]);
+        // What ends the connection sends up what is held.
+        pair.upstream.shutdown(std::net::Shutdown::Write).unwrap();
+        pair.until_asked(2);
+        pair.watch.until("the answer", |watch| {
+            let from = |seen: &Seen| matches!(seen, Seen::Segment { payload, .. } if payload.starts_with(b"HTTP/1.1 200 OK\r\nContent-Length: 0"));
+            watch.has(from)
+        });
+        let last = |towards| pair.payloads(towards).pop().unwrap();
+        let (to, from) = (last(Direction::ToUpstream), last(Direction::FromUpstream));
+        assert_eq!((to.len(), from.len()), expected);
+        assert!(request.starts_with(&to) && answer.starts_with(&from));
+        pair.watch.assert_no_loss();
+    }
+}
+
+#[test]
 fn an_answer_that_may_matter_is_sent_up() {
     for answer in [
         "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",

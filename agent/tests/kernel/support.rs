@@ -272,7 +272,7 @@ impl Watch {
                             },
                         )
                     }
-                    Input::Icmp(error) => (None, Seen::Icmp(error)),
+                    Input::Icmp { error, .. } => (None, Seen::Icmp(error)),
                     Input::Answer(answer) => (
                         None,
                         Seen::Answer {

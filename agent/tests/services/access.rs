@@ -13,7 +13,8 @@ use hopscope::cli::render::event_json;
 use hopscope::collector::{Collector, Sink, serve_collector};
 use hopscope::model::HopEvent;
 use hopscope::serve::{
-    CAPTURES_UNIT, ClientTls, Endpoint, Hub, HubConfig, Listener, Push, PushConfig, reason,
+    CAPTURES_UNIT, ClientTls, Endpoint, Hub, HubConfig, Listener, PemFile, Push, PushConfig,
+    ServerFiles, ServerTls, reason,
 };
 use hopscope_proto::v1 as proto;
 use hopscope_proto::v1::hop_agent_client::HopAgentClient;
@@ -215,6 +216,82 @@ async fn a_peer_that_stalls_in_its_handshake_keeps_nobody_out() {
     agent.stop().await;
 }
 
+#[tokio::test]
+async fn revoked_certificates_are_refused_and_let_go_of() {
+    let authority = Authority::new("ours");
+    let tls = ServerTls::load(authority.files_with_list()).unwrap();
+    let listener = Listener::bind(ANY_PORT).await.unwrap();
+    let agent = Agent::serve(listener.with_tls(tls.clone()), HubConfig::default());
+    agent.hub.publish(event(1));
+    let show = |pair| client(agent.address, Some(authority.trusting(Some(pair))));
+    let (good, lost) = (authority.numbered("good", 5), authority.numbered("lost", 6));
+    let subscribe = |mut client: HopAgentClient<Channel>| async move {
+        let stream = client.subscribe(proto::SubscribeRequest::default());
+        soon("subscribe", stream).await.unwrap().into_inner()
+    };
+    let mut kept = subscribe(show(&good)).await;
+    let mut ended = subscribe(show(&lost)).await;
+    authority.revoke(&[6]);
+    assert_eq!(query(&mut show(&lost)).await.unwrap(), 1);
+    tls.reload().unwrap();
+    soon("the end", ended.message()).await.unwrap_err();
+    let refused = failed_below_grpc(query(&mut show(&lost)).await);
+    assert_eq!(
+        refused,
+        "the client's certificate was revoked; give another"
+    );
+    assert_eq!(query(&mut show(&good)).await.unwrap(), 1);
+    agent.hub.publish(event(2));
+    let message = soon("an event", kept.message()).await.unwrap();
+    assert!(message.is_some());
+    // Of a CA that has no list here nothing is known.
+    let other = Authority::new("another");
+    let unlisted = ServerFiles {
+        client_ca: authority.files().client_ca,
+        client_crl: Some(PemFile::new(other.revoke(&[]), "--client-crl")),
+        ..authority.files()
+    };
+    let strict = ServerTls::load(unlisted).unwrap();
+    let listener = Listener::bind(ANY_PORT).await.unwrap();
+    let strict = Agent::serve(listener.with_tls(strict), HubConfig::default());
+    let tls = Some(authority.trusting(Some(&good)));
+    failed_below_grpc(query(&mut client(strict.address, tls)).await);
+    drop(kept);
+    strict.stop().await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn files_are_read_again_and_broken_ones_change_nothing() {
+    let (ours, next) = (Authority::new("ours"), Authority::new("next"));
+    let files = ours.files();
+    let tls = ServerTls::load(files.clone()).unwrap();
+    let listener = Listener::bind(ANY_PORT).await.unwrap();
+    let agent = Agent::serve(listener.with_tls(tls.clone()), HubConfig::default());
+    let show = |authority: &Authority| {
+        let reader = authority.client("reader", None);
+        client(agent.address, Some(authority.trusting(Some(&reader))))
+    };
+    let mut open = show(&ours);
+    query(&mut open).await.unwrap();
+    let renewed = next.files();
+    fs::copy(&renewed.cert.path, &files.cert.path).unwrap();
+    let error = tls.reload().unwrap_err().to_string();
+    assert!(
+        error.contains("does not belong to the certificate"),
+        "{error}"
+    );
+    query(&mut open).await.unwrap();
+    query(&mut show(&ours)).await.unwrap();
+    // The server's certificate and the clients' CA are another one's now.
+    fs::copy(&renewed.key.path, &files.key.path).unwrap();
+    fs::copy(next.ca(), &files.client_ca.path).unwrap();
+    tls.reload().unwrap();
+    query(&mut show(&next)).await.unwrap();
+    failed_below_grpc(query(&mut show(&ours)).await);
+    agent.stop().await;
+}
+
 /// Keeps the ids of events.
 #[derive(Debug, Default)]
 struct Nothing;
@@ -295,8 +372,12 @@ async fn the_events_command_goes_through_tls_and_says_why_not() {
 
 #[test]
 fn an_address_that_others_reach_needs_tls_or_the_word() {
-    for command in ["run", "collect"] {
-        let (code, message) = failure(&[command, "--listen", "0.0.0.0:0"]);
+    for (command, flag) in [
+        ("run", "--listen"),
+        ("run", "--metrics"),
+        ("collect", "--listen"),
+    ] {
+        let (code, message) = failure(&[command, flag, "0.0.0.0:0"]);
         assert_eq!(code, 2);
         assert_eq!(
             message,
@@ -387,6 +468,33 @@ fn files_that_tls_cannot_be_done_with_are_named() {
             assert!(message.starts_with(&expected), "{message}");
         }
     }
+    for (list, expected) in [
+        (absent, "cannot read "),
+        (
+            ca,
+            "holds no list of revoked certificates, but a certificate: give",
+        ),
+        (
+            &written(
+                "list",
+                "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+            ),
+            "(--client-crl) cannot be used: ",
+        ),
+    ] {
+        let flags = ["--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ca];
+        let (code, message) = failure(&[&["run"][..], &flags, &["--client-crl", list]].concat());
+        assert_eq!(code, 2, "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    let (code, message) = failure(&["collect", "--client-crl", ca]);
+    assert_eq!(
+        (code, message.as_str()),
+        (
+            2,
+            "--client-crl is given without --tls-client-ca: give the CA that made it too"
+        )
+    );
     let (code, message) = failure(&["run", "--tls-key", key]);
     assert_eq!(
         (code, message.as_str()),
@@ -413,6 +521,38 @@ fn files_that_tls_cannot_be_done_with_are_named() {
     assert!(
         text(&output.stderr).starts_with(&format!("hopscope: cannot read {absent} (--tls-cert)"))
     );
+}
+
+#[test]
+fn a_service_reads_its_files_again_on_sighup() {
+    let authority = Authority::new("ours");
+    let files = authority.files_with_list();
+    let list = files.client_crl.unwrap().path;
+    let mut collect = Service::start(&[
+        "collect",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        path(&files.cert.path),
+        "--tls-key",
+        path(&files.key.path),
+        "--tls-client-ca",
+        path(&files.client_ca.path),
+        "--client-crl",
+        path(&list),
+    ]);
+    collect.ready("collecting");
+    collect.signal(Signal::HUP);
+    collect.error_line("read the TLS files again");
+    fs::write(&list, "nothing").unwrap();
+    collect.signal(Signal::HUP);
+    let line = collect.error_line("the TLS files stay as they were");
+    assert!(
+        line.contains("holds no list of revoked certificates"),
+        "{line}"
+    );
+    collect.signal(Signal::TERM);
+    assert_eq!(collect.ended().0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -313,7 +313,7 @@ fn a_bad_configuration_names_key_file_and_line() {
 
 #[test]
 fn bad_flags_are_named() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (
             &["events", "--cause", "tcp.nope"],
             "unknown cause `tcp.nope`: give an id",
@@ -341,6 +341,14 @@ fn bad_flags_are_named() {
         (
             &["run", "--snap-len", "99999"],
             "snap_len 99999 is too large: at most 32768 bytes",
+        ),
+        (
+            &["run", "--request-head", "63"],
+            "request_head 63 is out of range: give 64 to 2048 bytes",
+        ),
+        (
+            &["run", "--response-head", "4K"],
+            "response_head 4096 is out of range: give 64 to 2048 bytes",
         ),
         (
             &["run", "--ring-size", "4096"],

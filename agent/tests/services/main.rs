@@ -13,6 +13,7 @@ mod captures_command;
 mod commands;
 mod convert;
 mod filter;
+mod metrics;
 mod pki;
 mod push;
 mod render;

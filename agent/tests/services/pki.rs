@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hopscope::serve::{ClientTls, PemFile, ServerTls};
+use hopscope::serve::{ClientTls, PemFile, ServerFiles, ServerTls};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 
 /// A certificate authority and the directory in which everything that it signs is written.
@@ -26,7 +27,7 @@ impl Authority {
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -74,15 +75,57 @@ impl Authority {
         pair
     }
 
-    /// A server on 127.0.0.1 that takes clients of this authority.
-    pub(crate) fn serve(&self) -> ServerTls {
+    /// A client's certificate that [`revoke`](Self::revoke) knows by this number.
+    pub(crate) fn numbered(&self, name: &str, number: u64) -> Pair {
+        let mut params = client_params(name, None);
+        params.serial_number = Some(SerialNumber::from(number));
+        self.sign(name, &params)
+    }
+
+    /// Writes the list of revoked certificates with these numbers.
+    pub(crate) fn revoke(&self, numbers: &[u64]) -> PathBuf {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).unwrap();
+        let path = self.dir().join("crl.pem");
+        fs::write(&path, list.pem().unwrap()).unwrap();
+        path
+    }
+
+    /// The files of a server on 127.0.0.1 that takes clients of this authority.
+    pub(crate) fn files(&self) -> ServerFiles {
         let pair = self.server("127.0.0.1");
-        ServerTls::load(
-            &PemFile::new(pair.cert, "--tls-cert"),
-            &PemFile::new(pair.key, "--tls-key"),
-            &PemFile::new(self.ca(), "--tls-client-ca"),
-        )
-        .unwrap()
+        ServerFiles {
+            cert: PemFile::new(pair.cert, "--tls-cert"),
+            key: PemFile::new(pair.key, "--tls-key"),
+            client_ca: PemFile::new(self.ca(), "--tls-client-ca"),
+            client_crl: None,
+        }
+    }
+
+    /// The same, that takes no revoked ones.
+    pub(crate) fn files_with_list(&self) -> ServerFiles {
+        ServerFiles {
+            client_crl: Some(PemFile::new(self.revoke(&[]), "--client-crl")),
+            ..self.files()
+        }
+    }
+
+    /// A server with those files.
+    pub(crate) fn serve(&self) -> ServerTls {
+        ServerTls::load(self.files()).unwrap()
     }
 
     /// A client that trusts this authority and shows the certificate in `pair`, if any.

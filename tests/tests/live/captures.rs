@@ -3,15 +3,22 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hopscope_tests::agent::{Agent, Event, analyze};
 use hopscope_tests::cleanup::Directory;
+use hopscope_tests::clock::Deadline;
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::{Shown, failures};
+use hopscope_tests::status;
 use hopscope_tests::watch::{Played, Watch};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use serde_json::Value;
+
+/// Time that a few kilobytes last at the most.
+const FULL: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_failure_leaves_packets_that_tell_its_cause() {
@@ -41,6 +48,65 @@ fn every_failure_leaves_packets_that_tell_its_cause() {
     assert!(lost.is_empty(), "{lost:?} are gone");
 }
 
+/// A file system of a few kilobytes over a directory, for as long as the value lives.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn over(directory: &'a Path) -> Self {
+        let flags = MountFlags::empty();
+        mount("none", directory, "tmpfs", flags, c"size=12k").unwrap();
+        Self(directory)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // The agent may have a file open there.
+        let _ = unmount(self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_and_deleted_files_cost_captures_and_nothing_else() {
+    let all = failures();
+    let failing = all.iter().find(|one| one.name == "closed_no_response");
+    let scenarios = [failing.unwrap().clone()];
+    let watch = Watch::start(&[Kind::Nginx], &scenarios).unwrap();
+    let captured = || {
+        let [one] = <[Played<'_>; 1]>::try_from(watch.play(&scenarios).unwrap()).unwrap();
+        let [event] = <[Event; 1]>::try_from(one.events).unwrap();
+        assert_eq!(event.cause, "tcp.closed_no_response");
+        event.capture_id
+    };
+    let counted = |name: &str| {
+        let counters = status::counters(watch.agent()).unwrap();
+        counters.iter().find(|(known, _)| known == name).unwrap().1
+    };
+    let id = captured().unwrap();
+    let directory = watch.agent().captures();
+    {
+        // Its files are gone at the same time.
+        let _small = Small::over(directory);
+        let deadline = Deadline::after(FULL);
+        while captured().is_some() {
+            assert!(!deadline.passed(), "the disk is not full");
+        }
+        assert_eq!(counted("captures_files_gone"), 1);
+        assert_eq!(counted("captures_write_errors"), 1);
+        assert!(watch.agent().log().contains("nothing is recorded for 30 s"));
+        let refused = watch.agent().ask_captures(&["pull", &id, "-o", "-"]);
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("there is no capture")
+        );
+    }
+    assert_eq!(captured(), None, "nothing is recorded for a while");
+    assert_eq!(counted("captures_write_errors"), 1);
+    assert!(counted("captures_not_written") >= 2);
+}
+
 /// What is wrong with the capture of a scenario.
 fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
@@ -59,9 +125,7 @@ fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> 
             .into_iter()
             .map(|event| event.cause)
             .collect();
-        // An ICMP error comes through a socket of its own and is no packet of the hop.
-        let by_icmp = event.cause == "tcp.connect_host_unreachable";
-        if causes != [event.cause.as_str()] && !by_icmp {
+        if causes != [event.cause.as_str()] {
             wrong.push(format!("the capture tells {causes:?}, not {}", event.cause));
         }
         wrong.extend(shown(&file, event)?);
@@ -79,9 +143,18 @@ fn shown(file: &Path, event: &Event) -> Result<Option<String>> {
     };
     let text = String::from_utf8(output.stdout).context("tshark speaks no UTF-8")?;
     let verdict = format!("{} ({})", event.cause, event.proof);
-    let comments = text.lines().filter(|line| line.contains(&verdict)).count();
+    let client = match &event.gateway_answer {
+        Some(answer) => answer.status.map_or_else(
+            || "got no answer".to_owned(),
+            |status| format!("got {status}"),
+        ),
+        None if event.hidden_from_client => "; the client saw no failure".to_owned(),
+        None => String::new(),
+    };
+    let told = |line: &&str| line.contains(&verdict) && line.contains(&client);
+    let comments = text.lines().filter(told).count();
     let good = output.status.success() && comments == 1 && !text.contains("Malformed");
-    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict}")))
+    Ok((!good).then(|| format!("tshark shows {text:?} without {verdict} {client}")))
 }
 
 /// Ids of the captures that an agent lists.

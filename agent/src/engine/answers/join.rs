@@ -82,6 +82,10 @@ pub(super) enum Paths {
 impl Fit {
     /// How well `attempt` fits; `None` where it cannot be behind `answer`.
     pub(super) fn of(answer: &Answer, attempt: &Attempt) -> Option<Self> {
+        // The times first: they tell most attempts from those of this request.
+        if attempt.began.after(SMALL) < answer.requested || attempt.began > answer.at {
+            return None;
+        }
         let event = &attempt.event;
         if let Some(gateway) = &event.gateway {
             let process = &answer.process;
@@ -116,8 +120,7 @@ impl Fit {
                         | Cause::TcpConnectRejectedByFilter
                 ));
         let slack = if connecting && !closes { SMALL } else { SLACK };
-        let early = attempt.began.after(SMALL) < answer.requested;
-        if early || attempt.began > answer.at || failed > answer.at.after(slack) {
+        if failed > answer.at.after(slack) {
             return None;
         }
         // A name that does not resolve is answered for at once, unless it is silence that was waited for.
@@ -403,6 +406,10 @@ fn request_of(attempt: &Attempt) -> Option<(Option<&str>, Option<&str>)> {
 
 /// Whether `next` is another attempt for the request of `first`.
 fn is_retried(first: &Attempt, next: &Attempt) -> bool {
+    // Asked of all attempts: most end at the times.
+    if first.listed || first.began > next.began || first.event.time > next.began.after(SMALL) {
+        return false;
+    }
     let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
     let asked = |attempt: &Attempt| attempt.event.exchange.is_some();
     let both = asked(first) && asked(next);
@@ -416,11 +423,8 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     };
     let same = first.event.upstream == next.event.upstream;
     let again = same && pause <= SAME_AGAIN && (in_turn || pause >= BEFORE_AGAIN);
-    !first.listed
-        && first.event.gateway_answer.is_none()
+    first.event.gateway_answer.is_none()
         && pid(first) == pid(next)
         && same_request
-        && first.event.time <= next.began.after(SMALL)
-        && first.began <= next.began
         && ((pause <= AT_ONCE && (both || in_turn)) || again)
 }

@@ -64,16 +64,16 @@ impl Hop {
     pub(super) fn tell(&mut self, judged: Judged, cx: &Context<'_>, out: &mut Outcome) {
         let at = judged.at;
         if !is_cut(&judged.verdict) {
-            out.judged.push(judged);
+            out.judge(judged);
             return;
         }
         let Some(peer) = cx.peers.get(&self.place()) else {
-            out.judged.push(judged);
+            out.judge(judged);
             return;
         };
         if peer.open() == 0 && peer.died(at).is_none() {
             let verdict = self.may_drain(judged.verdict, at, peer);
-            out.judged.push(Judged { verdict, ..judged });
+            out.judge(Judged { verdict, ..judged });
         } else {
             self.hold(judged, at, at.after(ONE_INSTANT));
         }
@@ -91,7 +91,7 @@ impl Hop {
         if refused && beside() {
             self.hold(judged, at, at.after(REFUSED));
         } else {
-            out.judged.push(judged);
+            out.judge(judged);
         }
     }
 

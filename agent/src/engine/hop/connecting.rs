@@ -234,10 +234,10 @@ impl Hop {
             return;
         }
         // The upstream may have closed in between: that is the same failure.
-        if std::mem::replace(&mut self.unused_judged, true) {
+        if std::mem::replace(&mut self.setup_judged, true) {
             return;
         }
-        out.judged.push(Judged {
+        out.judge(Judged {
             at,
             verdict: connect_late(elapsed, EvidenceSource::Packet),
             exchange: None,
@@ -251,10 +251,11 @@ impl Hop {
         }
         let end = self.connect.at.or(self.last_syn).unwrap_or(at);
         let elapsed = self.connect.at.unwrap_or(at).since(self.opened);
+        self.setup_judged = true;
         if let Some((answered, source)) = self.connect.late
             && elapsed >= cx.patience
         {
-            out.judged.push(Judged {
+            out.judge(Judged {
                 at: end,
                 verdict: connect_late(answered.since(self.opened), source),
                 exchange: None,

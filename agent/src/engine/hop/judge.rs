@@ -52,8 +52,9 @@ impl Hop {
                 continue;
             }
             let finished = Finished::of(&completed.exchange, completed.status);
-            out.finished.push(finished);
-            out.completed |= completed.stage != Stage::Lost;
+            let news = out.news();
+            news.finished.push(finished);
+            news.completed |= completed.stage != Stage::Lost;
             let plain = completed.is_plain();
             if plain && !cfg!(debug_assertions) {
                 self.let_pass(at, completed, cx, out);
@@ -78,7 +79,7 @@ impl Hop {
                 self.exchanges.last = Some(Box::new((at, completed)));
             } else if let Some(verdict) = verdict {
                 let status = completed.status;
-                out.judged.push(Judged {
+                out.judge(Judged {
                     at,
                     verdict,
                     exchange: Some(completed.exchange),
@@ -117,7 +118,8 @@ impl Hop {
         let told =
             completed.findings.is_empty() && completed.stage != Stage::Lost && !self.speaks_tls();
         if cx.tell_healthy && told {
-            out.healthy.push((at, completed.exchange, completed.status));
+            let healthy = (at, completed.exchange, completed.status);
+            out.news().healthy.push(healthy);
         } else {
             self.exchanges.forget(completed.exchange);
         }
@@ -125,6 +127,9 @@ impl Hop {
 
     /// Judges what a close leaves open.
     pub(super) fn after_close(&mut self, at: Timestamp, cx: &mut Context<'_>, out: &mut Outcome) {
+        if !self.to.is_closing() && !self.from.is_closing() {
+            return;
+        }
         if let Some((close, _)) = self.from.closed() {
             self.upstream_closed(at, close, cx, out);
         }
@@ -162,7 +167,7 @@ impl Hop {
             ..self.facts(at, Ended::Complete, &last.exchange, &last.findings, cx)
         };
         if let Some(verdict) = afterwards(&facts, rst) {
-            out.judged.push(Judged {
+            out.judge(Judged {
                 at,
                 verdict,
                 status: last.status,
@@ -300,7 +305,7 @@ impl Hop {
                 let status = status.take();
                 if !std::mem::replace(&mut open.judged, true) {
                     cx.stats.client_left += 1;
-                    out.finished.push(Finished::of(open, status));
+                    out.news().finished.push(Finished::of(open, status));
                 }
             }
             return;
@@ -320,16 +325,16 @@ impl Hop {
     ) {
         let sent = self.to.offset() > 0 || self.to.kept_bytes() > 0;
         let unused = !sent && self.from.offset() == 0 && !self.mid_stream;
-        let Some(established) = self.established.filter(|_| unused && !self.unused_judged) else {
+        let Some(established) = self.established.filter(|_| unused && !self.setup_judged) else {
             return;
         };
-        self.unused_judged = true;
+        self.setup_judged = true;
         let closed = self.from.closed().map_or(at, |(_, closed)| closed);
         let since = closed.since(established);
         let reset = self.from.reset().filter(|_| close == Close::Rst);
         match closed_before_request(close == Close::Rst, since, self.from.ttl(), reset) {
             Some(verdict) => {
-                out.judged.push(Judged {
+                out.judge(Judged {
                     at: closed,
                     verdict,
                     exchange: None,
@@ -348,10 +353,11 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        if !matches!(
+        let readable = matches!(
             self.exchanges.protocol,
             Some(Protocol::Http1 | Protocol::Tls)
-        ) {
+        );
+        if !readable || self.exchanges.open.is_empty() {
             return;
         }
         let findings = self.exchanges.response.findings();
@@ -389,7 +395,7 @@ impl Hop {
                     && let Some(open) = self.exchanges.open.get_mut(index)
                 {
                     open.judged = true;
-                    out.finished.push(Finished::of(open, status));
+                    out.news().finished.push(Finished::of(open, status));
                 }
                 if let (Some(verdict), Some(open)) = (verdict, self.exchanges.open.get(index)) {
                     let exchange = Some(open.snapshot());

@@ -1,11 +1,12 @@
-//! The short way of the segments that healthy traffic consists of: bare acknowledgements, bodies, and
-//! requests and responses whose heads are whole in one segment. It does what [`Hop::segment`] would do,
-//! and leaves to that whatever is not certain to be one of these.
+//! The short way of the segments that healthy traffic consists of: bare acknowledgements, bodies, requests
+//! and responses whose heads are whole in one segment, and the FINs behind them. It does what
+//! [`Hop::segment`] would do, and leaves to that whatever is not certain to be one of these.
 
-use super::{Context, Hop, Phase};
+use super::{Context, Hop, Outcome, Phase};
 use crate::engine::peers::Exchanged;
 use crate::engine::traffic::AllFinished;
 use crate::model::{Direction, Segment, TcpFlags, Timestamp};
+use crate::tcp::Flow;
 
 impl Hop {
     /// Takes a segment of the kinds above; `now` is the engine's time. Returns false for any other, which
@@ -20,7 +21,7 @@ impl Hop {
         let TcpFlags(flags) = segment.flags;
         let plain = flags & !TcpFlags::PSH.0 == TcpFlags::ACK.0
             && self.phase == Phase::Established
-            && !self.half_open
+            && (!self.half_open || segment.direction == Direction::ToUpstream)
             && self.exchanges.is_settled()
             && !self.to.is_closing()
             && !self.from.is_closing()
@@ -28,13 +29,12 @@ impl Hop {
         if !plain {
             return false;
         }
-        match (segment.direction, segment.payload) {
+        let passed = match (segment.direction, segment.payload) {
             (direction, []) => {
-                let (own, other) = match direction {
-                    Direction::ToUpstream => (&mut self.to, &mut self.from),
-                    Direction::FromUpstream => (&mut self.from, &mut self.to),
-                };
-                let passed = other.pass_acknowledged(segment.ack) && own.pass(at, segment);
+                let (own, other) = self.flows(direction);
+                let passed = own.passes_empty()
+                    && other.pass_acknowledged(segment.ack)
+                    && own.pass(at, segment);
                 if passed {
                     self.heard(at);
                 }
@@ -45,6 +45,58 @@ impl Hop {
                 self.pass_body(at, segment)
             }
             (Direction::FromUpstream, _) => self.pass_response(at, now, segment, cx),
+        };
+        if passed && segment.direction == Direction::ToUpstream {
+            // The acknowledgement of the SYN-ACK, if it was not there before.
+            self.half_open = false;
+            self.exchanges.missed |= self.lost() > 0;
+        }
+        passed
+    }
+
+    /// Takes the first FIN of a side, without payload and while no exchange is open. Returns `None`, with
+    /// nothing done, for any other segment.
+    pub(in crate::engine) fn pass_fin(
+        &mut self,
+        at: Timestamp,
+        segment: &Segment<'_>,
+        cx: &mut Context<'_>,
+    ) -> Option<Outcome> {
+        let TcpFlags(flags) = segment.flags;
+        let to = segment.direction == Direction::ToUpstream;
+        let (own, other) = self.flows(segment.direction);
+        let plain = flags & !TcpFlags::PSH.0 == TcpFlags::FIN.union(TcpFlags::ACK).0
+            && segment.wire_len == 0
+            && !own.is_closing()
+            && other.reset().is_none()
+            && own.passes_empty();
+        let free = self.phase == Phase::Established
+            && (!self.half_open || to)
+            && self.exchanges.open.is_empty();
+        if !plain || !free {
+            return None;
+        }
+        let seen = at.max(self.last_seen);
+        let (own, other) = self.flows(segment.direction);
+        if !other.pass_acknowledged(segment.ack) || !own.pass_fin(seen, segment) {
+            return None;
+        }
+        self.heard(at);
+        if to {
+            self.half_open = false;
+            self.exchanges.missed |= self.lost() > 0;
+        }
+        let mut out = Outcome::default();
+        self.after_close(seen, cx, &mut out);
+        self.arm(&mut out);
+        Some(out)
+    }
+
+    /// The direction of a segment, and the other one.
+    const fn flows(&mut self, direction: Direction) -> (&mut Flow, &mut Flow) {
+        match direction {
+            Direction::ToUpstream => (&mut self.to, &mut self.from),
+            Direction::FromUpstream => (&mut self.from, &mut self.to),
         }
     }
 

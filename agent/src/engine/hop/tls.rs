@@ -41,7 +41,7 @@ impl Hop {
         let Some(connection) = self.exchanges.tls.as_deref() else {
             return false;
         };
-        if connection.judged {
+        if connection.judged || self.setup_judged {
             return true;
         }
         let wire = connection.session.facts();
@@ -95,7 +95,7 @@ impl Hop {
         let mut exchange = None;
         for open in &mut self.exchanges.open {
             if !std::mem::replace(&mut open.judged, true) {
-                out.finished.push(Finished::of(open, None));
+                out.news().finished.push(Finished::of(open, None));
                 exchange.get_or_insert_with(|| open.snapshot());
             }
         }

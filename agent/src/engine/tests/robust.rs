@@ -11,7 +11,8 @@ use crate::engine::{Slot, Tracked};
 use crate::http1::Finding;
 use crate::limits::Limits;
 use crate::model::{
-    Cause, Direction, Errno, HopId, IcmpError, Input, Proof, TcpFlags, TcpState, Timestamp,
+    Cause, Direction, Errno, HopId, IcmpError, IcmpKind, Input, Proof, TcpFlags, TcpState,
+    Timestamp,
 };
 
 #[test]
@@ -284,6 +285,34 @@ fn a_reset_after_a_fin_out_of_order_is_not_the_upstreams_close() {
 }
 
 #[test]
+fn a_clock_that_is_set_fails_nothing() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let hour = Duration::from_hours(1);
+    // Set back: everything that follows is earlier than what the engine has seen.
+    let mut sim = Sim::live("nginx");
+    let later = sim.now().after(hour);
+    sim.engine.handle(later, Input::Lost { records: 0 });
+    sim.open().request().ms(3000).reply(OK);
+    sim.ms(500)
+        .request()
+        .ms(1500)
+        .reply(b"HTTP/1.1 200 OK\r\nContent-");
+    sim.ms(1500).reply(b"Length: 2\r\n\r\nok").ms(100);
+    sim.gateway_fin().ms(10).upstream_fin();
+    sim.expect_none();
+    // Set forward, while a request waits for its response.
+    let mut sim = Sim::live("nginx");
+    sim.open().request().sleep(hour).reply(OK);
+    sim.ms(10)
+        .request()
+        .ms(10)
+        .reply(b"HTTP/1.1 200 OK\r\nContent-");
+    sim.sleep(hour).reply(b"Length: 2\r\n\r\nok").ms(100);
+    sim.gateway_fin().ms(10).upstream_fin();
+    sim.expect_none();
+}
+
+#[test]
 fn time_of_another_hop_does_not_stretch_this_one() {
     let mut sim = Sim::live("nginx");
     // An error that is read late carries a later time than the records behind it.
@@ -292,11 +321,16 @@ fn time_of_another_hop_does_not_stretch_this_one() {
         netns: 0,
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         from_self: true,
+        kind: IcmpKind::Unreachable,
         code: 1,
         local: "10.0.0.1:1".parse().unwrap(),
         upstream: "10.0.0.3:80".parse().unwrap(),
     };
-    sim.engine.handle(late, Input::Icmp(stray));
+    let input = Input::Icmp {
+        error: stray,
+        packet: &[],
+    };
+    sim.engine.handle(late, input);
     sim.open().request().ms(30).upstream_fin();
     let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
     let duration = event.exchange.unwrap().duration_ms;

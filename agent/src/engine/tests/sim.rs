@@ -9,7 +9,8 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, HeldExchanges, HopEvent, HopId, IcmpError,
-    Input, Process, Proof, ResetReason, Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
+    IcmpKind, Input, Process, Proof, ResetReason, Segment, Signal, TcpFlags, TcpState, Timestamp,
+    Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -574,14 +575,16 @@ impl Sim {
     pub(super) fn icmp(&mut self, from: [u8; 4], from_self: bool, code: u8) -> &mut Self {
         let from = IpAddr::V4(Ipv4Addr::from(from));
         let (local, upstream) = (self.local, self.upstream);
-        self.input(Input::Icmp(IcmpError {
+        let error = IcmpError {
             netns: self.netns,
             from,
             from_self,
+            kind: IcmpKind::Unreachable,
             code,
             local,
             upstream,
-        }));
+        };
+        self.input(Input::Icmp { error, packet: &[] });
         self
     }
 

@@ -114,6 +114,22 @@ fn only_the_agents_user_may_read() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir), 0o700);
     assert_eq!(mode(&only_file(&dir)), 0o600);
+    assert_eq!(store.open_to_others(), None);
+}
+
+#[test]
+fn a_directory_that_is_there_keeps_its_permissions_which_is_told() {
+    let dir = TempDir::new().unwrap();
+    let open_mode = fs::Permissions::from_mode(0o1755);
+    fs::set_permissions(dir.path(), open_mode).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.open_to_others(), Some(0o1755));
+    fill(&store, 1);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(
+        (mode(dir.path()), mode(&only_file(dir.path()))),
+        (0o1755, 0o600)
+    );
 }
 
 #[test]
@@ -335,7 +351,8 @@ fn a_write_that_fails_stops_the_recording_for_a_while() {
         // The length of a device is never what was written; the store is asked to write all the same.
         let mut inner = store.inner();
         let id = CaptureId::at(now);
-        let error = inner.write(dir.path(), &capture(now), id).unwrap_err();
+        let section = pcapng::write(&capture(now), id);
+        let error = inner.write(dir.path(), section).unwrap_err();
         assert!(
             error.to_string().contains("nothing is recorded for 30 s"),
             "{error}"
@@ -421,7 +438,9 @@ fn a_capture_inside_a_packet_is_none() {
     let store = open(&dir);
     let mut outer = capture(START);
     outer.event = None;
-    let inner = pcapng::write(&capture(at(1)), CaptureId::at(at(1)), 0);
+    let inner = pcapng::write(&capture(at(1)), CaptureId::at(at(1)))
+        .seal(0)
+        .0;
     outer.packets[3].bytes.extend(&inner);
     store.append(&mut outer, START).unwrap();
     drop(store);

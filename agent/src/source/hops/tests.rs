@@ -38,10 +38,15 @@ impl Table {
         };
         let mut seen = Seen::new();
         let at = Timestamp::from_nanos(self.clock);
-        self.hops.segment(at, &tcp, |at, hop, segment| {
+        let mut sink = |at: Timestamp, hop: HopId, segment: &Segment<'_>| {
             let payload = segment.payload.to_vec();
             seen.push((at.as_nanos(), hop.0, segment.direction, payload));
-        });
+        };
+        match self.hops.route(at, &tcp) {
+            Route::Hop(hop, direction) => sink(at, hop, &tcp.segment(direction)),
+            Route::Nowhere => {}
+            Route::Open(open) => self.hops.settle(open, at, &tcp, &mut sink),
+        }
         seen
     }
 
