@@ -26,9 +26,12 @@ struct Played {
     replies: Vec<Reply>,
 }
 
+/// The gateways of a bench with their cases.
+type Gateways = Vec<(Gateway, Vec<Case>)>;
+
 /// Every bench: the cases that can share a gateway, and those that cannot.
 fn start_all() -> Result<Vec<Bench>> {
-    let mut wanted: Vec<(Setting, Vec<(Gateway, Vec<Case>)>)> = vec![
+    let mut wanted: Vec<(Setting, Gateways)> = vec![
         (
             Setting::default(),
             vec![
@@ -173,13 +176,13 @@ fn check_case(reply: &Reply, events: &[&Event], said: &str) -> Vec<String> {
     });
     match (case.told, answered) {
         (Told::Nothing, None) => {}
-        (Told::Hidden(cause), None) => {
+        (Told::Hidden(hidden_cause), None) => {
             let hidden = events.iter().filter(|event| {
-                event.hidden_from_client && event.cause == cause && of_case(event, reply)
+                event.hidden_from_client && event.cause == hidden_cause && of_case(event, reply)
             });
             let count = hidden.count();
             if count != 1 {
-                wrong.push(format!("{count} hidden events of {cause}"));
+                wrong.push(format!("{count} hidden events of {hidden_cause}"));
             }
         }
         (
@@ -263,12 +266,12 @@ fn every_answer_is_explained_as_the_gateway_logged_it() {
         found.map_or(0, |(_, count)| *count)
     };
     assert_eq!(count("engine_answers_unexplained"), 0, "{counters:?}");
-    one_screen_says_why(&agent);
+    one_screen_says_why(&agent).unwrap();
     assert_eq!(super::status::losses(&agent).unwrap(), []);
 }
 
 /// `explain --last` answers for three of them: behind three attempts, behind none, and in a loop.
-fn one_screen_says_why(agent: &Agent) {
+fn one_screen_says_why(agent: &Agent) -> Result<()> {
     /// A terminal window of usual size on a screen of today.
     const LINES: usize = 50;
     let all = [
@@ -309,7 +312,7 @@ fn one_screen_says_why(agent: &Agent) {
             &["502 for GET lab.test/loop", "gw.loop", "capture"],
         ),
     ] {
-        let said = agent.explain_last(words).unwrap();
+        let said = agent.explain_last(words)?;
         for piece in all.iter().chain(own) {
             assert!(
                 said.contains(piece),
@@ -318,11 +321,15 @@ fn one_screen_says_why(agent: &Agent) {
         }
         assert!(said.lines().count() <= LINES, "{said}");
     }
-    let none = agent.explain_last(&["504", "/three_fail"]).unwrap_err();
+    let none = agent.explain_last(&["504", "/three_fail"]);
+    let none = none
+        .err()
+        .context("an answer that nobody got was explained")?;
     assert!(
         none.to_string().contains("no answer of that kind"),
         "{none:#}"
     );
+    Ok(())
 }
 
 fn faults(played: &[Played], events: &[Event]) -> Result<Vec<String>> {
