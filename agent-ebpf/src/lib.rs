@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -58,6 +58,8 @@ pub mod kind {
     pub const SOCKET_CALL: u16 = 22;
     /// A [`super::LibraryRecord`].
     pub const LIBRARY: u16 = 13;
+    /// A [`super::PlainHeader`] and the first of the bytes.
+    pub const PLAIN: u16 = 14;
     /// A [`super::SegmentHeader`] and the packet's bytes from the IP header on.
     pub const SEGMENT: u16 = 9;
 }
@@ -425,6 +427,37 @@ pub struct LibraryRecord {
     pub reserved: u32,
 }
 
+/// What a gateway wrote to a hop through its TLS library, or read from it. The first bytes of it follow,
+/// `captured` of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PlainHeader {
+    /// Header, [`kind::PLAIN`]; `len` covers this struct and the captured bytes. The time is that at which
+    /// a write began and a read ended.
+    pub header: Header,
+    /// Bytes of the same direction before it.
+    pub offset: u64,
+    /// Bytes that were read or written; zero where there was nothing more to read by then.
+    pub len: u32,
+    /// Bytes that follow.
+    pub captured: u32,
+    /// One for a write (to the upstream), zero for a read.
+    pub egress: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Capacities of the records of these bytes; the largest is [`MAX_SNAP_LEN`].
+pub const PLAIN_TIERS: [u32; 3] = [512, 2048, 8192];
+
+/// Which function of a TLS library is probed: bits of an attachment's cookie.
+pub mod plain_call {
+    /// It writes; else it reads.
+    pub const WRITE: u64 = 1;
+    /// Its fourth argument points to where the number of bytes goes.
+    pub const EX: u64 = 2;
+}
+
 /// What a [`LibraryRecord`] tells, in [`LibraryRecord::what`].
 pub mod library {
     /// An error was raised.
@@ -563,6 +596,8 @@ pub mod hop_flag {
     pub const TLS: u32 = 16;
     /// The gateway has sent application data over TLS.
     pub const DATA: u32 = 32;
+    /// What the gateway writes and reads inside TLS is sent up: nothing is held back.
+    pub const PLAIN: u32 = 64;
     /// It was reset, or an error was reported on it.
     pub const FAILED: u32 = 128;
     /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1.
@@ -625,6 +660,7 @@ layout! {
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
+    PlainHeader { size: 48, header: 0, offset: 24, len: 32, captured: 36, egress: 40, reserved: 44 }
     SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }

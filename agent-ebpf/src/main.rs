@@ -27,6 +27,7 @@ mod dns;
 mod emit;
 mod gateway;
 mod maps;
+mod plain;
 mod segment;
 mod socket;
 mod stage;
@@ -232,6 +233,24 @@ fn tls_asked(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn tls_freed(ctx: ProbeContext) -> u32 {
     let _ = tls::freed(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_accepts(ctx: ProbeContext) -> u32 {
+    let _ = tls::accepts(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_call(ctx: ProbeContext) -> u32 {
+    let _ = plain::entered(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_returns(ctx: ProbeContext) -> u32 {
+    let _ = plain::returns(&ctx);
     0
 }
 

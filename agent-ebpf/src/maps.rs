@@ -10,6 +10,7 @@ use hopscope_ebpf::{
     UpstreamKey,
 };
 
+use crate::plain::Call;
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
 
@@ -127,6 +128,10 @@ pub(crate) static SESSIONS: LruHashMap<Ssl, Session> =
 pub(crate) static HANDSHAKES: LruHashMap<u64, Handshake> =
     LruHashMap::with_max_entries(THREADS_CAP, 0);
 
+/// The call that a thread is in that reads or writes inside TLS, by the address of its task.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(THREADS_CAP, 0);
+
 /// The last error of a thread that could not be joined, by the address of its task.
 #[map]
 pub(crate) static RAISED: LruHashMap<u64, Raised> = LruHashMap::with_max_entries(THREADS_CAP, 0);
@@ -190,6 +195,10 @@ globals! {
     SAVED_AT: u32 = 0;
     /// See `SAVED_AT`.
     SAVED_LEN: u32 = 0;
+    /// Offset in `pt_regs` of the stack pointer, where a call leaves its return address there.
+    STACK_AT: u32 = NO_OFFSET;
+    /// Offset in `pt_regs` of the register with a function's result.
+    RESULT_AT: u32 = 0;
     /// Not zero where `tcp_send_reset` has a third argument, the reason.
     RESET_HAS_REASON: u32 = 0;
     /// `sock_common.skc_family`, `u16`.

@@ -1,12 +1,18 @@
 //! What OpenSSL says inside gateway processes: the errors that it raises, and how the verification of a
 //! certificate chain ended. Only calls are probed that a connection makes a few times or that follow a
-//! failure, never a read or a write.
+//! failure; reads and writes are `plain`'s, where that is asked for.
 //!
 //! Three steps join an error to its hop, and where one is not certain nothing is said. A handshake call
-//! tells which `SSL` object the thread is at. The `ClientHello` that the same thread then sends tells
-//! which hop that object speaks on: a first segment always leaves inside the call that wrote it. And an
-//! error that concerns a connection is raised by a function that goes on to use the connection's `SSL`
-//! object, so that one of the registers that survive a call holds its address at that moment.
+//! tells which `SSL` object the thread is at, unless that is a server's. The `ClientHello` that the same
+//! thread sends inside the call tells which hop that object speaks on: a first segment always leaves
+//! inside the call that wrote it. And an error that concerns a connection is raised by a function that
+//! goes on to use the connection's `SSL` object, so that one of the registers that survive a call holds
+//! its address at that moment.
+//!
+//! That the thread is still inside the call shows by the return address, which lies where the call left it
+//! until the caller makes another one. It does not matter then whether the thread slept meanwhile, as it
+//! does while pages of the library are read. Processors that keep return addresses in a register tell it by
+//! the thread's turn, and know less.
 //!
 //! There are no return probes: they change return addresses on the stacks of other processes, and on
 //! Linux 6.11 to 6.13 they end processes whose system calls are filtered.
@@ -15,7 +21,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
-use hopscope_ebpf::{Counter, LibraryRecord, kind, library};
+use hopscope_ebpf::{Counter, LibraryRecord, NO_OFFSET, kind, library};
 
 use crate::ctx::{self, read};
 use crate::emit::{emit, header};
@@ -41,9 +47,9 @@ const SAVED_MAX: usize = 10;
 #[derive(Clone, Copy)]
 pub(crate) struct Ssl {
     /// The process id.
-    process: u64,
+    pub(crate) process: u64,
     /// Its address there.
-    address: u64,
+    pub(crate) address: u64,
 }
 
 /// What is known of an `SSL` object.
@@ -52,17 +58,42 @@ pub(crate) struct Ssl {
 pub(crate) struct Session {
     /// The hop that it speaks on, zero while unknown and for the gateway's own clients.
     cookie: u64,
+    /// Bytes that the program wrote to it, and that it read from it.
+    pub(crate) written: u64,
+    pub(crate) read: u64,
     /// How the verification of the peer's chain ended.
     code: u32,
     /// Not zero where it has ended.
     verified: u32,
+    /// Not zero where it is the server's end, which no hop is.
+    server: u32,
+    /// Zero.
+    reserved: u32,
 }
 
-/// The handshake call that a thread made last.
+impl Session {
+    const fn new(server: u32) -> Self {
+        Self {
+            cookie: 0,
+            written: 0,
+            read: 0,
+            code: 0,
+            verified: 0,
+            server,
+            reserved: 0,
+        }
+    }
+}
+
+/// The last call of a thread that may have begun a handshake.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Handshake {
     ssl: Ssl,
+    /// Where its return address is, zero where that is a register.
+    stack: u64,
+    /// The return address.
+    back: u64,
     /// The thread's turn then.
     turn: u32,
     /// Zero.
@@ -78,29 +109,74 @@ pub(crate) struct Raised {
     turn: u32,
 }
 
+impl Handshake {
+    /// Whether the current thread, which made it, is still inside the call.
+    #[inline(always)]
+    fn is_under_way(&self) -> bool {
+        if self.stack == 0 {
+            return self.turn == ctx::turn();
+        }
+        // SAFETY: the helper checks the address, and every bit pattern is a number.
+        let back = unsafe { bpf_probe_read_user(self.stack as *const u64) };
+        back == Ok(self.back)
+    }
+}
+
 /// `SSL_do_handshake(ssl)`, which `SSL_connect` and `SSL_accept` call as well.
 #[inline(always)]
 pub(crate) fn handshake(ctx: &ProbeContext) -> Option<()> {
+    enter(
+        ctx,
+        Ssl {
+            process: gateway()?,
+            address: ctx.arg(0)?,
+        },
+    )
+}
+
+/// `SSL_set_accept_state(ssl)` and `SSL_accept(ssl)`.
+#[inline(always)]
+pub(crate) fn accepts(ctx: &ProbeContext) -> Option<()> {
     let ssl = Ssl {
         process: gateway()?,
         address: ctx.arg(0)?,
     };
-    let known = SESSIONS.get_ptr(ssl);
-    // SAFETY: an entry of a live map.
-    let cookie = known.map_or(0, |session| unsafe { (*session).cookie });
-    // Of a hop that is gone, the object is another one at the same address.
-    if known.is_none() || (cookie != 0 && HOPS.get_ptr(cookie).is_none()) {
-        let session = Session {
-            cookie: 0,
-            code: 0,
-            verified: 0,
-        };
-        let _ = SESSIONS.insert(ssl, session, 0);
-    } else if cookie != 0 {
-        return None;
+    let _ = SESSIONS.insert(ssl, Session::new(1), 0);
+    Some(())
+}
+
+/// The current thread calls a function that makes the handshake where there was none yet. Returns `None`
+/// where it is the server's.
+#[inline(always)]
+pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<()> {
+    if let Some(session) = SESSIONS.get_ptr(ssl) {
+        // SAFETY: an entry of a live map.
+        let Session { cookie, server, .. } = unsafe { *session };
+        if server != 0 {
+            return None;
+        }
+        if cookie != 0 {
+            if HOPS.get_ptr(cookie).is_some() {
+                return Some(());
+            }
+            // Of a hop that is gone, the object is another one at the same address.
+            let _ = SESSIONS.insert(ssl, Session::new(0), 0);
+        }
+    } else {
+        let _ = SESSIONS.insert(ssl, Session::new(0), 0);
+    }
+    let stack_at = maps::STACK_AT.load();
+    let mut stack = 0;
+    let mut back = 0;
+    if stack_at != NO_OFFSET {
+        stack = read(ctx.as_ptr() as u64 + u64::from(stack_at))?;
+        // SAFETY: the helper checks the address, and every bit pattern is a number.
+        back = unsafe { bpf_probe_read_user(stack as *const u64) }.ok()?;
     }
     let handshake = Handshake {
         ssl,
+        stack,
+        back,
         turn: ctx::turn(),
         reserved: 0,
     };
@@ -120,7 +196,7 @@ pub(crate) fn hello(cookie: u64, process: u32) -> Option<()> {
     let task = ctx::task();
     // SAFETY: the value is copied out at once, and only the thread itself replaces it.
     let handshake = *unsafe { HANDSHAKES.get(task) }?;
-    if handshake.ssl.process != u64::from(process) || handshake.turn != ctx::turn() {
+    if handshake.ssl.process != u64::from(process) || !handshake.is_under_way() {
         return None;
     }
     let session = SESSIONS.get_ptr_mut(handshake.ssl)?;
@@ -227,14 +303,14 @@ pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
 
 /// The current process, where it has opened hops.
 #[inline(always)]
-fn gateway() -> Option<u64> {
+pub(crate) fn gateway() -> Option<u64> {
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
     GATEWAYS.get_ptr(process).map(|_| u64::from(process))
 }
 
 /// The hop of a session, where it has one that is still there.
 #[inline(always)]
-fn hop(session: *mut Session) -> Option<u64> {
+pub(crate) fn hop(session: *mut Session) -> Option<u64> {
     // SAFETY: an entry of a live map.
     let cookie = unsafe { (*session).cookie };
     (cookie != 0 && HOPS.get_ptr(cookie).is_some()).then_some(cookie)

@@ -212,6 +212,10 @@ impl Engine {
         self.now = self.now.max(at);
         match input {
             Input::Segment { hop, segment } => self.handle_segment(at, hop, &segment),
+            Input::Plaintext { hop, text } => {
+                self.stats.plaintexts += 1;
+                self.with_hop(hop, |hop, cx| hop.plaintext(at, &text, cx));
+            }
             Input::Signal { hop, signal } => self.signal(at, hop, signal),
             Input::ConnectFailed {
                 process,

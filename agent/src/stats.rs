@@ -44,7 +44,10 @@ stats! {
     hops_opaque,
     /// Hops that carry TLS: judged by their handshake and by runs of records.
     hops_tls,
-    /// Failures for which packets and the gateway's TLS library name different causes.
+    /// Reads and writes of gateways inside TLS that were looked at.
+    plaintexts,
+    /// Failures for which packets and the gateway's TLS library name different causes, and connections of
+    /// which the library shows more bytes than came.
     tls_sources_disagree,
     /// Exchanges that ended, failed ones included.
     exchanges,

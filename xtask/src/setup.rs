@@ -9,8 +9,15 @@ use crate::exec::{self, say};
 use crate::{host, toolchain};
 
 /// Real gateways, and the tools for the namespaces around them.
-const LIVE_PACKAGES: [&str; 7] = [
-    "nginx", "haproxy", "apache2", "caddy", "openssl", "iproute2", "nftables",
+const LIVE_PACKAGES: [&str; 8] = [
+    "nginx",
+    "haproxy",
+    "apache2",
+    "caddy",
+    "openssl",
+    "libssl-dev",
+    "iproute2",
+    "nftables",
 ];
 
 /// A linker for the host's own programs.

@@ -102,7 +102,7 @@ pub(super) fn opening(segment: &Segment, shape: &Shape, hop: *mut Hop) -> Openin
             set(hop, hop_flag::ANSWERED);
         }
     } else if is_data {
-        if flags & hop_flag::ANSWERED != 0 {
+        if flags & (hop_flag::ANSWERED | hop_flag::PLAIN) == hop_flag::ANSWERED {
             return Opening::Used { is_tls: true };
         }
         set(hop, hop_flag::DATA);

@@ -169,6 +169,31 @@ pub fn inside_tls(verdict: Verdict, run: &TlsRun<'_>) -> Option<Verdict> {
     Some(verdict)
 }
 
+/// What a verdict on an exchange comes to that the gateway's TLS library showed; `fin` where the upstream's
+/// FIN ended it, and no segment was missed.
+pub fn seen_inside_tls(mut verdict: Verdict, wire: &Facts, fin: bool) -> Verdict {
+    for evidence in &mut verdict.evidence {
+        if evidence.offset.is_some() || !evidence.bytes.is_empty() {
+            evidence.source = EvidenceSource::TlsLibrary;
+        }
+    }
+    let cut = matches!(
+        verdict.cause,
+        Cause::Http1BodyTruncated | Cause::Http1LastChunkMissing
+    );
+    let notified = wire.alerts.iter().any(|alert| alert.by == Actor::Upstream);
+    if cut && fin && !wire.from.gap && !notified {
+        verdict.cause = Cause::TlsTruncated;
+        let text = "the upstream closed without a close_notify: what is missing may have been cut off on the way";
+        return verdict.with([packet("no_close_notify", text)]);
+    }
+    verdict.with([fact(
+        EvidenceSource::TlsLibrary,
+        "tls_plaintext",
+        "the exchange is inside TLS: its bytes are those that the gateway's TLS library took and gave",
+    )])
+}
+
 /// The rules over what was seen on the wire, in order.
 fn on_the_wire(facts: &TlsFacts<'_>) -> Option<Verdict> {
     if let Some(foreign) = &facts.wire.foreign {

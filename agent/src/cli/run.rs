@@ -85,6 +85,12 @@ pub(super) struct Args {
     #[arg(long)]
     no_system_calls: bool,
 
+    /// Read what gateways write and read inside TLS, where their TLS library can be asked: exchanges over
+    /// TLS are then judged and captured like others, secrets masked the same way. It costs four
+    /// breakpoints or more for each exchange over TLS.
+    #[arg(long)]
+    tls_plaintext: bool,
+
     /// Name of this node on every event [default: the host's name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -180,6 +186,7 @@ impl Settings {
         }
         live.packets_of = given(args.packets_of, file.packets_of);
         live.system_calls = !(args.no_system_calls || file.no_system_calls);
+        live.tls_plaintext = args.tls_plaintext || file.tls_plaintext;
         live.kernel_log = args.kernel_log || file.kernel_log;
         let collectors = collector_tls.endpoints(&given(args.collectors, file.collectors))?;
         let host = rustix::system::uname();

@@ -190,6 +190,21 @@ impl Lookups {
         None
     }
 
+    /// Notes that bytes of a stream to a resolver were missed: what is asked of that resolver by the same
+    /// asker over TCP, or did not fit into a datagram, may have been answered well.
+    pub fn missed(&mut self, at: Timestamp, with: &Exchanged<'_>) {
+        let asks = |(_, lookup): &(&u64, &mut Lookup)| lookup.asker == with.asker;
+        let numbers: Vec<u64> = self
+            .open
+            .iter_mut()
+            .filter(asks)
+            .filter_map(|(number, lookup)| lookup.missed(at, with).then_some(*number))
+            .collect();
+        for number in numbers {
+            self.arm(number);
+        }
+    }
+
     /// Notes that `asker` connects to an address of `name`: whatever else it was answered, it has one.
     pub fn used(&mut self, asker: Asker, name: &Name) {
         let key = (asker, Arc::from(name.first_label()));

@@ -65,7 +65,8 @@ struct Half {
 
 impl Streams {
     /// Takes a segment of the stream between `local`, the end that asks, and `resolver`, and hands each
-    /// message that it completes to `message`: direction, bytes, and its length on the wire.
+    /// message that it completes to `message`: direction, bytes, and its length on the wire. An empty one
+    /// says that bytes of this direction were missed, and that nothing more is read of it.
     pub fn segment(
         &mut self,
         at: Timestamp,
@@ -124,8 +125,8 @@ impl Streams {
 }
 
 impl Half {
-    fn take(&mut self, piece: &Piece<'_>, opens: bool, message: impl FnMut(&[u8], u32)) {
-        if piece.wire_len == 0 || self.lost {
+    fn take(&mut self, piece: &Piece<'_>, opens: bool, mut message: impl FnMut(&[u8], u32)) {
+        if self.lost || (piece.wire_len == 0 && self.next.is_none()) {
             return;
         }
         let seq = piece.seq.wrapping_add(u32::from(opens));
@@ -134,6 +135,7 @@ impl Half {
         let known = next.wrapping_sub(seq);
         if known > u32::MAX / 2 {
             self.lost = true;
+            message(&[], 0);
             return;
         }
         if known >= piece.wire_len {
@@ -141,9 +143,12 @@ impl Half {
         }
         self.next = Some(seq.wrapping_add(piece.wire_len));
         let known = usize::try_from(known).unwrap_or(usize::MAX);
-        self.read(piece.payload.get(known..).unwrap_or_default(), message);
+        self.read(piece.payload.get(known..).unwrap_or_default(), &mut message);
         // What was captured short hides where the next message begins.
         self.lost = usize::try_from(piece.wire_len) != Ok(piece.payload.len());
+        if self.lost {
+            message(&[], 0);
+        }
     }
 
     fn read(&mut self, mut bytes: &[u8], mut message: impl FnMut(&[u8], u32)) {
@@ -232,7 +237,7 @@ mod tests {
             syn,
             piece(100, b"\0\x01y"),
         ]);
-        assert_eq!(all, [(b"y".to_vec(), 1)]);
+        assert_eq!(all, [(vec![], 0), (b"y".to_vec(), 1)]);
     }
 
     #[test]

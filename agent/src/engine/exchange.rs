@@ -1,5 +1,6 @@
 //! The exchanges of one hop: which bytes belong to which request and response.
 
+mod plain;
 mod tls;
 mod whole;
 
@@ -199,12 +200,25 @@ impl Exchanges {
         stats: &mut Stats,
         done: &mut Done,
     ) {
-        if self.response.stage() == Stage::Tunnel {
-            // What a tunnel carries is no request, whatever it looks like.
-            return;
-        }
         if self.tls.is_some() {
             self.tls_sent(at, chunk, upstream_closed, done);
+        } else {
+            self.http_sent(at, chunk, upstream_closed, limits, stats, done);
+        }
+    }
+
+    /// The same of bytes that may be HTTP/1, be they inside TLS or not.
+    fn http_sent(
+        &mut self,
+        at: Timestamp,
+        chunk: Chunk<'_>,
+        upstream_closed: bool,
+        limits: &Limits,
+        stats: &mut Stats,
+        done: &mut Done,
+    ) {
+        if self.response.stage() == Stage::Tunnel {
+            // What a tunnel carries is no request, whatever it looks like.
             return;
         }
         match chunk {
@@ -227,7 +241,7 @@ impl Exchanges {
                             self.on_request(at, event, upstream_closed, limits, stats);
                             if opaque {
                                 let taken = self.request.take_opaque();
-                                if self.protocol == Some(Protocol::Tls) {
+                                if self.protocol == Some(Protocol::Tls) && self.tls.is_none() {
                                     self.begin_tls(at, &taken);
                                     let rest = Chunk::Data(bytes);
                                     self.tls_sent(at, rest, upstream_closed, done);
@@ -254,13 +268,21 @@ impl Exchanges {
 
     /// Counts bytes for the request that is being sent. `ours` is false for empty lines before it.
     fn count_sent(&mut self, at: Timestamp, bytes: u64, ours: bool) {
-        self.sent += bytes;
+        let inside = self.tls.is_some();
+        if !inside {
+            self.sent += bytes;
+        }
         if self.sending
             && ours
             && bytes > 0
             && let Some(exchange) = self.open.back_mut()
         {
-            exchange.end_offset = self.sent;
+            let least = if inside {
+                exchange.end_offset + bytes
+            } else {
+                0
+            };
+            exchange.end_offset = self.sent.max(least);
             exchange.last_request = at;
         }
     }
@@ -284,7 +306,7 @@ impl Exchanges {
     ) {
         match event {
             RequestEvent::Begin => {
-                let offset = self.sent;
+                let offset = self.seen().map_or(self.sent, |seen| seen.mark);
                 self.overflowed |= self.open.len() >= limits.pipelined;
                 if self.overflowed {
                     stats.pipelined_dropped += 1;
@@ -357,8 +379,19 @@ impl Exchanges {
     ) {
         if self.tls.is_some() {
             self.tls_received(at, chunk);
-            return;
+        } else {
+            self.http_received(at, chunk, stats, done);
         }
+    }
+
+    /// The same of bytes that may be HTTP/1, be they inside TLS or not.
+    fn http_received(
+        &mut self,
+        at: Timestamp,
+        chunk: Chunk<'_>,
+        stats: &mut Stats,
+        done: &mut Done,
+    ) {
         if self
             .protocol
             .is_some_and(|protocol| protocol != Protocol::Http1)
@@ -431,6 +464,7 @@ impl Exchanges {
     /// Whether so many bytes of the upstream are certain to be inside a body.
     pub(super) fn awaits_body(&self, bytes: u32) -> bool {
         !self.open.is_empty()
+            && self.tls.is_none()
             && self.response.status() != Some(BAD_REQUEST)
             && self.response.awaits_body(u64::from(bytes))
     }
@@ -481,7 +515,7 @@ impl Exchanges {
                 return;
             }
             exchange.unasked = exchange.ordinal > 1;
-            self.received(at, Chunk::Data(&early), stats, done);
+            self.http_received(at, Chunk::Data(&early), stats, done);
         }
     }
 
@@ -495,7 +529,7 @@ impl Exchanges {
     /// Goes on behind healthy exchanges that passed unseen. A gateway sends a request once it has the
     /// whole response before it, so that whatever is open here was over before they began.
     pub(super) fn resume(&mut self, at: Timestamp, held: &HeldExchanges, done: &mut Done) {
-        if self.response.stage() == Stage::Tunnel {
+        if self.response.stage() == Stage::Tunnel || self.seen().is_some() {
             return;
         }
         self.tls_resume(done);

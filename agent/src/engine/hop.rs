@@ -11,6 +11,7 @@ mod across;
 mod connecting;
 mod judge;
 mod pass;
+mod plain;
 mod tls;
 
 use core::net::SocketAddr;
@@ -387,7 +388,8 @@ impl Hop {
                 to.segment(at, segment, limits, |chunk| {
                     exchanges.sent(at, chunk, upstream_closed, limits, cx.stats, &mut done);
                 });
-                if exchanges.begun() != begun {
+                let inside = segment.wire_len > 0 && exchanges.awaits_text();
+                if exchanges.begun() != begun || inside {
                     *before = quiet;
                     from.watch_windows();
                 }

@@ -329,18 +329,6 @@ impl Known {
 impl Engine {
     /// Takes one DNS message.
     pub(super) fn dns(&mut self, at: Timestamp, message: &DnsMessage<'_>) {
-        self.stats.dns_messages += 1;
-        let parsed = Message::parse(message.payload, message.wire_len);
-        self.stats.dns_malformed += u64::from(parsed.is_err());
-        let parsed = parsed.ok().or_else(|| Message::damaged(message.payload));
-        let Some(parsed) = parsed else {
-            return;
-        };
-        // Both may use port 53, as name servers among themselves do.
-        let answers = message.direction == Direction::FromUpstream;
-        if parsed.header.response != answers {
-            return;
-        }
         let with = Exchanged {
             asker: match &message.process {
                 Some(process) => Asker::Process(process.pid),
@@ -353,6 +341,22 @@ impl Engine {
             tcp: message.tcp,
             lost: self.stats.records_lost,
         };
+        if message.tcp && message.wire_len == 0 {
+            self.names.lookups.missed(at, &with);
+            return;
+        }
+        self.stats.dns_messages += 1;
+        let parsed = Message::parse(message.payload, message.wire_len);
+        self.stats.dns_malformed += u64::from(parsed.is_err());
+        let parsed = parsed.ok().or_else(|| Message::damaged(message.payload));
+        let Some(parsed) = parsed else {
+            return;
+        };
+        // Both may use port 53, as name servers among themselves do.
+        let answers = message.direction == Direction::FromUpstream;
+        if parsed.header.response != answers {
+            return;
+        }
         if let Some(learned) = self.names.lookups.message(at, &with, &parsed) {
             self.names.learn(at, message, learned);
         }

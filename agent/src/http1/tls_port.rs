@@ -1,15 +1,16 @@
 //! Words with which a server answers an HTTP request on a port for TLS.
 
-/// What nginx, Apache, servers in Go and Tomcat say, in that order.
+/// What nginx, Apache, servers in Go and Tomcat say, in that order. Of the first it is the title: a page of
+/// another kind may quote the words.
 const SAID: [&[u8]; 4] = [
-    b"plain HTTP request was sent to HTTPS port",
-    b"speaking plain HTTP to an SSL-enabled server port",
+    b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
+    b"Reason: You're speaking plain HTTP to an SSL-enabled server port.",
     b"sent an HTTP request to an HTTPS server",
     b"This combination of host and port requires TLS",
 ];
 
 /// One less than the longest of them has.
-const TAIL: usize = 48;
+const TAIL: usize = 64;
 
 /// They stand near the beginning of a body.
 const LOOKED_AT: usize = 2048;
@@ -78,6 +79,7 @@ mod tests {
     fn other_words_are_not() {
         let mut text = TlsPortText::default();
         text.take(b"<title>400 Bad Request</title>");
+        text.take(b"<p>What does 'The plain HTTP request was sent to HTTPS port' mean?</p>");
         assert!(!text.found());
         let mut late = TlsPortText::default();
         late.take(&[b'x'; 3000]);

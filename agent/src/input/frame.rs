@@ -44,6 +44,8 @@ impl LinkType {
     pub const IPV4: Self = Self(228);
     /// Raw IPv6.
     pub const IPV6: Self = Self(229);
+    /// What Wireshark decrypted and exported: [`super::pdu`].
+    pub const PDU: Self = Self(252);
     /// Linux cooked capture version 2.
     pub const LINUX_SLL2: Self = Self(276);
 
@@ -60,6 +62,7 @@ impl LinkType {
             Self::LINUX_SLL2 => "Linux cooked v2",
             Self::IPV4 => "raw IPv4",
             Self::IPV6 => "raw IPv6",
+            Self::PDU => "decrypted bytes",
             _ => return None,
         })
     }

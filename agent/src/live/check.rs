@@ -36,7 +36,7 @@ pub fn check() -> Vec<ProbeStatus> {
         Ok(Loaded { probes, ebpf, .. }) => {
             rows.push(row("privileges", Ok(())));
             rows.extend(probes);
-            let mut libraries = Libraries::new(ebpf);
+            let mut libraries = Libraries::new(ebpf, true);
             if let Ok(gateways) = scout::gateways(&LiveConfig::default()) {
                 libraries.look(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
             }

@@ -67,6 +67,8 @@ pub struct LiveConfig {
     /// Whether system calls of gateways that fail are looked at. The kernel makes every system call of
     /// every process a little slower for that.
     pub system_calls: bool,
+    /// Whether what gateways write and read inside TLS is looked at, where their TLS library can be asked.
+    pub tls_plaintext: bool,
     /// Whether the kernel programs' own debug lines go to `tracing`.
     pub kernel_log: bool,
 }
@@ -86,6 +88,7 @@ impl Default for LiveConfig {
             slow_first_byte_ms: 1000,
             packets_of: Vec::new(),
             system_calls: true,
+            tls_plaintext: false,
             kernel_log: false,
         }
     }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use hopscope_ebpf::{
     CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
     DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord,
-    OpenRecord, PF_EXITING, SegmentHeader, SocketCallRecord, SocketRecord, StateRecord,
-    UnixConnectRecord, call, dns_role, flag, kind, library,
+    OpenRecord, PF_EXITING, PlainHeader, SegmentHeader, SocketCallRecord, SocketRecord,
+    StateRecord, UnixConnectRecord, call, dns_role, flag, kind, library,
 };
 use thiserror::Error;
 
@@ -121,6 +121,12 @@ pub(super) enum Body<'a> {
     Segment {
         egress: bool,
         wire_len: u32,
+        bytes: &'a [u8],
+    },
+    Plain {
+        egress: bool,
+        offset: u64,
+        len: u32,
         bytes: &'a [u8],
     },
     Dns(DnsPacket<'a>),
@@ -262,6 +268,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             fields.unix_connect()?
         }
         kind::SEGMENT => fields.segment()?,
+        kind::PLAIN => fields.plain()?,
         kind::DNS => fields.dns()?,
         kind::RESET_IN | kind::RESET_OUT | kind::RESET_PEER | kind::RETRANSMIT | kind::ERROR => {
             exact(size_of::<SocketRecord>())?;
@@ -474,6 +481,23 @@ impl<'a> Fields<'a> {
             egress: self.u32(offset_of!(SegmentHeader, egress))? != 0,
             wire_len: self.u32(offset_of!(SegmentHeader, wire_len))?,
             bytes: self.captured(size_of::<SegmentHeader>(), captured)?,
+        })
+    }
+
+    fn plain(&self) -> Result<Body<'a>, Malformed> {
+        let len = self.u32(offset_of!(PlainHeader, len))?;
+        let captured = self.u32(offset_of!(PlainHeader, captured))?;
+        if captured > len {
+            return Err(Malformed::Length {
+                kind: self.kind,
+                len: captured,
+            });
+        }
+        Ok(Body::Plain {
+            egress: self.u32(offset_of!(PlainHeader, egress))? != 0,
+            offset: self.u64(offset_of!(PlainHeader, offset))?,
+            len,
+            bytes: self.captured(size_of::<PlainHeader>(), captured)?,
         })
     }
 

@@ -109,6 +109,8 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         ("FILTERS", filters(config)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),
+        ("STACK_AT", tls::STACK_AND_RESULT.0),
+        ("RESULT_AT", tls::STACK_AND_RESULT.1),
     ]);
 
     let log_level: u8 = if config.kernel_log { u8::MAX } else { 0 };

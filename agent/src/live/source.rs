@@ -152,7 +152,7 @@ impl LiveSource {
         })?;
 
         probes.extend(scout::rows());
-        let libraries = Libraries::new(ebpf);
+        let libraries = Libraries::new(ebpf, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
         let mut scout = Scout::new(config, libraries)?;
         let mut first = Vec::new();

@@ -13,8 +13,8 @@ use super::process::Processes;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
-    Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Segment,
-    Signal, Target, TcpState,
+    Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Plaintext,
+    Segment, Signal, Target, TcpState,
 };
 
 /// Why a packet of a hop is no segment.
@@ -53,6 +53,26 @@ pub(super) fn input<'a>(
                 segment: Segment {
                     packet: bytes,
                     ..packet.segment(direction)
+                },
+            }));
+        }
+        Body::Plain {
+            egress,
+            offset,
+            len,
+            bytes,
+        } => {
+            return Ok(Some(Input::Plaintext {
+                hop: HopId(record.cookie),
+                text: Plaintext {
+                    direction: if egress {
+                        Direction::ToUpstream
+                    } else {
+                        Direction::FromUpstream
+                    },
+                    offset,
+                    payload: bytes,
+                    len,
                 },
             }));
         }

@@ -1148,8 +1148,8 @@ causes! {
     }
     TlsTruncated = "tls.truncated" => {
         family: Tls,
-        definition: "closed without close_notify in an EOF-delimited body",
-        proof: "FIN after data, no closing record; only where the framing inside can be read",
+        definition: "closed without close_notify inside a body that is not complete",
+        proof: "FIN after data, no closing record; only where the framing inside can be read, or a record is cut",
         proxy_error: Some("http_response_incomplete"),
         proxy_error_note: "http_response_incomplete",
         recommended_status: None,
@@ -1160,7 +1160,7 @@ causes! {
         nginx: None,
         fault_side: Upstream,
         fault_note: "upstream",
-        next_step: "send Content-Length or chunked",
+        next_step: "what ended the upstream's process, or cut the connection on the way",
         wrong_fix: "ignore",
     }
     Http1NotHttp = "http1.not_http" => {

@@ -18,6 +18,13 @@ pub enum Input<'a> {
         /// The segment.
         segment: Segment<'a>,
     },
+    /// What the gateway wrote to a hop, or read from it, inside TLS.
+    Plaintext {
+        /// The hop it belongs to.
+        hop: HopId,
+        /// What it was.
+        text: Plaintext<'a>,
+    },
     /// A kernel fact about a hop.
     Signal {
         /// The hop it is about.
@@ -123,6 +130,21 @@ pub struct Segment<'a> {
     pub ip_id: Option<u16>,
 }
 
+/// What the gateway's TLS library took from the gateway for the upstream, or gave to it, in one call. Where
+/// the gateway asked for more and there was none, it is empty: everything that the upstream had sent by then
+/// was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plaintext<'a> {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Bytes of the same direction before it, inside TLS.
+    pub offset: u64,
+    /// The first bytes of it, as many as were captured.
+    pub payload: &'a [u8],
+    /// How many there were.
+    pub len: u32,
+}
+
 /// A DNS message over UDP, or one that was cut out of a TCP stream.
 #[derive(Clone, Debug)]
 pub struct DnsMessage<'a> {
@@ -138,7 +160,8 @@ pub struct DnsMessage<'a> {
     pub resolver: SocketAddr,
     /// Whether it came over TCP.
     pub tcp: bool,
-    /// The captured bytes of the message.
+    /// The captured bytes of the message; empty, with no length, where bytes of a TCP stream were missed, so
+    /// that messages may have been.
     pub payload: &'a [u8],
     /// Its length on the wire.
     pub wire_len: u32,

@@ -19,8 +19,9 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::capture::CapturedPacket;
+use crate::input::pdu::{self, Pdu};
 use crate::model::{
-    Direction, HopId, IcmpError, Input, Segment, Signal, TcpFlags, TcpState, Timestamp,
+    Direction, HopId, IcmpError, Input, Plaintext, Segment, Signal, TcpFlags, TcpState, Timestamp,
 };
 
 /// How long the packets of a closed hop are kept where nothing more is to be said of it, and where a verdict
@@ -78,6 +79,8 @@ struct Packets {
     /// Whether the upstream sent payload since the exchange began.
     answered: bool,
     last_seen: Timestamp,
+    /// The gateway's end and the upstream's.
+    ends: Option<(SocketAddr, SocketAddr)>,
     /// When it was put into the order of eviction last.
     queued: Timestamp,
     closing: bool,
@@ -169,6 +172,7 @@ impl Flight {
             Input::Segment { hop, segment } if !segment.packet.is_empty() => {
                 self.segment(at, *hop, segment);
             }
+            Input::Plaintext { hop, text } if text.len > 0 => self.text(at, *hop, text),
             Input::Signal {
                 hop,
                 signal:
@@ -280,6 +284,7 @@ impl Flight {
             })
         });
         packets.last_seen = packets.last_seen.max(at);
+        packets.ends = Some((segment.local, segment.upstream));
         self.shortened += u64::from(packets.take(at, segment, &self.limits));
         let ended = packets.ends(segment);
         let accounted = packets.memory();
@@ -288,6 +293,41 @@ impl Flight {
         if ended {
             self.close(at, hop);
         }
+    }
+
+    /// Keeps what was inside TLS as a packet of its own kind.
+    fn text(&mut self, at: Timestamp, hop: HopId, text: &Plaintext<'_>) {
+        let Some((local, upstream)) = self.hops.get(&hop).and_then(|packets| packets.ends) else {
+            return;
+        };
+        let (src, dst) = match text.direction {
+            Direction::ToUpstream => (local, upstream),
+            Direction::FromUpstream => (upstream, local),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "it is told modulo 2^32")]
+        let offset = text.offset as u32;
+        let packet = pdu::write(&Pdu {
+            src,
+            dst,
+            offset,
+            payload: text.payload,
+            len: text.len,
+        });
+        let segment = Segment {
+            direction: text.direction,
+            local,
+            upstream,
+            seq: offset,
+            ack: 0,
+            flags: TcpFlags::ACK,
+            window: 0,
+            payload: text.payload,
+            wire_len: text.len,
+            packet: &packet,
+            ttl: 0,
+            ip_id: None,
+        };
+        self.segment(at, hop, &segment);
     }
 
     /// Notes that a hop has ended.

@@ -169,6 +169,33 @@ fn closed_hops_are_forgotten_a_moment_later() {
 }
 
 #[test]
+fn what_is_inside_tls_is_kept_beside_its_records() {
+    let mut flight = Flight::new(RecordLimits::default());
+    let text = Plaintext {
+        direction: TO,
+        offset: 5,
+        payload: b"GET / HTTP/1.1\r\n",
+        len: 400,
+    };
+    let input = Input::Plaintext { hop: HOP, text };
+    // Of a hop that is not known, it is not known whose it is.
+    flight.see(at(0), &input);
+    assert!(flight.packets(HOP).is_empty());
+    see(&mut flight, HOP, 1, true, DATA, b"\x17\x03\x03");
+    flight.see(at(2), &input);
+    let packets = flight.packets(HOP);
+    assert_eq!(packets.len(), 2);
+    let kept = &packets[1];
+    let read = pdu::parse(&kept.bytes, kept.wire_len).unwrap();
+    assert_eq!(
+        (read.offset, read.payload, read.len),
+        (5, text.payload, 400)
+    );
+    assert_eq!(read.src.to_string(), "10.0.0.1:40000");
+    assert_eq!(read.dst.to_string(), "10.0.0.2:8080");
+}
+
+#[test]
 fn closed_hops_that_may_be_judged_are_kept_longer() {
     let mut flight = Flight::new(RecordLimits::default());
     exchange(&mut flight, 0, "a");

@@ -1,7 +1,9 @@
 //! One capture as one pcapng section (draft-ietf-opsawg-pcapng), and back to its place in the index.
 //!
 //! A section is: its header with the gateway process as a comment and the event as JSON in a custom
-//! option, one interface (raw IP, nanoseconds), the packets, and a seal. Sections one after another are
+//! option, one interface (raw IP, nanoseconds), the packets, and a seal. What the gateway's TLS library showed
+//! of the inside comes on a second interface, as Wireshark exports what it decrypts, each piece with a
+//! comment that says so. Sections one after another are
 //! a valid file, so a file of the store opens in Wireshark as it is. The verdict is the comment of the
 //! packet that decided it.
 //!
@@ -20,6 +22,7 @@ use flate2::Crc;
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, CaptureId, CaptureInfo, CapturedPacket, ExchangeLine};
+use crate::input::pdu::is_pdu;
 use crate::model::{Cause, Direction, EvidenceSource, HopEvent, Timestamp};
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -31,6 +34,8 @@ const ENTERPRISE: u32 = 32473;
 const MAGIC: u32 = 0x1a2b_3c4d;
 /// Raw IPv4 or IPv6.
 const LINK_RAW: u16 = 101;
+/// What is inside TLS: [`crate::input::pdu`].
+const LINK_PDU: u16 = 252;
 
 const OPT_END: u16 = 0;
 const OPT_COMMENT: u16 = 1;
@@ -118,15 +123,10 @@ pub(super) fn write(capture: &Capture, id: CaptureId) -> Unsealed {
     let mut out = Vec::with_capacity(held + 4096);
     let meta = Meta::of(capture, id);
     section_header(&mut out, capture, &meta);
-    block(&mut out, INTERFACE, |out| {
-        out.extend(LINK_RAW.to_le_bytes());
-        out.extend([0; 2]);
-        // No limit: packets are cut each at its own place.
-        out.extend(0u32.to_le_bytes());
-        option(out, IF_NAME, b"hop");
-        option(out, IF_RESOLUTION, &[9]);
-        option(out, OPT_END, &[]);
-    });
+    interface(&mut out, LINK_RAW, b"hop");
+    if capture.packets.iter().any(|kept| is_pdu(&kept.bytes)) {
+        interface(&mut out, LINK_PDU, b"inside TLS");
+    }
     let comment = capture.event.as_ref().map(verdict_line);
     let decisive = decisive_packet(capture);
     for (index, kept) in capture.packets.iter().enumerate() {
@@ -292,10 +292,13 @@ fn decisive_packet(capture: &Capture) -> usize {
     // What came behind the verdict did not decide it, nor did it where everything is later.
     let before = |kept: &CapturedPacket| kept.at <= event.time;
     let last = capture.packets.iter().rposition(before).unwrap_or(last);
-    let bytes = event
-        .evidence
-        .first()
-        .filter(|decisive| decisive.source == EvidenceSource::Packet && !decisive.bytes.is_empty());
+    let bytes = event.evidence.first().filter(|decisive| {
+        let seen = matches!(
+            decisive.source,
+            EvidenceSource::Packet | EvidenceSource::TlsLibrary
+        );
+        seen && !decisive.bytes.is_empty()
+    });
     let Some(decisive) = bytes else {
         return last;
     };
@@ -306,11 +309,36 @@ fn decisive_packet(capture: &Capture) -> usize {
     capture.packets.iter().rposition(shows).unwrap_or(last)
 }
 
+fn interface(out: &mut Vec<u8>, link: u16, name: &[u8]) {
+    block(out, INTERFACE, |out| {
+        out.extend(link.to_le_bytes());
+        out.extend([0; 2]);
+        // No limit: packets are cut each at its own place.
+        out.extend(0u32.to_le_bytes());
+        option(out, IF_NAME, name);
+        option(out, IF_RESOLUTION, &[9]);
+        option(out, OPT_END, &[]);
+    });
+}
+
+/// What is said of a piece of what is inside TLS.
+const fn inside(direction: Direction) -> &'static str {
+    match direction {
+        Direction::ToUpstream => {
+            "inside TLS, as the gateway's TLS library took it (SSL_write): no packet of the wire"
+        }
+        Direction::FromUpstream => {
+            "inside TLS, as the gateway's TLS library gave it (SSL_read): no packet of the wire"
+        }
+    }
+}
+
 fn packet(out: &mut Vec<u8>, kept: &CapturedPacket, comment: Option<&str>) {
+    let is_inside = is_pdu(&kept.bytes);
     block(out, PACKET, |out| {
         let nanos = kept.at.as_nanos();
         let captured = u32::try_from(kept.bytes.len()).unwrap_or(u32::MAX);
-        out.extend(0u32.to_le_bytes());
+        out.extend(u32::from(is_inside).to_le_bytes());
         #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
         let (high, low) = ((nanos >> 32) as u32, nanos as u32);
         out.extend(high.to_le_bytes());
@@ -324,6 +352,9 @@ fn packet(out: &mut Vec<u8>, kept: &CapturedPacket, comment: Option<&str>) {
             Direction::ToUpstream => 2,
         };
         option(out, EPB_FLAGS, &inbound.to_le_bytes());
+        if is_inside {
+            option(out, OPT_COMMENT, inside(kept.direction).as_bytes());
+        }
         if let Some(comment) = comment {
             option(out, OPT_COMMENT, comment.as_bytes());
         }

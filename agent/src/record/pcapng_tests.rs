@@ -7,7 +7,7 @@ fn write(capture: &Capture, id: CaptureId, salt: u64) -> Vec<u8> {
     super::write(capture, id).seal(salt).0
 }
 use crate::model::GatewayAnswer;
-use crate::record::testing::{START, at, capture, healthy};
+use crate::record::testing::{FROM, START, TO, at, capture, healthy, inside};
 
 fn section() -> Vec<u8> {
     write(&capture(START), CaptureId::at(START), 1)
@@ -180,4 +180,57 @@ fn other_bytes_are_no_section() {
     let mut endless = section;
     endless[16..24].fill(0xff);
     assert_eq!(section_len(&endless), None);
+}
+
+#[test]
+fn what_was_inside_tls_is_shown_as_http_and_marked() {
+    let mut capture = capture(START);
+    capture.packets.push(inside(
+        at(5),
+        TO,
+        0,
+        b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n",
+    ));
+    let response = b"HTTP/1.1 418 No\r\nContent-Length: 0\r\n\r\n";
+    capture.packets.push(inside(at(6), FROM, 0, response));
+    let section = write(&capture, CaptureId::at(START), 1);
+    let mut reader = crate::source::Reader::open(&section[..]).unwrap();
+    let mut links = Vec::new();
+    while let Some(packet) = reader.next_packet().unwrap() {
+        links.push(packet.link.0);
+    }
+    assert_eq!(links, [101, 101, 101, 101, 252, 252]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.pcapng");
+    std::fs::write(&file, &section).unwrap();
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "frame.interface_name",
+        "-e",
+        "http.request.uri",
+        "-e",
+        "http.response.code",
+        "-e",
+        "tcp.srcport",
+        "-e",
+        "frame.comment",
+    ];
+    if let Some(text) = tshark(&file, &fields) {
+        let inside: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("inside TLS\t"))
+            .collect();
+        assert_eq!(inside.len(), 2, "{text}");
+        assert!(
+            inside[0].contains("/inner") && inside[0].contains("SSL_write"),
+            "{text}"
+        );
+        assert!(
+            inside[1].contains("418") && inside[1].contains("SSL_read"),
+            "{text}"
+        );
+        assert!(!text.contains("Malformed"), "{text}");
+    }
 }

@@ -12,7 +12,8 @@
 //! are first put together by sequence number, whatever their order; masks are found in the stream and
 //! applied to every packet that has some of those bytes. Where the context is unknown (a capture that
 //! begins inside a head, a gap in one, a request in another protocol, copies of the same bytes that
-//! differ), everything is masked until it is known again. Bytes of TLS stay: they are masked already.
+//! differ), everything is masked until it is known again. Bytes of TLS stay: they are masked already. What
+//! the gateway's TLS library showed of the inside makes two streams of its own.
 
 mod fields;
 mod stream;
@@ -26,6 +27,7 @@ use self::fields::mask_fields;
 use self::stream::{Run, Streams};
 use self::walk::Walker;
 use super::capture::CapturedPacket;
+use crate::input::pdu::is_pdu;
 use crate::model::{Direction, HopEvent};
 
 /// Fields with these names are credentials.
@@ -128,6 +130,24 @@ impl Redactor {
     /// Takes secrets out of the packets of one hop, and out of the event that they are evidence of.
     /// Packets that cannot be read are left out.
     pub fn redact(&self, packets: &mut Vec<CapturedPacket>, event: Option<&mut HopEvent>) {
+        let all = std::mem::take(packets);
+        let (mut inside, mut outside): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|kept| is_pdu(&kept.bytes));
+        let streams = self.mask(&mut outside);
+        let inner = self.mask(&mut inside);
+        if let Some(event) = event {
+            let seen = if inside.is_empty() { streams } else { inner };
+            self.redact_event(event, seen.runs(Direction::FromUpstream));
+        }
+        packets.append(&mut outside);
+        if !inside.is_empty() {
+            packets.append(&mut inside);
+            packets.sort_by_key(|kept| kept.at);
+        }
+    }
+
+    /// Takes secrets out of the packets of one pair of streams.
+    fn mask(&self, packets: &mut Vec<CapturedPacket>) -> Streams {
         let mut streams = Streams::gather(packets);
         for direction in [Direction::ToUpstream, Direction::FromUpstream] {
             let mut walker = Walker::new(direction, self.config.body_bytes);
@@ -136,9 +156,7 @@ impl Redactor {
             }
         }
         streams.apply(packets);
-        if let Some(event) = event {
-            self.redact_event(event, streams.runs(Direction::FromUpstream));
-        }
+        streams
     }
 
     fn classify(&self, direction: Direction, walker: &mut Walker, run: &mut Run) {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::input::packet::{IpPacket, parse_ip};
+use crate::input::pdu::{self, Pdu};
 use crate::model::{
     Cause, Completeness, ConnectionInfo, Direction, Evidence, EvidenceSource, ExchangeInfo,
     GatewayInfo, HopEvent, HopId, Phase, Proof, Segment, TcpFlags, Timestamp, UpstreamInfo,
@@ -64,6 +65,33 @@ pub(super) fn captured(
     payload: &[u8],
 ) -> CapturedPacket {
     let bytes = packet(direction, seq, flags, payload);
+    CapturedPacket {
+        at,
+        direction,
+        wire_len: u32::try_from(bytes.len()).unwrap(),
+        bytes,
+    }
+}
+
+/// A piece of what is inside TLS, from this offset on.
+pub(super) fn inside(
+    at: Timestamp,
+    direction: Direction,
+    offset: u32,
+    payload: &[u8],
+) -> CapturedPacket {
+    let gateway = SocketAddr::from(([10, 0, 0, 1], 40_000));
+    let (src, dst) = match direction {
+        TO => (gateway, upstream()),
+        FROM => (upstream(), gateway),
+    };
+    let bytes = pdu::write(&Pdu {
+        src,
+        dst,
+        offset,
+        payload,
+        len: u32::try_from(payload.len()).unwrap(),
+    });
     CapturedPacket {
         at,
         direction,

@@ -226,6 +226,11 @@ impl<'e> Analysis<'e> {
     #[inline(never)]
     fn any_packet(&mut self, packet: &Packet<'_>, on_event: &mut dyn FnMut(HopEvent)) {
         let summary = &mut self.summary;
+        if packet.link == LinkType::PDU {
+            // What was inside TLS is for people: packets tell the rest.
+            summary.other += 1;
+            return;
+        }
         match parse_frame(packet.link, packet.data, packet.wire_len) {
             Ok(IpPacket::Dns(datagram)) => {
                 summary.dns += 1;

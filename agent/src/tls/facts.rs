@@ -272,6 +272,13 @@ pub struct Alert {
     pub own: Step,
 }
 
+impl Alert {
+    /// Whether it only says that its sender is done, as far as that can be read.
+    pub fn is_close_notify(&self) -> bool {
+        self.said.is_none_or(|(_, number)| number == 0)
+    }
+}
+
 /// Bytes that are no TLS record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {

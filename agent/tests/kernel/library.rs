@@ -39,7 +39,7 @@ const VERIFY_FAILED: LibraryFact = raised(134);
 const NAME: &str = "upstream.test";
 
 /// A process that ends with the test.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -49,21 +49,21 @@ impl Drop for Running {
 }
 
 /// `openssl s_server` with one of the certificates, and how a gateway is to reach it.
-struct Upstream {
-    port: u16,
+pub(super) struct Upstream {
+    pub(super) port: u16,
     version: &'static str,
     name: &'static str,
     _server: Option<Running>,
 }
 
 /// Certificates, and the servers that show them.
-struct Bed {
+pub(super) struct Bed {
     files: TempDir,
-    upstreams: Vec<Upstream>,
+    pub(super) upstreams: Vec<Upstream>,
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bed = Self {
             files: TempDir::new().unwrap(),
             upstreams: Vec::new(),
@@ -77,7 +77,7 @@ impl Bed {
         bed
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
@@ -99,7 +99,12 @@ impl Bed {
     }
 
     /// Starts a server and returns its number, which is its path at the gateway.
-    fn serve(&mut self, certificate: &str, version: &'static str, flags: &[&str]) -> usize {
+    pub(super) fn serve(
+        &mut self,
+        certificate: &str,
+        version: &'static str,
+        flags: &[&str],
+    ) -> usize {
         let pem = self.path(&format!("{certificate}.pem"));
         let mut child = Command::new("openssl")
             .args(["s_server", "-accept", "127.0.0.1:0", "-www", "-cert"])
@@ -142,20 +147,20 @@ fn authority(name: &str) -> (Issuer<'static, KeyPair>, String) {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Nginx,
     Haproxy,
 }
 
 /// A gateway with a name of its own and a path for each upstream.
-struct Gateway {
+pub(super) struct Gateway {
     name: String,
     port: u16,
     _process: Running,
 }
 
 impl Gateway {
-    fn start(kind: Kind, bed: &Bed) -> Self {
+    pub(super) fn start(kind: Kind, bed: &Bed) -> Self {
         let (program, short) = match kind {
             Kind::Nginx => ("/usr/sbin/nginx", "ng"),
             Kind::Haproxy => ("/usr/sbin/haproxy", "ha"),
@@ -200,7 +205,7 @@ impl Gateway {
     }
 
     /// Asks for what is behind an upstream; the status of the answer comes back.
-    fn get(&self, upstream: usize) -> String {
+    pub(super) fn get(&self, upstream: usize) -> String {
         let mut stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!("GET /{upstream}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -213,8 +218,14 @@ impl Gateway {
 
     /// A watch that has found the gateway's libraries.
     fn watch(&self) -> Watch {
+        self.watch_with(false)
+    }
+
+    /// The same, perhaps one that reads what is inside TLS.
+    pub(super) fn watch_with(&self, tls_plaintext: bool) -> Watch {
         let mut watch = Watch::start(&LiveConfig {
             gateways: vec![self.name.clone()],
+            tls_plaintext,
             ..LiveConfig::default()
         });
         watch.until("libraries", |watch| {
@@ -292,7 +303,7 @@ fn facts(watch: &Watch, from: usize) -> Vec<(HopId, LibraryFact)> {
 }
 
 /// The hop to `port` that was opened since `from`.
-fn hop_to(watch: &Watch, from: usize, port: u16) -> HopId {
+pub(super) fn hop_to(watch: &Watch, from: usize, port: u16) -> HopId {
     watch.seen[from..]
         .iter()
         .find_map(|(hop, seen)| match seen {

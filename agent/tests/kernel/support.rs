@@ -158,6 +158,13 @@ pub(crate) enum Seen {
         payload: Vec<u8>,
         wire_len: u32,
     },
+    /// What was written or read inside TLS.
+    Text {
+        direction: Direction,
+        offset: u64,
+        payload: Vec<u8>,
+        len: u32,
+    },
     Signal(Signal),
     Answer {
         process: Process,
@@ -255,6 +262,15 @@ impl Watch {
                             },
                         )
                     }
+                    Input::Plaintext { hop, text } => (
+                        Some(hop),
+                        Seen::Text {
+                            direction: text.direction,
+                            offset: text.offset,
+                            payload: text.payload.to_vec(),
+                            len: text.len,
+                        },
+                    ),
                     Input::Signal { hop, signal } => (Some(hop), Seen::Signal(signal)),
                     Input::ConnectFailed {
                         process,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::client::Seen;
 use crate::gateway::Kind;
-use crate::scenario::{Check, Departure, Drive, Place, Scenario, Shown, Trick, Verdict};
+use crate::scenario::{self, Check, Departure, Drive, Place, Scenario, Shown, Trick, Verdict};
 use crate::tls::pki::{Chain, Identity};
 use crate::tls::server::{Close, Server, Then};
 use crate::tls::{Client, Versions, openssl};
@@ -520,6 +520,55 @@ fn established() -> Vec<Scenario> {
         silent("silent_12", Versions::Only12),
         silent("silent_13", Versions::Only13),
     ]
+}
+
+/// What an agent must never let out, in a response inside TLS.
+pub const SECRET: &str = "planted-7f3a91";
+const LEAKY: &[u8] = b"HTTP/1.1 200 OK\r\nSet-Cookie: id=planted-7f3a91\r\nX-Cache : miss\r\n\
+    Location: /a?token=planted-7f3a91\r\nContent-Length: 3\r\n\r\nok\n";
+
+/// What upstreams do wrong in HTTP, inside TLS of these versions: what an agent names that reads it.
+pub fn inside(versions: Versions) -> Vec<Scenario> {
+    const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this";
+    const NO_LAST: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nok\n\r\n";
+    let served = |plain: Scenario, bytes, close| {
+        let server = Server {
+            versions,
+            then: Then::Reply(bytes, close),
+            ..Server::HEALTHY
+        };
+        Scenario {
+            tls: Some(Client::DEFAULT),
+            ..plain.library(server)
+        }
+    };
+    let cut = |name, bytes| {
+        let cut = fails(name, "tls.truncated", PROVEN, [Seen::Cut(200); 3]);
+        served(cut, bytes, Close::Without(End::Fin))
+    };
+    let mut all: Vec<Scenario> = scenario::failures()
+        .into_iter()
+        .filter(|plain| plain.place == Place::Upstream && plain.trick.is_none())
+        .filter_map(|plain| match plain.behaviour {
+            // An alert inside of TLS is nothing that anybody sends.
+            Some(Behaviour::Reply([21, 3, ..], _)) => None,
+            Some(Behaviour::Answer(bytes) | Behaviour::Reply(bytes, End::Fin)) => {
+                Some(served(plain, bytes, Close::Notify))
+            }
+            Some(Behaviour::Reply(bytes, end)) => Some(served(plain, bytes, Close::Without(end))),
+            _ => None,
+        })
+        .collect();
+    let leaky = fails(
+        "leaky",
+        "http1.header_syntax",
+        PROVEN,
+        [Seen::Status(502); 3],
+    );
+    all.push(served(leaky, LEAKY, Close::Notify));
+    all.push(cut("body_cut", SHORT));
+    all.push(cut("chunks_cut", NO_LAST));
+    all
 }
 
 /// Healthy traffic, and what looks like a failure and is none.

@@ -10,8 +10,9 @@ use crate::http1::{
     Finding, RequestEvent, RequestHead, RequestKind, RequestParser, ResponseEvent, ResponseParser,
     Stage,
 };
-use crate::input::frame::parse_frame;
+use crate::input::frame::{LinkType, parse_frame};
 use crate::input::packet::{IpPacket, TcpPacket};
+use crate::input::pdu;
 use crate::limits::Limits;
 use crate::model::TcpFlags;
 use crate::source::{Reader, SourceError};
@@ -136,10 +137,31 @@ fn in_order<'s>(
 pub(super) fn read(pcapng: &[u8], upstream: SocketAddr) -> Result<Exchange, SourceError> {
     let mut reader = Reader::open(pcapng)?;
     let (mut to_upstream, mut from_upstream) = (Vec::new(), Vec::new());
+    // The same inside TLS, where the gateway's library showed it.
+    let (mut to_inside, mut from_inside) = (Vec::new(), Vec::new());
     let mut end = None;
     let mut place = 0;
     while let Some(packet) = reader.next_packet()? {
         place += 1;
+        if packet.link == LinkType::PDU {
+            let Some(pdu) = pdu::parse(packet.data, packet.wire_len) else {
+                continue;
+            };
+            let segments = if same(pdu.src, upstream) {
+                &mut from_inside
+            } else if same(pdu.dst, upstream) {
+                &mut to_inside
+            } else {
+                continue;
+            };
+            segments.push(Segment {
+                place,
+                seq: pdu.offset,
+                payload: pdu.payload.to_vec(),
+                wire_len: pdu.len,
+            });
+            continue;
+        }
         let parsed = parse_frame(packet.link, packet.data, packet.wire_len);
         let Ok(IpPacket::Tcp(packet)) = parsed else {
             continue;
@@ -159,6 +181,9 @@ pub(super) fn read(pcapng: &[u8], upstream: SocketAddr) -> Result<Exchange, Sour
         } else if packet.flags.contains(TcpFlags::FIN) {
             end.get_or_insert(closed);
         }
+    }
+    if !to_inside.is_empty() {
+        (to_upstream, from_upstream) = (to_inside, from_inside);
     }
     Ok(Exchange {
         end,

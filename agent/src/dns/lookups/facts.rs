@@ -335,6 +335,30 @@ impl Lookup {
         }
     }
 
+    /// Notes that a message of `with` may have been missed. Returns whether that changes anything.
+    pub(super) fn missed(&mut self, at: Timestamp, with: &Exchanged<'_>) -> bool {
+        let mut changes = false;
+        for asked in &mut self.asked {
+            let cut = Outcome::Unusable(Unusable::Truncated);
+            let waits = match &asked.reply {
+                None => asked.tcp && asked.local == with.local,
+                Some(reply) => reply.outcome == cut,
+            };
+            if waits && asked.resolver == with.resolver {
+                asked.reply = Some(Reply {
+                    at,
+                    from: with.resolver,
+                    outcome: Outcome::Unknown,
+                    ede: Vec::new(),
+                    header: [0; 12],
+                    alias: None,
+                });
+                changes = true;
+            }
+        }
+        changes
+    }
+
     /// What the name is an alias of, by the last answer.
     pub(super) fn alias(&self) -> Option<&Name> {
         self.aliases().last()

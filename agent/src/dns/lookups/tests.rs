@@ -27,8 +27,8 @@ impl Bench {
         Timestamp::from_nanos(ms * 1_000_000)
     }
 
-    fn message(&mut self, ms: u64, bytes: &[u8]) -> Option<Learned> {
-        let with = Exchanged {
+    fn with(&self) -> Exchanged<'static> {
+        Exchanged {
             asker: Asker::Process(7),
             process: None,
             on_behalf: false,
@@ -36,7 +36,11 @@ impl Bench {
             resolver: self.resolver.into(),
             tcp: self.tcp,
             lost: 0,
-        };
+        }
+    }
+
+    fn message(&mut self, ms: u64, bytes: &[u8]) -> Option<Learned> {
+        let with = self.with();
         let message = Message::parse(bytes, bytes.len() as u32).unwrap();
         self.lookups.message(Self::at(ms), &with, &message)
     }
@@ -231,6 +235,31 @@ fn truncated_without_tcp_is_a_failure() {
     let mut bench = Bench::new();
     bench.ask(0, 1, "big.example", kind::A);
     bench.answer(1, &Answer::to(1, "big.example", kind::A).truncated());
+    assert_eq!(bench.failed(), ["big.example"]);
+}
+
+#[test]
+fn what_was_missed_of_a_stream_may_have_been_the_answer() {
+    // The answer was missed, or the query with it.
+    for asked in [true, false] {
+        let mut bench = Bench::new();
+        bench.ask(0, 1, "big.example", kind::A);
+        bench.answer(1, &Answer::to(1, "big.example", kind::A).truncated());
+        (bench.tcp, bench.port) = (true, 50_000);
+        if asked {
+            bench.ask(2, 1, "big.example", kind::A);
+        }
+        let with = bench.with();
+        bench.lookups.missed(Bench::at(3), &with);
+        assert_eq!(bench.failed(), [""; 0]);
+    }
+    // Another resolver's stream says nothing of it.
+    let mut bench = Bench::new();
+    bench.ask(0, 1, "big.example", kind::A);
+    bench.answer(1, &Answer::to(1, "big.example", kind::A).truncated());
+    (bench.tcp, bench.port, bench.resolver) = (true, 50_000, OTHER);
+    let with = bench.with();
+    bench.lookups.missed(Bench::at(3), &with);
     assert_eq!(bench.failed(), ["big.example"]);
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::plain::Inside;
 use super::{Completed, Done, Exchange, Exchanges};
 use crate::http1::Stage;
 use crate::model::{Actor, LibraryFact, Timestamp};
@@ -50,13 +51,15 @@ pub(in crate::engine) struct Tls {
     /// Whether the connection was judged.
     pub(in crate::engine) judged: bool,
     /// The run whose response began.
-    under_way: Option<Exchange>,
-    tickets: Tickets,
+    pub(super) under_way: Option<Exchange>,
+    pub(super) tickets: Tickets,
+    /// What the gateway's library told of the inside.
+    pub(super) inside: Inside,
 }
 
 /// Records that are or may be tickets.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tickets {
+pub(super) struct Tickets {
     /// How many came ahead of the first request.
     ahead: u32,
     /// How many came with it.
@@ -87,6 +90,7 @@ impl Tls {
             judged: false,
             under_way: None,
             tickets: Tickets::default(),
+            inside: Inside::default(),
         }
     }
 
@@ -107,7 +111,7 @@ impl Tls {
 
     /// Whether a piece of a record came, which may be one of a response.
     pub(in crate::engine) const fn has_piece(&self) -> bool {
-        self.session.facts().from.partial > 0
+        self.session.facts().from.partial > 0 && !matches!(self.inside, Inside::Seen(_))
     }
 
     /// Whether HTTP/2 may be inside: runs of records are no requests then.
@@ -204,7 +208,7 @@ impl Tls {
     }
 }
 
-const fn length(chunk: Chunk<'_>) -> u64 {
+pub(super) const fn length(chunk: Chunk<'_>) -> u64 {
     match chunk {
         Chunk::Data(bytes) => bytes.len() as u64,
         Chunk::Gap(bytes) => bytes,
@@ -287,6 +291,22 @@ impl Exchanges {
         let offset = self.sent;
         self.sent += length(chunk);
         let carried = tls.sent(at, chunk);
+        if let Inside::Seen(seen) = &mut tls.inside {
+            if carried != Carried::Little {
+                tls.said = (self.sent, at);
+            }
+            if !matches!(carried, Carried::Data { .. }) {
+                if !self.sending {
+                    seen.mark = self.sent;
+                }
+            } else if let Some(newest) = self.open.back_mut()
+                && newest.first_response.is_none()
+            {
+                // What a congested connection kept back.
+                newest.end_offset = newest.end_offset.max(self.sent);
+            }
+            return;
+        }
         if carried == Carried::Little {
             return;
         }
@@ -317,6 +337,10 @@ impl Exchanges {
     pub(super) fn tls_received(&mut self, at: Timestamp, chunk: Chunk<'_>) {
         let Some(tls) = &mut self.tls else { return };
         let carried = tls.received(at, chunk);
+        if let Inside::Seen(seen) = &mut tls.inside {
+            seen.unread += length(chunk);
+            return;
+        }
         let Carried::Data {
             records,
             length: each,

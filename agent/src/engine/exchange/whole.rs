@@ -46,7 +46,11 @@ impl Exchanges {
         bytes: &[u8],
         acked: u64,
     ) -> Option<SizedHead> {
-        if !self.sized || self.open.len() != 1 || self.protocol != Some(Protocol::Http1) {
+        if !self.sized
+            || self.tls.is_some()
+            || self.open.len() != 1
+            || self.protocol != Some(Protocol::Http1)
+        {
             return None;
         }
         let exchange = self.open.front()?;

@@ -115,8 +115,9 @@ impl Hop {
         if completed.stage != Stage::Lost {
             self.forget_losses(cx.stats.records_lost);
         }
-        let told =
-            completed.findings.is_empty() && completed.stage != Stage::Lost && !self.speaks_tls();
+        let told = completed.findings.is_empty()
+            && completed.stage != Stage::Lost
+            && !self.exchanges.is_hidden();
         if cx.tell_healthy && told {
             let healthy = (at, completed.exchange, completed.status);
             out.news().healthy.push(healthy);
@@ -183,8 +184,11 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        let newly = self.first_close.is_none();
         let first = self.first_close.get_or_insert((Actor::Upstream, close)).0 == Actor::Upstream;
+        if self.exchanges.is_unread() {
+            // The gateway is about to read the rest, or to close.
+            return;
+        }
         let mut completed = false;
         if close == Close::Fin {
             let mut done = Done::default();
@@ -192,7 +196,7 @@ impl Hop {
             completed = !done.is_empty();
             self.after_bytes(at, &mut done, cx, out);
         }
-        if newly {
+        if first {
             let how = self.how_closed(at, close, completed);
             self.leave(at, Some(how), cx);
         }
@@ -247,11 +251,14 @@ impl Hop {
     /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         let tls = self.speaks_tls();
-        let ended = if self.gateway_took_leave() {
+        let ended = match self.took_leave() {
             // The upstream only answers that.
-            Ended::Gateway
-        } else {
-            ended
+            Some(Actor::Gateway) => Ended::Gateway,
+            // And so does the gateway: the FIN that belongs to it comes behind.
+            Some(Actor::Upstream) if ended == Ended::Gateway && !self.exchanges.is_unread() => {
+                Ended::UpstreamFin
+            }
+            _ => ended,
         };
         if ended == Ended::UpstreamFin && !tls {
             self.judge_open(at, ended, cx, out);
@@ -310,7 +317,13 @@ impl Hop {
             }
             return;
         }
-        if !self.judge_tls(at, ended, false, cx, out) {
+        if self.judge_tls(at, ended, false, cx, out) {
+            return;
+        }
+        let by_upstream = matches!(ended, Ended::UpstreamFin | Ended::UpstreamRst);
+        if by_upstream && self.exchanges.is_unread() {
+            self.leave_unread(cx, out);
+        } else {
             self.judge_open(at, ended, cx, out);
         }
     }
@@ -384,7 +397,7 @@ impl Hop {
                     facts.ended_alike = cx.deadlines.note(&process.comm, facts.lasted);
                 }
                 let verdict = self.half_open(&facts, cx).or_else(|| exchange(&facts));
-                let verdict = self.through_tls(open, verdict);
+                let verdict = self.through_tls(ended, open, verdict);
                 let (stage, status) = (facts.stage, facts.status);
                 if verdict.is_none() {
                     count_unjudged(ended, stage, cx.stats);

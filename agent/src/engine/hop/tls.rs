@@ -1,7 +1,9 @@
 //! When a hop's TLS is judged, and with which facts.
 
 use super::{Context, Hop, Judged, Outcome};
-use crate::classify::{Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, tls};
+use crate::classify::{
+    Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, seen_inside_tls, tls,
+};
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
 use crate::http1::TlsPortText;
@@ -21,11 +23,14 @@ impl Hop {
         self.exchanges.tls.is_some()
     }
 
-    /// Whether the gateway said inside TLS that it is done, before the upstream did.
-    pub(super) fn gateway_took_leave(&self) -> bool {
-        let connection = self.exchanges.tls.as_deref();
-        let farewell = connection.and_then(|connection| connection.session.facts().farewell());
-        farewell.is_some_and(|alert| alert.by == Actor::Gateway)
+    /// Who said first inside TLS that it is done, where nothing worse was said.
+    pub(super) fn took_leave(&self) -> Option<Actor> {
+        let connection = self.exchanges.tls.as_deref()?;
+        let farewell = connection.session.facts().farewell()?;
+        match farewell.by {
+            Actor::Gateway => Some(Actor::Gateway),
+            Actor::Upstream => farewell.is_close_notify().then_some(Actor::Upstream),
+        }
     }
 
     /// Judges the TLS connection on what ended it; `left` where the gateway let go of its client in the
@@ -110,7 +115,12 @@ impl Hop {
     }
 
     /// What the verdict on an open exchange comes to where that is inside TLS.
-    pub(super) fn through_tls(&self, open: &Exchange, verdict: Option<Verdict>) -> Option<Verdict> {
+    pub(super) fn through_tls(
+        &self,
+        ended: Ended,
+        open: &Exchange,
+        verdict: Option<Verdict>,
+    ) -> Option<Verdict> {
         let Some(connection) = self.exchanges.tls.as_deref() else {
             return verdict;
         };
@@ -118,8 +128,13 @@ impl Hop {
             // A request that came too late for the refusal that was told of.
             return None;
         }
+        let wire = connection.session.facts();
+        if !self.exchanges.is_hidden() {
+            let fin = ended == Ended::UpstreamFin && self.lost() == 0;
+            return verdict.map(|verdict| seen_inside_tls(verdict, wire, fin));
+        }
         let run = TlsRun {
-            wire: connection.session.facts(),
+            wire,
             first: open.ordinal == 1,
             doubtful: connection.is_doubtful() || connection.has_piece(),
             sending: open.last_request.since(open.began),

@@ -2,6 +2,7 @@
 
 mod healthy;
 mod library;
+mod plain;
 mod splits;
 mod wire;
 

@@ -68,6 +68,8 @@ pub(super) struct Function {
     pub(super) name: &'static str,
     /// Where its code begins in the file.
     pub(super) offset: u64,
+    /// Bytes of code, zero where the file does not say.
+    pub(super) len: u64,
 }
 
 /// The functions of `wanted` that `file` defines, each once.
@@ -121,7 +123,11 @@ pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function
                 if found.len() >= CALLS_MAX {
                     return Err(Unreadable::TooLarge);
                 }
-                found.push(Function { name, offset });
+                found.push(Function {
+                    name,
+                    offset,
+                    len: 0,
+                });
             }
         }
     }
@@ -232,8 +238,8 @@ fn headers(file: &File) -> Result<Headers, Unreadable> {
 }
 
 /// The first bytes of a function; fewer than asked for at the end of the file.
-pub(super) fn code(file: &File, function: Function, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+pub(super) fn code(file: &File, function: Function, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     let read = file.read_at(&mut bytes, function.offset)?;
     bytes.truncate(read);
     Ok(bytes)
@@ -260,7 +266,8 @@ fn search(
         if found.iter().all(|function| function.name != name)
             && let Some(offset) = file_offset(segments, address)?
         {
-            found.push(Function { name, offset });
+            let len = symbols.u64(at + offset_of!(Symbol, st_size))?;
+            found.push(Function { name, offset, len });
         }
     }
     Ok(())
@@ -522,6 +529,7 @@ mod tests {
         let expected = Function {
             name: "SSL_free",
             offset: CODE_AT + 8,
+            len: 0,
         };
         assert_eq!(found, [expected]);
     }

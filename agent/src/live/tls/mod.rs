@@ -9,6 +9,7 @@
 mod accessor;
 mod elf;
 mod mapped;
+mod returns;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -17,6 +18,7 @@ use std::os::fd::AsRawFd as _;
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
+use hopscope_ebpf::{NO_OFFSET, plain_call};
 
 use self::elf::Function;
 use self::mapped::{FileId, Mapped};
@@ -33,15 +35,36 @@ pub(super) const SAVED_REGISTERS: (u32, u32) = if cfg!(target_arch = "x86_64") {
     (0, 0)
 };
 
+/// Where `pt_regs` has the stack pointer, where a call leaves its return address there, and the result of a
+/// function, in bytes: rsp and rax on `x86_64`; x0 on `aarch64`, which returns through a register.
+pub(super) const STACK_AND_RESULT: (u32, u32) = if cfg!(target_arch = "x86_64") {
+    (152, 80)
+} else {
+    (NO_OFFSET, 0)
+};
+
 /// Which program goes to which function.
-const PROBES: [(&str, &str); 6] = [
+const PROBES: [(&str, &str); 8] = [
     (HANDSHAKE, "tls_handshake"),
+    ("SSL_set_accept_state", "tls_accepts"),
+    ("SSL_accept", "tls_accepts"),
     ("SSL_free", "tls_freed"),
     ("SSL_get_verify_result", "tls_asked"),
     (RAISE, "tls_raised"),
     (PUT, "tls_put"),
     (RESULT, "tls_verified"),
 ];
+
+/// Functions that read and write inside TLS, with what is attached to both their ends.
+const CALLS: [(&str, u64); 4] = [
+    ("SSL_read", 0),
+    ("SSL_read_ex", plain_call::EX),
+    ("SSL_write", plain_call::WRITE),
+    ("SSL_write_ex", plain_call::WRITE | plain_call::EX),
+];
+/// The programs at their ends.
+const CALL: &str = "tls_call";
+const RETURNS: &str = "tls_returns";
 
 const HANDSHAKE: &str = "SSL_do_handshake";
 /// Raises errors in OpenSSL 3.
@@ -57,7 +80,7 @@ const RESULT: &str = "X509_STORE_CTX_get_error";
 const BORING: [&str; 2] = ["CRYPTO_BUFFER_new", "SSL_CTX_set_grease_enabled"];
 
 /// Bytes of a function that are looked at.
-const CODE_LEN: usize = 32;
+const CODE_LEN: u64 = 32;
 
 /// Files that are probed at once. A host has one or two in each container.
 const FILES_MAX: usize = 256;
@@ -75,6 +98,8 @@ const LATER_LOOKS: u32 = 15;
 
 /// The libraries, and the programs that are attached to them.
 pub(super) struct Libraries {
+    /// Whether what is inside TLS is read.
+    plaintext: bool,
     /// Holds all kernel programs of the source, and with them their links.
     ebpf: Ebpf,
     /// Why no library can be probed on this host.
@@ -119,13 +144,15 @@ struct Gateway {
 }
 
 impl Libraries {
-    /// Loads the programs out of `ebpf`, which lives as long as this value.
-    pub(super) fn new(mut ebpf: Ebpf) -> Self {
-        let problem = load(&mut ebpf).err();
+    /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
+    /// TLS with `plaintext` only.
+    pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
+        let problem = load(&mut ebpf, plaintext).err();
         if let Some(reason) = &problem {
             tracing::warn!(%reason, "TLS libraries cannot be probed");
         }
         let mut libraries = Self {
+            plaintext,
             ebpf,
             problem,
             files: HashMap::new(),
@@ -206,7 +233,13 @@ impl Libraries {
 
     fn probe(&mut self, pid: u32, mapped: &Mapped, library: &mut Library) -> Result<(), String> {
         let file = mapped.open(pid).map_err(|error| error.to_string())?;
-        let wanted: Vec<&str> = PROBES.iter().map(|(name, _)| *name).chain(BORING).collect();
+        let calls = CALLS.iter().filter(|_| self.plaintext);
+        let wanted: Vec<&str> = PROBES
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(calls.map(|(name, _)| *name))
+            .chain(BORING)
+            .collect();
         let functions = elf::functions(&file, &wanted).map_err(|error| error.to_string())?;
         if functions.iter().any(|one| BORING.contains(&one.name)) {
             return Err("it is of BoringSSL's kind, whose errors have other numbers".to_owned());
@@ -225,6 +258,10 @@ impl Libraries {
             points.extend(elf::stubs(&file, &RAISERS).map_err(|error| error.to_string())?);
         }
         for function in points {
+            if let Some((_, which)) = CALLS.iter().find(|(name, _)| *name == function.name) {
+                self.probe_call(&file, function, *which, library)?;
+                continue;
+            }
             let Some((_, program)) = PROBES.iter().find(|(name, _)| *name == function.name) else {
                 continue;
             };
@@ -248,6 +285,44 @@ impl Libraries {
         if library.handshakes && !library.errors {
             "where it raises errors cannot be told".clone_into(&mut library.missing);
         }
+        Ok(())
+    }
+
+    /// Probes both ends of a function that reads or writes inside TLS.
+    fn probe_call(
+        &mut self,
+        file: &File,
+        function: Function,
+        which: u64,
+        library: &mut Library,
+    ) -> Result<(), String> {
+        let code = elf::code(file, function, function.len.min(returns::CODE_MAX + 1))
+            .map_err(|error| error.to_string())?;
+        let ends = if code.len() as u64 > returns::CODE_MAX {
+            Err("it is too long")
+        } else {
+            returns::returns(&code)
+        };
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(reason) => {
+                library.missing = format!(
+                    "where {} returns cannot be told, since {reason}, so that nothing inside TLS is read",
+                    function.name
+                );
+                return Ok(());
+            }
+        };
+        for end in ends {
+            let end = Function {
+                offset: function.offset + end,
+                ..function
+            };
+            let link = attach(&mut self.ebpf, RETURNS, file, end, Some(which))?;
+            library.links.push(link);
+        }
+        let link = attach(&mut self.ebpf, CALL, file, function, Some(which))?;
+        library.links.push(link);
         Ok(())
     }
 
@@ -320,11 +395,17 @@ impl Libraries {
 }
 
 /// Loads every program that goes into a library.
-fn load(ebpf: &mut Ebpf) -> Result<(), String> {
+fn load(ebpf: &mut Ebpf, plaintext: bool) -> Result<(), String> {
     if SAVED_REGISTERS.1 == 0 {
         return Err("this processor's registers are not known".to_owned());
     }
-    for (_, name) in PROBES {
+    let mut names: Vec<&str> = PROBES.iter().map(|(_, program)| *program).collect();
+    if plaintext {
+        names.extend([CALL, RETURNS]);
+    }
+    // Two functions may have the same program.
+    names.dedup();
+    for name in names {
         program(ebpf, name)?
             .load()
             .map_err(|error| format!("{name}: {}", reason(&error)))?;

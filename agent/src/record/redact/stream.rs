@@ -2,6 +2,7 @@
 
 use super::{Class, mask};
 use crate::input::packet::{IpPacket, parse_ip};
+use crate::input::pdu::{is_pdu, parse as parse_pdu};
 use crate::model::{Direction, TcpFlags};
 use crate::record::capture::CapturedPacket;
 
@@ -50,22 +51,20 @@ impl Streams {
         let mut bases = [Base::default(); 2];
         let mut segments = Vec::new();
         packets.retain(|kept| {
-            let Ok(IpPacket::Tcp(tcp)) = parse_ip(&kept.bytes, kept.wire_len) else {
+            let Some((seq, syn, payload)) = place(kept) else {
                 return false;
             };
-            let syn = tcp.flags.contains(TcpFlags::SYN);
-            let seq = tcp.seq.wrapping_add(u32::from(syn));
             let base = &mut bases[usize::from(kept.direction == Direction::FromUpstream)];
             if syn {
                 base.syn.get_or_insert(seq);
             }
             base.first.get_or_insert(seq);
             // Padding may follow the payload: it is not taken for some.
-            let at = tcp.payload.as_ptr().addr() - kept.bytes.as_ptr().addr();
-            let (at, len) = if tcp.payload.is_empty() {
+            let at = payload.as_ptr().addr() - kept.bytes.as_ptr().addr();
+            let (at, len) = if payload.is_empty() {
                 (kept.bytes.len(), 0)
             } else {
-                (at, tcp.payload.len())
+                (at, payload.len())
             };
             segments.push((kept.direction, seq, at, len));
             true
@@ -183,6 +182,19 @@ impl Streams {
                 .truncate(piece.at + whole.map_or(0, |last| last + 1));
         }
     }
+}
+
+/// The place of a packet in its stream, whether that is where the stream begins, and its payload.
+fn place(kept: &CapturedPacket) -> Option<(u32, bool, &[u8])> {
+    if is_pdu(&kept.bytes) {
+        let pdu = parse_pdu(&kept.bytes, kept.wire_len)?;
+        return Some((pdu.offset, pdu.offset == 0, pdu.payload));
+    }
+    let Ok(IpPacket::Tcp(tcp)) = parse_ip(&kept.bytes, kept.wire_len) else {
+        return None;
+    };
+    let syn = tcp.flags.contains(TcpFlags::SYN);
+    Some((tcp.seq.wrapping_add(u32::from(syn)), syn, tcp.payload))
 }
 
 fn end(run: &Run) -> i64 {

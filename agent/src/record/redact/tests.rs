@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::TcpFlags;
-use crate::record::testing::{FROM, TO, at, captured, event, exchange};
+use crate::record::testing::{FROM, TO, at, captured, event, exchange, inside};
 
 const SECRET: &str = "s3cr3t";
 /// In places that are no secret.
@@ -336,4 +336,28 @@ proptest! {
         redactor().redact(&mut packets, None);
         prop_assert!(packets[0].bytes.len() <= 40 + bytes.len());
     }
+}
+
+#[test]
+fn secrets_inside_tls_are_masked_and_its_records_are_not() {
+    const RECORD: &[u8] = b"\x17\x03\x03\x00\x20 a record, which is no HTTP/1 at all";
+    const RESPONSE: &[u8] =
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: s3cr3t\r\nX-Mark: m4rk3r\r\nContent-Length: 2\r\n\r\nok";
+    let request = REQUESTS[0].as_bytes();
+    let (first, rest) = request.split_at(20);
+    let mut packets = exchange(RECORD, RECORD);
+    packets.push(inside(at(4), TO, 20, rest));
+    packets.push(inside(at(4), TO, 0, first));
+    packets.push(inside(at(5), FROM, 0, RESPONSE));
+    let mut event = event();
+    event.evidence[0].bytes = RESPONSE.to_vec();
+    redactor().redact(&mut packets, Some(&mut event));
+    assert_eq!(packets.len(), 7);
+    for packet in &packets {
+        assert!(!holds(&packet.bytes, SECRET), "{}", shown(&packet.bytes));
+        assert_eq!(packet.bytes.len(), packet.wire_len as usize);
+    }
+    assert!(!holds(&event.evidence[0].bytes, SECRET));
+    assert!(packets.iter().any(|packet| packet.bytes.ends_with(b"ok")));
+    assert!(packets[2].bytes.ends_with(RECORD));
 }

@@ -1,0 +1,179 @@
+//! What gateways write to their hops and read from them through OpenSSL: asked for only, since it costs
+//! two breakpoints a call.
+//!
+//! The bytes of a call are known when it returns. The functions are probed where they begin and at each of
+//! their return instructions: a return probe would change return addresses, see `tls`.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_probe_read_user, generated};
+use aya_ebpf::programs::ProbeContext;
+use hopscope_ebpf::{Counter, MAX_SNAP_LEN, PLAIN_TIERS, PlainHeader, hop_flag, kind, plain_call};
+
+use crate::ctx::{self, read};
+use crate::emit::{emit, header};
+use crate::maps::{self, CALLS, EVENTS, HOPS, SESSIONS, SNAP_LEN, count};
+use crate::segment::{bounded, now};
+use crate::tls::{self, Ssl};
+
+/// A call that a thread is in.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    ssl: Ssl,
+    /// Where the bytes are, or will be.
+    buffer: u64,
+    /// Where their number will be, zero where it is returned.
+    len_at: u64,
+    began_ns: u64,
+}
+
+/// What was read or written, with room for `CAP` bytes of it.
+#[repr(C)]
+struct PlainRecord<const CAP: usize> {
+    header: PlainHeader,
+    bytes: [u8; CAP],
+}
+
+/// `SSL_read(ssl, buffer, most)`, `SSL_write(ssl, buffer, len)`, and the same with a fourth argument, where
+/// the number of bytes goes. The attachment says which.
+#[inline(always)]
+pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
+    let ssl = Ssl {
+        process: tls::gateway()?,
+        address: ctx.arg(0)?,
+    };
+    tls::enter(ctx, ssl)?;
+    let call = Call {
+        ssl,
+        buffer: ctx.arg(1)?,
+        len_at: if which(ctx) & plain_call::EX != 0 {
+            ctx.arg(3)?
+        } else {
+            0
+        },
+        began_ns: now(),
+    };
+    let _ = CALLS.insert(ctx::task(), call, 0);
+    Some(())
+}
+
+/// One of them is about to return.
+#[inline(always)]
+pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
+    let task = ctx::task();
+    // SAFETY: the value is copied out at once, and only the thread itself replaces it.
+    let call = *unsafe { CALLS.get(task) }?;
+    let _ = CALLS.remove(task);
+    let session = SESSIONS.get_ptr_mut(call.ssl)?;
+    let cookie = tls::hop(session)?;
+    let writes = which(ctx) & plain_call::WRITE != 0;
+    let result: i32 = read(ctx.as_ptr() as u64 + u64::from(maps::RESULT_AT.load()))?;
+    let len = if result <= 0 {
+        0
+    } else if call.len_at == 0 {
+        result as u32
+    } else {
+        // SAFETY: the helper checks the address, and every bit pattern is a number.
+        unsafe { bpf_probe_read_user(call.len_at as *const u64) }.ok()? as u32
+    };
+    if writes && len == 0 {
+        return None;
+    }
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let total = unsafe {
+        if writes {
+            &mut (*session).written
+        } else {
+            &mut (*session).read
+        }
+    };
+    let offset = *total;
+    *total += u64::from(len);
+    if let Some(hop) = HOPS.get_ptr_mut(cookie) {
+        // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
+        unsafe { (*hop).flags |= hop_flag::PLAIN };
+    }
+    let snap = SNAP_LEN.load();
+    let captured = if len < snap { len } else { snap };
+    if captured < len {
+        count(Counter::Truncated);
+    }
+    let mut header = PlainHeader {
+        header: header::<PlainHeader>(kind::PLAIN, cookie),
+        offset,
+        len,
+        captured,
+        egress: u32::from(writes),
+        reserved: 0,
+    };
+    if writes {
+        // What is written leaves inside the call, and may be answered before it returns.
+        header.header.time_ns = call.began_ns;
+    }
+    send_up(header, call.buffer)
+}
+
+#[inline(always)]
+fn send_up(mut header: PlainHeader, from: u64) -> Option<()> {
+    let captured = header.captured;
+    let sent = if captured == 0 {
+        false
+    } else if captured <= PLAIN_TIERS[0] {
+        send::<{ PLAIN_TIERS[0] as usize }>(header, from)?
+    } else if captured <= PLAIN_TIERS[1] {
+        send::<{ PLAIN_TIERS[1] as usize }>(header, from)?
+    } else if captured <= PLAIN_TIERS[2] {
+        send::<{ PLAIN_TIERS[2] as usize }>(header, from)?
+    } else {
+        send::<{ MAX_SNAP_LEN as usize }>(header, from)?
+    };
+    if sent {
+        return Some(());
+    }
+    // How long it was is worth telling where it could not be read.
+    header.captured = 0;
+    emit(header)
+}
+
+/// Sends what was read or written in a record with room for `CAP` bytes. Returns false where the bytes
+/// could not be read.
+#[inline(always)]
+fn send<const CAP: usize>(mut header: PlainHeader, from: u64) -> Option<bool> {
+    let Some(mut room) = EVENTS.reserve::<PlainRecord<CAP>>(0) else {
+        count(Counter::RingFull);
+        return None;
+    };
+    let record = room.as_mut_ptr();
+    let Some(captured) = bounded(header.captured, CAP as u32) else {
+        room.discard(0);
+        return None;
+    };
+    // SAFETY: `record` has room for `CAP` bytes, and `captured` is at most `CAP`; the helper checks the
+    // address.
+    let failed = unsafe {
+        generated::bpf_probe_read_user(
+            (&raw mut (*record).bytes).cast(),
+            captured,
+            from as *const _,
+        )
+    };
+    if failed != 0 {
+        count(Counter::ReadFailed);
+        room.discard(0);
+        return Some(false);
+    }
+    header.header.len += captured;
+    // SAFETY: as above. What lies behind the captured bytes is left as it was: ring pages start out zeroed
+    // and only ever held records.
+    unsafe { (&raw mut (*record).header).write(header) };
+    room.submit(0);
+    count(Counter::Records);
+    Some(true)
+}
+
+/// Which function is probed: bits of [`plain_call`].
+#[inline(always)]
+fn which(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the program's own context.
+    unsafe { generated::bpf_get_attach_cookie(ctx.as_ptr()) }
+}

@@ -1,0 +1,133 @@
+//! What real gateways write and read inside TLS, and a program with OpenSSL inside.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use hopscope::live::LiveConfig;
+use hopscope::model::{Direction, HopId};
+
+use crate::library::{Bed, Gateway, Kind, Running, hop_to};
+use crate::support::{Seen, Watch};
+
+/// What went each way of a hop since `from`, put together; every piece must follow the one before.
+fn inside(watch: &Watch, from: usize, wanted: HopId) -> [Vec<u8>; 2] {
+    let mut streams = [Vec::new(), Vec::new()];
+    for (hop, seen) in &watch.seen[from..] {
+        let Seen::Text {
+            direction,
+            offset,
+            payload,
+            len,
+        } = seen
+        else {
+            continue;
+        };
+        assert_eq!(*hop, Some(wanted), "of another hop\n{}", watch.trace());
+        let stream = &mut streams[usize::from(*direction == Direction::FromUpstream)];
+        assert_eq!(*offset, stream.len() as u64, "a gap\n{}", watch.trace());
+        stream.extend_from_slice(payload);
+        // What was not captured.
+        stream.resize(stream.len() + *len as usize - payload.len(), 0);
+    }
+    streams
+}
+
+/// Whether the upstream's end was read: the gateway asked for more, and there was none.
+fn is_read_to_its_end(watch: &Watch, from: usize) -> bool {
+    let reads = watch.seen[from..]
+        .iter()
+        .filter_map(|(_, seen)| match seen {
+            Seen::Text {
+                direction: Direction::FromUpstream,
+                len,
+                ..
+            } => Some(*len),
+            _ => None,
+        });
+    reads.last() == Some(0)
+}
+
+fn gateway(kind: Kind) {
+    let mut bed = Bed::new();
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        bed.serve("good", version, &[]);
+    }
+    let gateway = Gateway::start(kind, &bed);
+    let mut watch = gateway.watch_with(true);
+    for upstream in 0..bed.upstreams.len() {
+        let from = watch.seen.len();
+        assert_eq!(gateway.get(upstream), "200");
+        watch.settle();
+        let hop = hop_to(&watch, from, bed.upstreams[upstream].port);
+        let [to, back] = inside(&watch, from, hop);
+        assert!(to.starts_with(b"GET /"), "{}", watch.trace());
+        assert!(to.ends_with(b"\r\n\r\n"), "{}", watch.trace());
+        assert!(
+            back.starts_with(b"HTTP/1.0 200 ok\r\n"),
+            "{}",
+            watch.trace()
+        );
+        assert!(is_read_to_its_end(&watch, from), "{}", watch.trace());
+    }
+    watch.assert_no_loss();
+}
+
+#[test]
+fn nginx_shows_both_directions() {
+    gateway(Kind::Nginx);
+}
+
+#[test]
+fn haproxy_shows_both_directions() {
+    gateway(Kind::Haproxy);
+}
+
+#[test]
+fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
+    let mut bed = Bed::new();
+    bed.serve("good", "TLSv1.3", &[]);
+    let port = bed.upstreams[0].port;
+    for functions in ["plain", "ex"] {
+        let name = format!("st{}{functions}", std::process::id());
+        let compiled = Command::new("cc")
+            .args(["-static", "-w", "-o"])
+            .arg(bed.path(&name))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/kernel/client.c"
+            ))
+            .args(["-lssl", "-lcrypto"])
+            .status()
+            .unwrap();
+        assert!(compiled.success(), "cc with a static OpenSSL is needed");
+        let child = Command::new(bed.path(&name))
+            .args([&port.to_string(), functions])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut program = Running(child);
+        let mut watch = Watch::start(&LiveConfig {
+            gateways: vec![name.clone()],
+            tls_plaintext: true,
+            ..LiveConfig::default()
+        });
+        watch.until("the program's OpenSSL", |watch| {
+            let rows = watch.source.probes();
+            rows.iter()
+                .any(|row| row.name == "tls_library" && row.attached && row.reason.contains(&name))
+        });
+        let from = watch.seen.len();
+        program.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(program.0.wait().unwrap().code(), Some(0));
+        watch.settle();
+        let hop = hop_to(&watch, from, port);
+        let [to, back] = inside(&watch, from, hop);
+        assert_eq!(to, b"GET /static HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(
+            back.starts_with(b"HTTP/1.0 200 ok\r\n"),
+            "{}",
+            watch.trace()
+        );
+        assert!(is_read_to_its_end(&watch, from), "{}", watch.trace());
+    }
+}

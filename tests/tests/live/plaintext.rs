@@ -1,0 +1,73 @@
+//! The promise for hops with TLS where the agent reads what is inside: every failure of HTTP is named as on a
+//! bare connection, and healthy traffic gives no event.
+
+use std::fs;
+
+use anyhow::Result;
+use hopscope_tests::gateway::Kind;
+use hopscope_tests::scenario::Scenario;
+use hopscope_tests::status::counters;
+use hopscope_tests::tls::Versions;
+use hopscope_tests::tls::scenario::{SECRET, healthy, inside};
+use hopscope_tests::watch::Watch;
+
+use crate::{faults, live::status};
+
+/// Scenarios that are played at once.
+const AT_ONCE: usize = 12;
+
+#[test]
+fn failures_inside_tls_are_named_as_on_a_bare_connection() {
+    for versions in [Versions::Only12, Versions::Only13] {
+        let watch = judge(&Kind::ALL, &inside(versions)).unwrap();
+        assert_nothing_leaks(&watch).unwrap();
+    }
+}
+
+#[test]
+fn healthy_traffic_inside_tls_gives_no_event() {
+    judge(&Kind::TLS, &healthy()).unwrap();
+}
+
+/// Plays `scenarios` through every gateway before an agent that reads what is inside TLS.
+fn judge(kinds: &[Kind], scenarios: &[Scenario]) -> Result<Watch> {
+    let watch = Watch::start_with(kinds, scenarios, &["--tls-plaintext"])?;
+    let mut wrong: Vec<String> = Vec::new();
+    for some in scenarios.chunks(AT_ONCE) {
+        let played = watch.play(some)?;
+        wrong.extend(played.iter().flat_map(|one| faults(one, &watch)));
+    }
+    let counters = counters(watch.agent())?;
+    let count = |wanted: &str| {
+        let found = counters.iter().find(|(name, _)| name == wanted);
+        found.map_or(0, |(_, count)| *count)
+    };
+    assert!(wrong.is_empty(), "{}\n{counters:?}", wrong.join("\n"));
+    assert_eq!(status::losses(watch.agent())?, []);
+    assert_eq!(count("engine_tls_sources_disagree"), 0);
+    assert!(count("engine_plaintexts") > 0);
+    Ok(watch)
+}
+
+/// What the agent gives away of itself and of what it kept: nothing secret, and what was inside TLS.
+fn assert_nothing_leaks(watch: &Watch) -> Result<()> {
+    let agent = watch.agent();
+    let pulled = agent.ask_captures(&["pull", "-o", "-"])?;
+    let mut outputs = vec![pulled, agent.recent()?.into(), agent.log().into()];
+    let kept = fs::read_dir(agent.captures())?;
+    for file in kept {
+        outputs.push(fs::read(file?.path())?);
+    }
+    let holds = |bytes: &[u8], text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    assert!(outputs.iter().all(|bytes| !holds(bytes, SECRET)));
+    assert!(holds(&outputs[0], "GET /leaky"));
+    assert!(holds(
+        &outputs[0],
+        "inside TLS, as the gateway's TLS library gave it"
+    ));
+    Ok(())
+}
