@@ -40,7 +40,7 @@ impl Hop {
             let status = status.take();
             if !std::mem::replace(&mut open.judged, true) {
                 cx.stats.unjudged_gateway_closed += 1;
-                out.finished.push(Finished::of(open, status));
+                out.news().finished.push(Finished::of(open, status));
             }
         }
     }
