@@ -348,12 +348,12 @@ mod tests {
         }
     }
 
-    fn waits(same_path: usize, requests: usize) -> Option<InFlight> {
-        Some(InFlight {
+    fn waits(same_path: usize, requests: usize) -> InFlight {
+        InFlight {
             requests,
             same_path,
             opaque: 0,
-        })
+        }
     }
 
     fn told(facts: &Unattempted) -> Option<(Cause, Proof)> {
@@ -379,9 +379,9 @@ mod tests {
         let mut facts = facts("nginx", 502);
         assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
         assert!(rivals(&facts).contains(&Cause::PickConnectionLimit));
-        facts.in_flight = waits(0, 3);
+        facts.in_flight = Some(waits(0, 3));
         assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
-        facts.in_flight = waits(1, 3);
+        facts.in_flight = Some(waits(1, 3));
         assert_eq!(told(&facts), Some((Cause::PickConnectionLimit, open)));
         assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
         // nginx has no queue, so that it does not wait for its limit.
@@ -395,7 +395,7 @@ mod tests {
         facts.earlier.push(refused());
         let firm = Some((Cause::PickPassivelyEjected, Proof::Inferred));
         assert_eq!(told(&facts), firm);
-        facts.in_flight = waits(0, 1);
+        facts.in_flight = Some(waits(0, 1));
         assert_eq!(rivals(&facts), [Cause::PickConnectionLimit]);
         // Another status of the same gateway is no word of its members.
         facts.status = Some(503);
@@ -409,7 +409,7 @@ mod tests {
         facts.latency = Duration::from_millis(500);
         assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
         assert!(rivals(&facts).contains(&Cause::PickQueueTimeout));
-        facts.in_flight = waits(1, 1);
+        facts.in_flight = Some(waits(1, 1));
         assert_eq!(told(&facts), Some((Cause::PickQueueTimeout, open)));
         assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
     }
