@@ -26,9 +26,10 @@ const EQUALLY_NEAR: Duration = Duration::from_millis(2);
 /// An attempt that was let go of behind an answer is so much farther from it than one before it.
 const BEHIND: Duration = Duration::from_secs(1);
 
-/// A gateway that tries again at once does it within this; HAProxy waits for a second before it tries
-/// the same server again.
+/// A gateway that tries again at once does it within this.
 const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most.
 const BEFORE_AGAIN: Duration = Duration::from_millis(800);
 const SAME_AGAIN: Duration = Duration::from_millis(1200);
 
