@@ -633,7 +633,7 @@ impl Engine {
         self.hopless += 1;
         let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
         let event = self.event(id, at, verdict, upstream, Some(process));
-        self.emit(Attempt::new(event, at, turn));
+        self.emit(Attempt::new(event, at, turn).in_one_turn());
     }
 
     fn client_left(&mut self, at: Timestamp, turn: Turn) {
