@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skb_load_bytes,
 };
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext};
 use hopscope_ebpf::{
     CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Client, ClientRecord, Counter, Endpoints,
@@ -59,9 +59,11 @@ static LISTENERS: HashMap<ListenerKey, u8> = HashMap::with_max_entries(LISTENERS
 #[map]
 static CLIENTS: HashMap<u64, Client> = HashMap::with_max_entries(CLIENTS_CAP, NO_PREALLOC);
 
-/// An empty [`Client`]: too large for a program's stack.
+/// What the last packet to a listener asked that came in on this processor, if anything. Of a listener that is
+/// told of connections with their first data (`TCP_DEFER_ACCEPT` of tcp(7), as Apache has it), that data passes
+/// before there is a socket for it; the kernel makes that right behind.
 #[map]
-static EMPTY_CLIENT: Array<Client> = Array::with_max_entries(1, 0);
+static FIRST_DATA: PerCpuArray<Client> = PerCpuArray::with_max_entries(1, 0);
 
 /// The programs behind the segment programs, one for each direction.
 #[map]
@@ -156,14 +158,14 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let ends = sk.ends();
     LISTENERS.get_ptr(key(&ends))?;
     let cookie = sk.cookie();
-    let empty = EMPTY_CLIENT.get(0)?;
-    if CLIENTS.insert(cookie, empty, 0).is_err() {
+    let first = FIRST_DATA.get_ptr_mut(0)?;
+    // SAFETY: an entry of a live map that only this processor uses, with no packet in between.
+    let first = unsafe { &mut *first };
+    first.ends = ends;
+    if CLIENTS.insert(cookie, &*first, 0).is_err() {
         count(Counter::ClientMapFull);
-        return None;
     }
-    let client = CLIENTS.get_ptr_mut(cookie)?;
-    // SAFETY: an entry of a live map.
-    unsafe { (*client).ends = ends };
+    forget(first);
     Some(())
 }
 
@@ -199,12 +201,30 @@ fn key(ends: &Endpoints) -> ListenerKey {
     }
 }
 
+/// Nothing was asked.
+#[inline(always)]
+fn forget(client: &mut Client) {
+    client.flags = 0;
+    client.ordinal = 0;
+    client.request_len = 0;
+    client.requested_ns = 0;
+}
+
 /// A packet arrived at a socket of a port that a gateway listens on.
 #[inline(always)]
 pub(crate) fn asked(ctx: &SkBuffContext) -> Option<()> {
-    let client = of_packet(ctx)?;
     let segment = Segment::of(ctx, 0);
     let shape = segment.shape()?;
+    let Some(client) = of_packet(ctx) else {
+        let first = FIRST_DATA.get_ptr_mut(0)?;
+        // SAFETY: an entry of a live map that only this processor uses.
+        let first = unsafe { &mut *first };
+        forget(first);
+        if shape.payload > 0 {
+            keep(&segment, &shape, first);
+        }
+        return Some(());
+    };
     // SAFETY: an entry of a live map. Request and response of one exchange pass one behind the other,
     // and what a racing pipelined one tears is a text of its own client.
     let client = unsafe { &mut *client };
@@ -362,14 +382,16 @@ fn tell(segment: &Segment, shape: &Shape, client: &Client, cookie: u64) -> Optio
     Some(())
 }
 
-/// Whether a payload may begin a request of HTTP/1: methods begin with three capital letters, and that of
-/// the HTTP/2 preface is told by what follows (RFC 9113 section 3.4).
+/// Whether a payload may begin a request of HTTP/1: registered methods have three capital letters and more, some
+/// with hyphens, and a space follows (RFC 9112 section 3). That of the HTTP/2 preface is told by what follows it
+/// (RFC 9113 section 3.4).
 #[inline(always)]
 fn is_request(start: &[u8; START_LEN]) -> bool {
-    start[0].is_ascii_uppercase()
-        && start[1].is_ascii_uppercase()
-        && start[2].is_ascii_uppercase()
-        && start[..6] != *b"PRI * "
+    let mut len = 0;
+    while len < START_LEN && (start[len].is_ascii_uppercase() || start[len] == b'-') {
+        len += 1;
+    }
+    (3..START_LEN).contains(&len) && start[len] == b' ' && start[..6] != *b"PRI * "
 }
 
 /// The end of a `socket()`, `accept4()` or `bind()`: reports the call of a gateway where it failed for want

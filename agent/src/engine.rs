@@ -279,8 +279,15 @@ impl Engine {
         }
     }
 
-    /// Gives out the events that wait for what clients got, with nothing said of that.
+    /// Gives out the events that wait: for word of the upstream, and for what clients got, with nothing said
+    /// of that.
     pub fn flush(&mut self) {
+        let mut live: Vec<_> = self.hops.keys().copied().collect();
+        // The table's order is random; the events' must not be.
+        live.sort_unstable();
+        for id in live {
+            self.tell_held(id);
+        }
         self.answers.flush();
         self.tell_answers();
     }
@@ -288,7 +295,9 @@ impl Engine {
     /// Ends the observation: decides what can be decided of the hops that are still open.
     pub fn finish(&mut self, at: Timestamp) {
         self.handle_timeout(at);
-        while self.forget_oldest_over() {}
+        // In one pass: there may be as many as the table holds.
+        self.over.clear();
+        self.hops.retain(|_, slot| matches!(slot, Slot::Live(_)));
         let mut open: Vec<_> = self.hops.keys().copied().collect();
         // The table's order is random; the events' must not be.
         open.sort_unstable();
@@ -443,17 +452,18 @@ impl Engine {
             // A reset alone tells nothing of a hop that is not tracked, nor does the rest of one that
             // is over.
             Found::Nothing if segment.flags.contains(TcpFlags::RST) => {}
-            Found::Live | Found::Nothing => self.first_segment(at, id, segment),
+            Found::Live => self.first_segment(at, id, segment),
+            Found::Nothing => {
+                let opening = segment.flags.contains(TcpFlags::SYN);
+                self.track(at, id, (0, segment.upstream), !opening);
+                self.first_segment(at, id, segment);
+            }
         }
     }
 
     /// Takes the first segment of a hop, which tells its ends.
     #[inline(never)]
     fn first_segment(&mut self, at: Timestamp, id: HopId, segment: &Segment<'_>) {
-        if !self.hops.contains_key(&id) {
-            let opening = segment.flags.contains(TcpFlags::SYN);
-            self.track(at, id, (0, segment.upstream), !opening);
-        }
         self.know_ends(at, id, (segment.local, segment.upstream));
         if segment.flags.contains(TcpFlags::SYN) {
             self.name(at, id, Some(segment.local));
@@ -463,6 +473,9 @@ impl Engine {
 
     /// Looks up by what name the gateway knows the upstream that it connects to.
     fn name(&mut self, at: Timestamp, id: HopId, local: Option<SocketAddr>) {
+        if !self.names.know_any() {
+            return;
+        }
         let Some(Slot::Live(tracked)) = self.hops.get_mut(&id) else {
             return;
         };
@@ -620,7 +633,7 @@ impl Engine {
         self.hopless += 1;
         let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
         let event = self.event(id, at, verdict, upstream, Some(process));
-        self.emit(Attempt::new(event, at, turn));
+        self.emit(Attempt::new(event, at, turn).in_one_turn());
     }
 
     fn client_left(&mut self, at: Timestamp, turn: Turn) {

@@ -16,5 +16,5 @@ pub mod v1 {
 /// The encoded descriptor set, for the reflection service.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hopscope.bin"));
 
-/// Encoding and size of the messages.
-pub use prost::Message;
+/// Encoding, decoding and size of the messages.
+pub use prost::{DecodeError, Message};

@@ -34,6 +34,8 @@ const QUEUE: usize = 4096;
 /// What the tests and the demo read of an event.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
+    /// Its id.
+    pub id: String,
     /// The one cause.
     pub cause: String,
     /// How firmly it stands.
@@ -65,6 +67,8 @@ pub struct Event {
 pub struct Answer {
     /// Status; none for a connection that was closed without one.
     pub status: Option<u16>,
+    /// The client's end.
+    pub client: ClientEnd,
     /// Path of the request.
     pub path: Option<String>,
     /// The attempts that failed.
@@ -74,11 +78,22 @@ pub struct Answer {
     pub candidates: Vec<String>,
 }
 
+/// A client's end of its connection to a gateway.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ClientEnd {
+    /// Its TCP port.
+    pub port: u16,
+}
+
 /// One attempt on an upstream.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Attempt {
+    /// Id of its event.
+    pub event: String,
     /// Why it failed.
     pub cause: String,
+    /// The upstream that was tried.
+    pub upstream: Target,
 }
 
 /// For messages of tests: the verdict and what it stands on.
@@ -217,6 +232,21 @@ impl Agent {
             bail!("captures {} failed: {}", arguments.join(" "), said.trim());
         }
         Ok(output.stdout)
+    }
+
+    /// What `hopscope explain --last` says of it with these words.
+    pub fn explain_last(&self, words: &[&str]) -> Result<String> {
+        let output = binary()
+            .args(["explain", "--last"])
+            .args(words)
+            .args(["--agent", &self.url()])
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("explain --last {} failed: {}", words.join(" "), said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Its process id.

@@ -64,6 +64,11 @@ impl Session {
         Ok(Self { stream })
     }
 
+    /// The client's port.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.stream.local_addr()?.port())
+    }
+
     /// Sends `request` without waiting for its answer.
     pub fn send(&mut self, request: &Request<'_>) -> Result<()> {
         let Request { method, path, body } = request;

@@ -250,7 +250,8 @@ fn drive(
     }
 }
 
-fn connect(near: &Netns, far: &Netns) -> Result<()> {
+/// Joins the two namespaces, and makes the places at which no upstream can be reached.
+pub(crate) fn connect(near: &Netns, far: &Netns) -> Result<()> {
     near.ip(&format!(
         "link add {INTERFACE} type veth peer name peer0 netns {}",
         far.name()
@@ -297,7 +298,7 @@ fn network(place: Place) -> IpAddr {
 }
 
 /// The packet rules of the upstreams' namespace.
-fn ruleset(tricks: &HashMap<Trick, Vec<u16>>) -> Result<String> {
+pub(crate) fn ruleset(tricks: &HashMap<Trick, Vec<u16>>) -> Result<String> {
     let mut sets = String::new();
     let mut input = String::new();
     let mut output = String::new();

@@ -4,8 +4,10 @@
 //!
 //! All traffic stays inside namespaces that the lab makes and removes.
 
+pub mod access;
 pub mod agent;
 mod apache;
+pub mod case;
 pub mod cleanup;
 pub mod client;
 pub mod clock;

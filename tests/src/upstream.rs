@@ -1,7 +1,7 @@
 //! Upstreams that fail on purpose, each in one exact way, on plain sockets: what goes on the wire is
 //! what is written here and nothing a server library adds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, PipeWriter, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +103,8 @@ struct Shared {
     over: AtomicBool,
     /// Upstreams that have closed a connection.
     closed: Mutex<HashSet<SocketAddr>>,
+    /// Requests that each has read, where it ends connections after one.
+    asked: Mutex<HashMap<SocketAddr, usize>>,
 }
 
 struct Upstream {
@@ -165,6 +167,13 @@ impl Upstreams {
             .unwrap_or_else(PoisonError::into_inner)
             .contains(address)
     }
+
+    /// Requests that the upstream at `address` has read, where it ends each connection after one.
+    pub fn asked(&self, address: SocketAddr) -> usize {
+        let asked = self.shared.asked.lock();
+        let asked = asked.unwrap_or_else(PoisonError::into_inner);
+        asked.get(&address).copied().unwrap_or(0)
+    }
 }
 
 impl Drop for Upstreams {
@@ -212,7 +221,13 @@ impl Upstream {
         let tls = self.tls.clone();
         thread::spawn(move || {
             // An error is the gateway having gone away, or having been refused, which is its right.
-            let _ = serve(stream, behaviour, tls.as_ref(), &shared.over);
+            let asked = || {
+                let all = shared.asked.lock();
+                *all.unwrap_or_else(PoisonError::into_inner)
+                    .entry(address)
+                    .or_default() += 1;
+            };
+            let _ = serve(stream, behaviour, tls.as_ref(), &shared.over, asked);
             shared
                 .closed
                 .lock()
@@ -228,6 +243,7 @@ fn serve(
     behaviour: Behaviour,
     tls: Option<&Arc<ServerConfig>>,
     over: &AtomicBool,
+    asked: impl Fn(),
 ) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
@@ -246,6 +262,7 @@ fn serve(
         Behaviour::CloseOnAccept => thread::sleep(UNDER_WAY),
         Behaviour::Reply(bytes, end) => {
             if read_request(&mut stream, over)? {
+                asked();
                 stream.write_all(bytes)?;
                 finish(stream, end, over)?;
             }

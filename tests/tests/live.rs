@@ -5,6 +5,7 @@ mod live {
     mod answers;
     pub(crate) mod attached;
     pub(crate) mod captures;
+    mod cases;
     mod dns;
     mod plaintext;
     pub(crate) mod status;

@@ -11,7 +11,9 @@ use crate::exec::{ask, find_program};
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that the live tests and the demo start.
-const LIVE_PROGRAMS: [&str; 6] = ["nginx", "haproxy", "apache2", "openssl", "ip", "nft"];
+const LIVE_PROGRAMS: [&str; 7] = [
+    "nginx", "haproxy", "apache2", "caddy", "openssl", "ip", "nft",
+];
 
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {

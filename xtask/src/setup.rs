@@ -9,10 +9,11 @@ use crate::exec::{self, say};
 use crate::{host, toolchain};
 
 /// Real gateways, and the tools for the namespaces around them.
-const LIVE_PACKAGES: [&str; 7] = [
+const LIVE_PACKAGES: [&str; 8] = [
     "nginx",
     "haproxy",
     "apache2",
+    "caddy",
     "openssl",
     "libssl-dev",
     "iproute2",
@@ -23,7 +24,7 @@ const LIVE_PACKAGES: [&str; 7] = [
 const BUILD_PACKAGES: [&str; 1] = ["build-essential"];
 
 /// Packages that start a service when they are installed, under the same name.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "apache2"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "apache2", "caddy"];
 
 pub(crate) fn run() -> Result<()> {
     packages()?;

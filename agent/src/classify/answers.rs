@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{Verdict, fact, human};
 use crate::model::{
-    Cause, Errno, EvidenceSource, Exit, HopEvent, Phase, Process, Proof, SocketCall, Target,
-    Timestamp,
+    Cause, Errno, Evidence, EvidenceSource, Exit, HopEvent, Phase, Process, Proof, SocketCall,
+    Target, Timestamp,
 };
 
 /// A gateway that takes longer than this without an upstream waited for something.
@@ -40,6 +40,17 @@ pub struct SocketError {
     pub same_turn: bool,
 }
 
+/// Requests that waited for an upstream as the gateway answered another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// All of them.
+    pub requests: usize,
+    /// Those for the same path, begun before the other came.
+    pub same_path: usize,
+    /// Connections to upstreams in which nothing can be read.
+    pub opaque: usize,
+}
+
 /// What is known of an answer that no failed attempt explains.
 #[derive(Clone, Debug)]
 pub struct Unattempted {
@@ -59,13 +70,11 @@ pub struct Unattempted {
     pub failing_checks: usize,
     /// A failed system call.
     pub error: Option<SocketError>,
-    /// Requests of the process that waited for an upstream then.
-    pub in_flight: usize,
+    /// Requests of the process that waited for an upstream then, where that was looked at.
+    pub in_flight: Option<InFlight>,
     /// Those of them that may be for the same request as the answer: begun since then, and for no other
     /// path.
     pub unjudged: usize,
-    /// Connections of the process to upstreams in which nothing can be read.
-    pub opaque: usize,
 }
 
 /// The cause; `None` where an upstream may have been asked, so that nothing can be said.
@@ -78,7 +87,12 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     if let Some(verdict) = facts.error.and_then(socket_error) {
         return Some(verdict);
     }
-    if facts.touched > 0 || facts.unjudged > 0 || facts.opaque > 0 {
+    let InFlight {
+        requests,
+        same_path,
+        opaque,
+    } = facts.in_flight?;
+    if facts.touched > 0 || facts.unjudged > 0 || opaque > 0 {
         return None;
     }
     let nothing = format!(
@@ -87,10 +101,9 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     );
     let nothing = fact(EvidenceSource::Packet, "no_attempt", nothing);
     let waited = facts.latency >= AT_ONCE;
-    let in_flight = (facts.in_flight > 0).then(|| {
+    let in_flight = (requests > 0).then(|| {
         let text = format!(
-            "{} other requests of the process waited for their upstream then",
-            facts.in_flight
+            "{requests} other requests of the process waited for their upstream then, {same_path} of them for the same path"
         );
         fact(EvidenceSource::Packet, "in_flight", text)
     });
@@ -102,14 +115,20 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         status == 503
     };
     if waited && status == 503 && !is_nginx {
-        let verdict = verdict(Cause::PickQueueTimeout, Proof::Inferred, nothing).with(in_flight);
-        return Some(verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER));
+        // Who waits for a slot waits behind others. A tarpit makes clients wait for nobody.
+        let (cause, rival) = if requests > 0 {
+            (Cause::PickQueueTimeout, Cause::GwLocalAnswer)
+        } else {
+            (Cause::GwLocalAnswer, Cause::PickQueueTimeout)
+        };
+        let verdict = verdict(cause, Proof::Inferred, nothing).with(in_flight);
+        return Some(verdict.against(&[rival, Cause::UpstreamOwnError], SPLITTER));
     }
     if says_no_peer && !facts.earlier.is_empty() {
         let verdict =
             verdict(Cause::PickPassivelyEjected, Proof::Inferred, nothing).with(echo(facts));
         // The only way of nginx to take a peer out is the failures themselves.
-        return Some(if is_nginx && facts.in_flight == 0 {
+        return Some(if is_nginx && requests == 0 {
             verdict
         } else if is_nginx {
             verdict
@@ -120,6 +139,16 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
             verdict.against(&rivals, SPLITTER)
         });
     }
+    // nginx has no queue: a request that finds its upstream's connections taken is refused at once.
+    if is_nginx && says_no_peer && !waited && same_path > 0 {
+        let verdict = verdict(Cause::PickConnectionLimit, Proof::Inferred, nothing).with(in_flight);
+        let rivals = [
+            Cause::PickPassivelyEjected,
+            Cause::GwLocalAnswer,
+            Cause::UpstreamOwnError,
+        ];
+        return Some(verdict.against(&rivals, SPLITTER));
+    }
     if says_no_peer && facts.failing_checks > 0 && !is_nginx {
         let text = format!(
             "{} connects of the process failed lately that no client waited for: health checks",
@@ -129,7 +158,15 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         return Some(
             verdict(Cause::PickAllUnhealthy, Proof::Inferred, nothing)
                 .with([checks])
-                .against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER),
+                .against(
+                    &[
+                        Cause::PickEmptySet,
+                        Cause::PickNoRoute,
+                        Cause::GwLocalAnswer,
+                        Cause::UpstreamOwnError,
+                    ],
+                    SPLITTER,
+                ),
         );
     }
     // What an upstream says over a unix socket is not seen, so that its own status is always a rival.
@@ -139,6 +176,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         (502, true) => &[
             Cause::PickPassivelyEjected,
             Cause::PickConnectionLimit,
+            Cause::PickEmptySet,
             Cause::DnsNxdomain,
             Cause::UpstreamOwnError,
         ],
@@ -167,7 +205,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
 const SPLITTER: &str =
     "the gateway's own log line for this request, or its list of upstreams and their state";
 
-fn verdict(cause: Cause, proof: Proof, decisive: crate::model::Evidence) -> Verdict {
+fn verdict(cause: Cause, proof: Proof, decisive: Evidence) -> Verdict {
     Verdict::new(cause, proof, Phase::Pick, decisive)
 }
 
@@ -196,7 +234,7 @@ fn socket_error(error: SocketError) -> Option<Verdict> {
 }
 
 /// The failures that put the members aside, the last ones.
-fn echo(facts: &Unattempted) -> Vec<crate::model::Evidence> {
+fn echo(facts: &Unattempted) -> Vec<Evidence> {
     const MOST: usize = 8;
     let skipped = facts.earlier.len().saturating_sub(MOST);
     let listed = facts.earlier.iter().skip(skipped);
@@ -245,18 +283,39 @@ pub fn worker_died(event: &mut HopEvent, exit: Exit, pid: u32) {
     if !by_gateway {
         return;
     }
-    let info = Cause::GwWorkerDied.info();
-    event.cause = Cause::GwWorkerDied;
+    let text = format!("{} (pid {pid})", died(exit));
+    let decisive = fact(EvidenceSource::Kernel, "process_exit", text);
+    recast(event, Cause::GwWorkerDied, decisive);
+}
+
+/// Answers to the same request, one within the other, from which on it is a loop. A gateway may pass a
+/// request to a listener of its own once, on purpose, and that one on to another.
+const LOOP: usize = 3;
+
+/// Turns the verdict of an attempt around where it is the gateway itself that it asked, with the request that it
+/// had got: `nested` answers to it lay one within the other. What became of each is the loop's doing.
+pub fn looped(event: &mut HopEvent, nested: usize) {
+    if nested < LOOP {
+        return;
+    }
+    let text = format!(
+        "the upstream is the listener that the request came in by: the gateway sent it to itself, and gave {nested} answers to it one within the other"
+    );
+    let decisive = fact(EvidenceSource::Kernel, "same_request", text);
+    recast(event, Cause::GwLoop, decisive);
+}
+
+/// Gives an event another cause, which is proven.
+fn recast(event: &mut HopEvent, cause: Cause, decisive: Evidence) {
+    let info = cause.info();
+    event.cause = cause;
     event.proof = Proof::Proven;
     event.rivals.clear();
     event.splitter = None;
     event.proxy_error = info.proxy_error.map(Into::into);
     event.recommended_status = info.recommended_status;
     event.fault_side = info.fault_side;
-    let text = format!("{} (pid {pid})", died(exit));
-    event
-        .evidence
-        .insert(0, fact(EvidenceSource::Kernel, "process_exit", text));
+    event.evidence.insert(0, decisive);
 }
 
 /// Says that the upstream which made a status is a gateway on this host.
@@ -268,4 +327,161 @@ pub fn second_gateway(event: &mut HopEvent, process: &Process) {
     event
         .evidence
         .push(fact(EvidenceSource::Kernel, "second_gateway", text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(comm: &str, status: u16) -> Unattempted {
+        Unattempted {
+            status: Some(status),
+            comm: Arc::from(comm),
+            latency: Duration::from_micros(80),
+            exit: None,
+            touched: 0,
+            earlier: Vec::new(),
+            failing_checks: 0,
+            error: None,
+            in_flight: Some(InFlight::default()),
+            unjudged: 0,
+        }
+    }
+
+    fn waits(same_path: usize, requests: usize) -> InFlight {
+        InFlight {
+            requests,
+            same_path,
+            opaque: 0,
+        }
+    }
+
+    fn told(facts: &Unattempted) -> Option<(Cause, Proof)> {
+        unattempted(facts).map(|verdict| (verdict.cause, verdict.proof))
+    }
+
+    fn rivals(facts: &Unattempted) -> Vec<Cause> {
+        unattempted(facts).map_or_else(Vec::new, |verdict| verdict.rivals)
+    }
+
+    fn refused() -> EarlierFailure {
+        EarlierFailure {
+            at: Timestamp::from_nanos(1),
+            event: "1-1-1".to_owned(),
+            cause: Cause::TcpConnectRefused,
+            upstream: Target::Inet(([10, 0, 0, 2], 80).into()),
+        }
+    }
+
+    #[test]
+    fn a_limit_on_connections_looks_like_a_rule_but_for_the_requests_that_wait() {
+        let open = Proof::Underdetermined;
+        let mut facts = facts("nginx", 502);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        assert!(rivals(&facts).contains(&Cause::PickConnectionLimit));
+        facts.in_flight = Some(waits(0, 3));
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        facts.in_flight = Some(waits(1, 3));
+        assert_eq!(told(&facts), Some((Cause::PickConnectionLimit, open)));
+        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+        // nginx has no queue, so that it does not wait for its limit.
+        facts.latency = Duration::from_secs(1);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+    }
+
+    #[test]
+    fn members_that_failed_are_put_aside_for_sure_only_where_nobody_waits_for_one() {
+        let mut facts = facts("nginx", 502);
+        facts.earlier.push(refused());
+        let firm = Some((Cause::PickPassivelyEjected, Proof::Inferred));
+        assert_eq!(told(&facts), firm);
+        facts.in_flight = Some(waits(0, 1));
+        assert_eq!(rivals(&facts), [Cause::PickConnectionLimit]);
+        // Another status of the same gateway is no word of its members.
+        facts.status = Some(503);
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+    }
+
+    #[test]
+    fn who_waits_in_a_queue_waits_behind_others_and_a_tarpit_makes_all_wait() {
+        let open = Proof::Underdetermined;
+        let mut facts = facts("haproxy", 503);
+        facts.latency = Duration::from_millis(500);
+        assert_eq!(told(&facts), Some((Cause::GwLocalAnswer, open)));
+        assert!(rivals(&facts).contains(&Cause::PickQueueTimeout));
+        facts.in_flight = Some(waits(1, 1));
+        assert_eq!(told(&facts), Some((Cause::PickQueueTimeout, open)));
+        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+    }
+
+    #[test]
+    fn checks_that_fail_speak_for_a_group_that_is_down_and_against_nothing() {
+        let mut facts = facts("haproxy", 503);
+        let all = rivals(&facts);
+        for rival in [
+            Cause::PickAllUnhealthy,
+            Cause::PickEmptySet,
+            Cause::PickNoRoute,
+        ] {
+            assert!(all.contains(&rival), "{all:?}");
+        }
+        facts.failing_checks = 2;
+        let open = Proof::Underdetermined;
+        assert_eq!(told(&facts), Some((Cause::PickAllUnhealthy, open)));
+        assert!(rivals(&facts).contains(&Cause::PickEmptySet));
+        // nginx makes no checks: what it connects to is for a client.
+        facts.comm = Arc::from("nginx");
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+    }
+
+    #[test]
+    fn nothing_is_said_where_an_upstream_may_have_been_asked() {
+        let whole = facts("nginx", 503);
+        assert!(told(&whole).is_some());
+        let touched = Unattempted {
+            touched: 1,
+            ..whole.clone()
+        };
+        let unjudged = Unattempted {
+            unjudged: 1,
+            ..whole.clone()
+        };
+        let unseen = Unattempted {
+            in_flight: None,
+            ..whole.clone()
+        };
+        let opaque = InFlight {
+            opaque: 1,
+            ..InFlight::default()
+        };
+        let opaque = Unattempted {
+            in_flight: Some(opaque),
+            ..whole
+        };
+        for facts in [touched, unjudged, unseen, opaque] {
+            assert_eq!(told(&facts), None, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_system_call_that_failed_says_why_in_its_own_turn_only() {
+        let error = |call, errno, same_turn| SocketError {
+            call,
+            errno,
+            same_turn,
+        };
+        let mut facts = facts("nginx", 500);
+        facts.error = Some(error(SocketCall::Socket, Errno::EMFILE, true));
+        assert_eq!(told(&facts), Some((Cause::GwFdExhausted, Proof::Proven)));
+        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, true));
+        assert_eq!(
+            told(&facts),
+            Some((Cause::GwSourceBindFailed, Proof::Proven))
+        );
+        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, false));
+        assert_eq!(
+            told(&facts),
+            Some((Cause::GwSourceBindFailed, Proof::Inferred))
+        );
+    }
 }

@@ -14,7 +14,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use answers::{
-    EarlierFailure, SocketError, Unattempted, second_gateway, unattempted, worker_died,
+    EarlierFailure, InFlight, SocketError, Unattempted, looped, second_gateway, unattempted,
+    worker_died,
 };
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use dns::{Behind, StaleFacts, may_be_stale, stale_address, unresolved};
@@ -25,7 +26,9 @@ pub use peers::{
     Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
     process_died,
 };
-pub use tls::{TlsFacts, TlsRun, TlsVerdict, inside_tls, on_farewell, seen_inside_tls, tls};
+pub use tls::{
+    TlsFacts, TlsRun, TlsVerdict, cut_record, inside_tls, on_farewell, seen_inside_tls, tls,
+};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

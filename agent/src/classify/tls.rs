@@ -206,6 +206,21 @@ pub fn on_farewell(mut verdict: Verdict) -> Verdict {
     )])
 }
 
+/// The upstream's FIN came inside a TLS record of a response of which so many bytes had come: whatever its
+/// framing, it is not complete. That its records are a response is inferred.
+pub fn cut_record(response_bytes: u64) -> Verdict {
+    let text = format!(
+        "FIN inside a TLS record, after {response_bytes} bytes of what must be the response, and no close_notify"
+    );
+    let decisive = packet("record_cut", text);
+    Verdict::new(
+        Cause::TlsTruncated,
+        Proof::Inferred,
+        Phase::ResponseBody,
+        decisive,
+    )
+}
+
 /// The rules over what was seen on the wire, in order.
 fn on_the_wire(facts: &TlsFacts<'_>) -> Option<Verdict> {
     if let Some(foreign) = &facts.wire.foreign {

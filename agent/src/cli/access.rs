@@ -85,12 +85,13 @@ impl ServerFlags {
 
 /// Reads the files of `tls` again on each SIGHUP. What is wrong with them is logged, and the old ones stay
 /// in use. Never returns.
-pub(super) async fn reload_on(mut signal: ReloadSignal, tls: ServerTls) {
+pub(super) async fn reload_on(mut signal: ReloadSignal, tls: Option<ServerTls>) {
     loop {
         signal.wait().await;
-        match tls.reload() {
-            Ok(()) => info!("read the TLS files again"),
-            Err(problem) => error!("the TLS files stay as they were: {problem}"),
+        match tls.as_ref().map(ServerTls::reload) {
+            Some(Ok(())) => info!("read the TLS files again"),
+            Some(Err(problem)) => error!("the TLS files stay as they were: {problem}"),
+            None => info!("SIGHUP: there are no TLS files to read again"),
         }
     }
 }

@@ -70,8 +70,8 @@ async fn collect(
 ) -> Result<(), CliError> {
     let mut signal = runtime::StopSignal::new()?;
     let mut listener = Listener::bind(listen).await.map_err(CliError::failed)?;
+    tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
     if let Some(tls) = tls {
-        tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

@@ -246,9 +246,10 @@ async fn watch_and_serve(settings: Settings) -> Result<(), CliError> {
     }
     .transpose()
     .map_err(CliError::failed)?;
+    let reload = runtime::ReloadSignal::new()?;
+    tokio::spawn(reload_on(reload, settings.tls.clone()));
     if let Some(tls) = settings.tls {
-        metrics = metrics.map(|metrics| metrics.with_tls(tls.clone()));
-        tokio::spawn(reload_on(runtime::ReloadSignal::new()?, tls.clone()));
+        metrics = metrics.map(|metrics| metrics.with_tls_for_http1(tls.clone()));
         listener = listener.with_tls(tls);
     }
     let address = listener.address();

@@ -19,8 +19,9 @@
 //! * Where several events of different cause would fit alike, the nearest in time carries the answer and
 //!   the others are named as candidates: the answer counts as ambiguous.
 //! * An event that no answer could belong to is marked `hidden_from_client` when its time is over.
-//! * An answer without an attempt is explained by the rules for those, or counted as unexplained. Where
-//!   a connection to an upstream was used meanwhile, and nothing was said of it, no rule is asked.
+//! * An answer without an attempt is explained by the rules for those. It counts as ambiguous where they
+//!   name rivals, and as unexplained where they say nothing. Where a connection to an upstream was used
+//!   meanwhile, and nothing was said of it, no rule is asked.
 //!
 //! What fits is [`join`]'s business; what an answer without an attempt means is `classify`'s.
 
@@ -34,11 +35,11 @@ use std::time::Duration;
 
 use self::head::status_of;
 use self::join::Fit;
-use crate::classify::{EarlierFailure, SocketError, Unattempted};
+use crate::classify::{EarlierFailure, InFlight, SocketError, Unattempted};
 use crate::http1::RequestHead;
 use crate::model::{
     AnswerEnd, AttemptInfo, Cause, ClientAnswer, Errno, Exit, GatewayAnswer, HopEvent, HopId,
-    Process, SocketCall, Timestamp, Turn,
+    Process, Proof, SocketCall, Timestamp, Turn,
 };
 
 /// How long answers and events wait for each other.
@@ -89,6 +90,8 @@ pub(super) struct Attempt {
     hop: Option<HopId>,
     /// When it began: its request, or its SYN where it failed to connect.
     pub(super) began: Timestamp,
+    /// The turn that connected for it, where it was the first on its connection.
+    opener: Option<Turn>,
     /// The turn that let go of it.
     pub(super) turn: Option<Turn>,
     /// When the gateway let go of it, where that is sure.
@@ -113,6 +116,7 @@ impl Attempt {
             hop: event.hop,
             event: Box::new(event),
             began,
+            opener: None,
             turn,
             released: None,
             sure: false,
@@ -122,6 +126,19 @@ impl Attempt {
             asked: false,
             contested: Vec::new(),
         }
+    }
+
+    /// The same, of a connection that this turn opened for it.
+    pub(super) const fn opened_by(mut self, turn: Option<Turn>) -> Self {
+        self.opener = turn;
+        self
+    }
+
+    /// The same, of a call that failed in the turn that made it.
+    pub(super) const fn in_one_turn(mut self) -> Self {
+        self.opener = self.turn;
+        self.sure = self.turn.is_some();
+        self
     }
 }
 
@@ -141,6 +158,8 @@ impl Attempt {
 pub(super) struct Release {
     pub(super) at: Timestamp,
     pub(super) hop: HopId,
+    /// When it was opened, where that is known.
+    pub(super) opened: Option<Timestamp>,
     /// The process, zero where it is not known.
     pub(super) pid: u32,
     pub(super) turn: Turn,
@@ -155,11 +174,15 @@ struct Answer {
     due: Timestamp,
     process: Arc<Process>,
     turn: Option<Turn>,
-    client: SocketAddr,
+    /// The client's end and the gateway's.
+    ends: (SocketAddr, SocketAddr),
+    /// Whether the client is the gateway itself.
+    own: bool,
     requested: Timestamp,
     request: RequestHead,
     status: Option<u16>,
     exit: Option<Exit>,
+    in_flight: Option<InFlight>,
 }
 
 impl Answer {
@@ -172,7 +195,7 @@ impl Answer {
         let latency = self.at.since(self.requested);
         GatewayAnswer {
             status: self.status,
-            client: self.client.into(),
+            client: self.ends.0.into(),
             time: self.at,
             method: owned(self.request.method()),
             path: owned(self.request.path()),
@@ -191,8 +214,13 @@ struct Past {
     at: Timestamp,
     requested: Timestamp,
     process: Arc<Process>,
+    turn: Option<Turn>,
     /// The client's end and the gateway's.
     ends: (SocketAddr, SocketAddr),
+    /// Whether the client is the gateway itself.
+    own: bool,
+    method: Option<String>,
+    host: Option<String>,
     path: Option<String>,
 }
 
@@ -347,8 +375,9 @@ impl Answers {
         self.claim_certain(self.attempts.len() - 1);
     }
 
-    /// Takes an answer.
-    pub(super) fn answer(&mut self, at: Timestamp, answer: &ClientAnswer<'_>) {
+    /// Takes an answer, and whether the client that got it is the gateway itself. Returns whether it
+    /// waits.
+    pub(super) fn answer(&mut self, at: Timestamp, answer: &ClientAnswer<'_>, own: bool) -> bool {
         let (status, exit) = match answer.end {
             AnswerEnd::Response(bytes) => (status_of(bytes), None),
             AnswerEnd::Closed { exit } => (None, exit),
@@ -370,7 +399,11 @@ impl Answers {
                 at,
                 requested,
                 process: Arc::clone(process),
+                turn: answer.turn,
                 ends: (answer.client, answer.listener),
+                own,
+                method: request.method().map(std::borrow::Cow::into_owned),
+                host: request.host().map(std::borrow::Cow::into_owned),
                 path: request.path().map(std::borrow::Cow::into_owned),
             },
         );
@@ -382,19 +415,32 @@ impl Answers {
             due: at.after(self.config.settle),
             process: Arc::clone(process),
             turn: answer.turn,
-            client: answer.client,
+            ends: (answer.client, answer.listener),
+            own,
             requested,
             request,
             status,
             exit,
+            in_flight: None,
         });
         self.due_by(at.after(self.config.settle));
-        let certain = self.waiting.back().is_some_and(|answer| {
+        // Those to the gateway itself may be a part of more.
+        let certain = self.waiting.back().filter(|answer| !answer.own);
+        let certain = certain.is_some_and(|answer| {
             let mut attempts = self.attempts.iter();
             attempts.any(|attempt| self.is_certain(answer, attempt))
         });
         if certain && let Some(answer) = self.waiting.pop_back() {
             self.join(answer);
+            return false;
+        }
+        true
+    }
+
+    /// Notes what waited for an upstream as the answer was given that was taken last and waits.
+    pub(super) fn note_in_flight(&mut self, in_flight: InFlight) {
+        if let Some(answer) = self.waiting.back_mut() {
+            answer.in_flight = Some(in_flight);
         }
     }
 
@@ -501,17 +547,21 @@ impl Answers {
         }
     }
 
-    /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the turn of the
-    /// answer let go of beside it may be judged later.
+    /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the gateway let
+    /// go of since the request may be judged later, and be an earlier attempt or the last.
     fn is_certain(&self, answer: &Answer, attempt: &Attempt) -> bool {
         // Asked of all that wait: most end here.
         if answer.turn.is_none() || answer.turn != attempt.turn {
             return false;
         }
         let beside = |release: &Release| {
-            Some(release.turn) == answer.turn && Some(release.hop) != attempt.event.hop
+            let own = release.pid == answer.process.pid || Some(release.turn) == answer.turn;
+            own && release.at.after(join::SMALL) >= answer.requested
+                && Some(release.hop) != attempt.event.hop
         };
-        Fit::of(answer, attempt).is_some_and(Fit::is_certain) && !self.released.iter().any(beside)
+        let one_by_one = join::is_one_by_one(&answer.process.comm);
+        let fits = Fit::of(answer, attempt).is_some_and(|fit| fit.is_certain(one_by_one));
+        fits && !self.released.iter().any(beside)
     }
 
     /// The attempt behind an answer: its place, and those of others that fit alike.
@@ -522,13 +572,17 @@ impl Answers {
             .enumerate()
             .filter(|(_, attempt)| attempt.event.gateway_answer.is_none() && !attempt.listed)
             .filter_map(|(index, attempt)| Some((index, Fit::of(answer, attempt)?)))
+            .filter(|(_, fit)| !fit.is_by_turn_alone() || !self.shares_turn(answer))
             .collect();
-        let (last, best) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
-        let chosen = self.attempts.get(last)?;
+        let (best, fit) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
+        let last = join::last_of(&self.attempts, best, answer, &self.waiting);
+        let chosen = self.attempts.get(best)?;
         let one_by_one = join::is_one_by_one(&answer.process.comm);
         let alike = fitting
             .iter()
-            .filter(|(index, fit)| *index != last && fit.is_like(&best, one_by_one))
+            .filter(|(index, other)| {
+                *index != best && *index != last && other.is_like(&fit, one_by_one)
+            })
             .filter_map(|(index, _)| Some((*index, self.attempts.get(*index)?)))
             // One that failed before this one began is an earlier attempt for the same request, which does
             // not decide the answer, unless it may be another client's.
@@ -545,6 +599,13 @@ impl Answers {
         Some((last, alike))
     }
 
+    /// Whether another client was answered in the same turn by a gateway that does not do one request after
+    /// another.
+    fn shares_turn(&self, answer: &Answer) -> bool {
+        let others = |past: &Past| past.turn == answer.turn && past.ends != answer.ends;
+        !join::is_one_by_one(&answer.process.comm) && self.past.iter().any(others)
+    }
+
     /// Finds what is behind an answer and lets the event go that carries it.
     fn join(&mut self, answer: Answer) {
         let mut told = answer.told();
@@ -553,9 +614,11 @@ impl Answers {
             return;
         };
         let chain = join::chain(&self.attempts, last, &answer, &self.waiting);
+        let mut times = Vec::with_capacity(chain.len());
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;
+                times.push(attempt.event.time);
                 told.attempts.push(AttemptInfo {
                     event: attempt.event.id.clone(),
                     cause: attempt.event.cause,
@@ -577,14 +640,17 @@ impl Answers {
         }
         if let Some(exit) = answer.exit.or_else(|| self.exit_of(&event)) {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
-            if let Some(entry) = told.attempts.last_mut() {
-                entry.cause = event.cause;
-            }
+        }
+        if event.upstream.socket_addr() == Some(answer.ends.1) {
+            crate::classify::looped(&mut event, self.nested(&answer));
+        }
+        if let Some(entry) = told.attempts.last_mut() {
+            entry.cause = event.cause;
         }
         self.count(&told, event.cause == Cause::UpstreamOwnError);
-        for entry in &told.attempts {
+        for (entry, at) in told.attempts.iter().zip(times) {
             let earlier = EarlierFailure {
-                at: event.time,
+                at,
                 event: entry.event.clone(),
                 cause: entry.cause,
                 upstream: entry.upstream.target(),
@@ -602,6 +668,32 @@ impl Answers {
         event.gateway_answer = Some(Box::new(told));
         self.name_second_gateway(&mut event);
         self.publish(event);
+    }
+
+    /// How many answers to the same request, by the same listener, lie one within the other with this one among
+    /// them: those within were given to the gateway itself.
+    fn nested(&self, answer: &Answer) -> usize {
+        let told = (
+            answer.request.method(),
+            answer.request.host(),
+            answer.request.path(),
+        );
+        let same = |past: &&Past| {
+            past.ends.1 == answer.ends.1
+                && past.process.netns == answer.process.netns
+                && past.process.comm == answer.process.comm
+                && (
+                    past.method.as_deref(),
+                    past.host.as_deref(),
+                    past.path.as_deref(),
+                ) == (told.0.as_deref(), told.1.as_deref(), told.2.as_deref())
+        };
+        let lies = |past: &&Past| {
+            let within = past.own && past.requested >= answer.requested && past.at <= answer.at;
+            let around = answer.own && past.requested <= answer.requested && past.at >= answer.at;
+            within || around || past.ends == answer.ends
+        };
+        self.past.iter().filter(same).filter(lies).count()
     }
 
     /// Notes that an answer took one attempt and may as well have taken others: whose answer takes those is
@@ -643,9 +735,14 @@ impl Answers {
             .iter()
             .filter(|release| {
                 release.pid == pid
+                    && release.opened.is_none_or(|opened| opened <= answer.at)
                     && meanwhile(release.at)
                     && with_answer(release.at, release.turn)
                     && !self.told.iter().any(|(_, told)| *told == release.hop)
+                    && !self
+                        .attempts
+                        .iter()
+                        .any(|attempt| attempt.event.hop == Some(release.hop))
             })
             .count();
         // The status may be an upstream's, under another path.
@@ -666,6 +763,7 @@ impl Answers {
             failure.netns == answer.process.netns
                 && failure.comm == answer.process.comm
                 && failure.route == (told.host.clone(), told.path.clone())
+                && failure.earlier.at <= answer.requested
                 && answer.at.since(failure.earlier.at) <= ECHO
         };
         let earlier = self.failures.iter().rev().filter(same).take(MAX_EARLIER);
@@ -684,10 +782,14 @@ impl Answers {
             })
             .filter(|attempt| attempt.event.exchange.is_none() && attempt.event.hop.is_some())
             .count();
+        // What fails is answered for in its turn; another thread's failure may be another client's.
         let errors = self.errors.iter().filter(|(at, process, turn, ..)| {
             process.pid == pid
-                && meanwhile(*at)
-                && answer.turn.is_none_or(|own| own.thread == turn.thread)
+                && *at >= answer.requested
+                && *at <= answer.at.after(join::SMALL)
+                && answer
+                    .turn
+                    .is_none_or(|own| own == *turn || own.thread != turn.thread)
         });
         let error = errors
             .map(|(_, _, turn, call, errno)| SocketError {
@@ -705,10 +807,9 @@ impl Answers {
             earlier,
             failing_checks: checks,
             error,
+            in_flight: answer.in_flight,
             // Filled in by the engine, which knows the hops.
-            in_flight: 0,
             unjudged: 0,
-            opaque: 0,
         };
         self.decided.push_back(Decided::Unattempted(Box::new(Told {
             at: answer.at,
@@ -750,18 +851,17 @@ impl Answers {
         }
     }
 
-    /// Counts an answer without an attempt.
-    pub(super) fn count_unattempted(&mut self, told: &GatewayAnswer, firm: bool) {
-        match told.status {
-            Some(status) => {
-                self.count_made(status);
-                if firm {
-                    self.tally.explained += 1;
-                } else {
-                    self.tally.unexplained += 1;
-                }
-            }
-            None => self.tally.without_status += 1,
+    /// Counts an answer without an attempt, by how firmly it is explained, if at all.
+    pub(super) fn count_unattempted(&mut self, told: &GatewayAnswer, proof: Option<Proof>) {
+        let Some(status) = told.status else {
+            self.tally.without_status += 1;
+            return;
+        };
+        self.count_made(status);
+        match proof {
+            Some(Proof::Proven | Proof::Inferred) => self.tally.explained += 1,
+            Some(Proof::Underdetermined) => self.tally.ambiguous += 1,
+            None => self.tally.unexplained += 1,
         }
     }
 
@@ -805,11 +905,17 @@ impl Answers {
         // Some answer of that gateway covers its time, and is not to a request for something else. Which of its
         // processes made it is not always known.
         let gateway = attempt.event.gateway.as_ref();
+        // A connect that fails is over before anybody is told.
+        let slack = if exchange.is_some() {
+            join::SLACK
+        } else {
+            join::SMALL
+        };
         let covered = |past: &Past| {
             past.process.netns == netns
                 && gateway.is_none_or(|gateway| gateway.comm == past.process.comm)
-                && past.requested <= attempt.began.after(join::SLACK)
-                && past.at.after(join::SLACK) >= attempt.event.time
+                && past.requested <= attempt.began.after(join::SMALL)
+                && past.at.after(slack) >= attempt.event.time
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other
         };
         !attempt.listed

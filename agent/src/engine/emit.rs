@@ -10,18 +10,19 @@ use super::exchange::Exchange;
 use super::hop::Judged;
 use super::names::Known;
 use super::{Engine, Slot};
-use crate::classify::{Verdict, unattempted};
+use crate::classify::{InFlight, Verdict, unattempted};
 use crate::http1::RequestHead;
 use crate::model::{
     ClientAnswer, Completeness, ConnectionInfo, ExchangeInfo, GatewayInfo, HopEvent, HopId,
     LocalInfo, Process, Proof, Target, Timestamp, Turn, UpstreamInfo,
 };
+use crate::tcp::Ends;
 
 /// Healthy exchanges that wait to be polled.
 pub(super) const MAX_HEALTHY: usize = 64;
 
-/// Answers without an attempt that are judged in one second: more would tell nothing new, and each takes a
-/// look at every hop.
+/// Answers without an attempt that are judged in one second: more would tell nothing new, and each takes two
+/// looks at every hop.
 const MOST_UNATTEMPTED: u32 = 100;
 
 /// An exchange that went well.
@@ -98,7 +99,7 @@ impl Engine {
         let began = exchange
             .as_ref()
             .map_or(hop.opened, |exchange| exchange.began);
-        let turn = hop.closer();
+        let (opener, turn) = (hop.opener(), hop.closer());
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(
@@ -157,7 +158,9 @@ impl Engine {
                 response_bytes: exchange.response_bytes,
             }
         });
-        self.emit(Attempt::new(event, began, turn));
+        // Whoever asks first on a connection made it.
+        let opener = opener.filter(|_| ordinal <= 1);
+        self.emit(Attempt::new(event, began, turn).opened_by(opener));
     }
 
     /// An event with everything that the verdict itself says.
@@ -230,19 +233,70 @@ impl Engine {
 impl Engine {
     /// Takes what a client of a gateway got.
     pub(super) fn answered(&mut self, at: Timestamp, answer: &ClientAnswer<'_>) {
-        self.answers.answer(at, answer);
+        let ends = Ends::new(answer.client, answer.listener);
+        let netns = answer.process.netns;
+        let asked = self
+            .hop_of((netns, ends))
+            .or_else(|| self.hop_of((0, ends)));
+        let own =
+            match asked.and_then(|id| self.hops.get(&id)) {
+                Some(Slot::Live(tracked)) => tracked.hop.process.as_ref().is_some_and(|asking| {
+                    asking.netns == netns && asking.comm == answer.process.comm
+                }),
+                Some(Slot::Over) | None => false,
+            };
+        if self.answers.answer(at, answer, own) && self.is_worth_a_look() {
+            let in_flight = self.in_flight(at, answer);
+            self.answers.note_in_flight(in_flight);
+        }
         self.tell_answers();
+    }
+
+    /// Whether another look at every hop is within what may be spent on that.
+    fn is_worth_a_look(&mut self) -> bool {
+        if self.now.since(self.unattempted.0) >= Duration::from_secs(1) {
+            self.unattempted = (self.now, 0);
+        }
+        self.unattempted.1 += 1;
+        self.unattempted.1 <= 2 * MOST_UNATTEMPTED
+    }
+
+    /// What waits for an upstream as this answer is given.
+    fn in_flight(&self, at: Timestamp, answer: &ClientAnswer<'_>) -> InFlight {
+        let request = RequestHead::of_start(answer.request).unwrap_or_default();
+        let (wanted, requested) = (request.path(), at.before(answer.waited));
+        let mut in_flight = InFlight::default();
+        for slot in self.hops.values() {
+            let Slot::Live(tracked) = slot else {
+                continue;
+            };
+            let owner = tracked.hop.process.as_ref();
+            let other = owner.is_none_or(|owner| owner.pid != answer.process.pid);
+            if other || tracked.hop.closer().is_some() {
+                continue;
+            }
+            in_flight.opaque += usize::from(tracked.hop.is_opaque());
+            for (began, head) in tracked.hop.pending() {
+                let path = head.and_then(RequestHead::path);
+                let same = path.is_some() && path == wanted && began < requested;
+                in_flight.requests += usize::from(began <= at);
+                in_flight.same_path += usize::from(same);
+            }
+        }
+        in_flight
     }
 
     /// Notes that a gateway let go of a hop.
     pub(super) fn note_release(&mut self, at: Timestamp, id: HopId, turn: Turn, sure: bool) {
-        let process = match self.hops.get(&id) {
-            Some(Slot::Live(tracked)) => tracked.hop.process.as_ref(),
+        let hop = match self.hops.get(&id) {
+            Some(Slot::Live(tracked)) => Some(&tracked.hop),
             Some(Slot::Over) | None => None,
         };
+        let process = hop.and_then(|hop| hop.process.as_ref());
         self.answers.released(Release {
             at,
             hop: id,
+            opened: hop.map(|hop| hop.opened),
             pid: process.map_or(0, |process| process.pid),
             turn,
             sure,
@@ -269,12 +323,8 @@ impl Engine {
             answer,
             mut facts,
         } = told;
-        if self.now.since(self.unattempted.0) >= Duration::from_secs(1) {
-            self.unattempted = (self.now, 0);
-        }
-        self.unattempted.1 += 1;
-        if self.unattempted.1 > MOST_UNATTEMPTED {
-            self.answers.count_unattempted(&answer, false);
+        if !self.is_worth_a_look() {
+            self.answers.count_unattempted(&answer, None);
             return;
         }
         for slot in self.hops.values() {
@@ -282,21 +332,17 @@ impl Engine {
                 && let Some(owner) = &tracked.hop.process
                 && owner.pid == process.pid
             {
-                facts.opaque += usize::from(tracked.hop.is_opaque());
                 for (began, head) in tracked.hop.pending() {
                     let path = head.and_then(RequestHead::path);
                     let other = path.is_some() && path.as_deref() != answer.path.as_deref();
-                    facts.in_flight += usize::from(began <= at);
                     facts.unjudged += usize::from(began >= requested && began <= at && !other);
                 }
             }
         }
         facts.unjudged += self.names.without_address(&process, requested, at);
         let verdict = unattempted(&facts);
-        let firm = verdict
-            .as_ref()
-            .is_some_and(|verdict| verdict.proof != Proof::Underdetermined);
-        self.answers.count_unattempted(&answer, firm);
+        let proof = verdict.as_ref().map(|verdict| verdict.proof);
+        self.answers.count_unattempted(&answer, proof);
         let Some(verdict) = verdict else {
             return;
         };

@@ -138,6 +138,8 @@ pub(super) struct Hop {
     /// By what name the gateway knew it when it connected.
     pub(super) name: Option<Box<Known>>,
     pub(super) opened: Timestamp,
+    /// The turn that connected.
+    opener: Option<Turn>,
     pub(super) mid_stream: bool,
     /// Records that the source had lost when the hop was opened, or when its last healthy exchange
     /// ended: what was lost before touches nothing that comes after.
@@ -193,6 +195,7 @@ impl Hop {
             upstream,
             name: None,
             opened: at,
+            opener: None,
             mid_stream: false,
             lost_before: 0,
             missed_before: 0,
@@ -239,6 +242,11 @@ impl Hop {
     pub(super) fn place(&self) -> Place {
         let netns = self.process.as_ref().map_or(0, |process| process.netns);
         (netns, self.upstream)
+    }
+
+    /// The turn that connected, where that was seen.
+    pub(super) const fn opener(&self) -> Option<Turn> {
+        self.opener
     }
 
     /// The turn that closed the gateway's socket, where one did.
@@ -434,8 +442,9 @@ impl Hop {
         let at = self.heard(at);
         self.kernel = true;
         match signal {
-            Signal::Opened { process, .. } => {
+            Signal::Opened { process, turn, .. } => {
                 self.process = Some(process);
+                self.opener = Some(turn);
                 if self.phase == Phase::Over && self.established.is_none() {
                     self.connect_again(at);
                 }

@@ -206,6 +206,11 @@ impl Names {
         self.lookups.pending(asker, since, at) + self.lately.iter().filter(within).count()
     }
 
+    /// Whether the name of any address is known.
+    pub(super) fn know_any(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// Takes the word that a gateway connects to `upstream` at `at`, and returns the name of that.
     pub(super) fn connects(
         &mut self,
@@ -214,9 +219,6 @@ impl Names {
         local: Option<SocketAddr>,
         upstream: SocketAddr,
     ) -> Option<Known> {
-        if self.told.is_empty() {
-            return None;
-        }
         let asker = match (process, local) {
             (Some(process), _) => Asker::Process(process.pid),
             (None, Some(local)) => Asker::Address(local.ip()),

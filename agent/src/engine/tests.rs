@@ -6,6 +6,7 @@ mod answers;
 mod connect;
 mod held;
 mod http;
+mod joins;
 mod lookalikes;
 mod order;
 mod peers;

@@ -381,6 +381,7 @@ impl World {
                 process: process(how),
                 local: (how & 8 != 0).then_some(local),
                 upstream,
+                turn: Turn::default(),
             },
             2 => Signal::Seeded {
                 process: process(how),

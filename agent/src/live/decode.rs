@@ -65,6 +65,7 @@ pub(super) enum Body<'a> {
     Open {
         ends: Ends,
         caller: Process,
+        turn: Turn,
     },
     State {
         old: TcpState,
@@ -211,6 +212,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             Body::Open {
                 ends: fields.ends(offset_of!(OpenRecord, ends))?,
                 caller: fields.caller(offset_of!(OpenRecord, caller))?,
+                turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
         kind::CLIENT_LEFT => {

@@ -196,7 +196,7 @@ fn addresses_and_names_are_read() {
     );
     let caller = offset_of!(OpenRecord, caller);
     put(&mut bytes, caller + offset_of!(Caller, comm), b"nginx\0old");
-    let Body::Open { ends, caller } = decode(&bytes).unwrap().body else {
+    let Body::Open { ends, caller, .. } = decode(&bytes).unwrap().body else {
         panic!("another kind of record");
     };
     assert_eq!(ends.remote, "192.0.2.7:8080".parse().unwrap());

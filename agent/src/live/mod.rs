@@ -52,7 +52,7 @@ pub(crate) fn fuzz_record(
         return;
     };
     match &mut record.body {
-        Body::Open { ends, caller } | Body::Connect { ends, caller, .. } => {
+        Body::Open { ends, caller, .. } | Body::Connect { ends, caller, .. } => {
             caller.pid = u32::MAX;
             ends.netns = ends.netns.max(1);
         }

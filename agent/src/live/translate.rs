@@ -136,10 +136,11 @@ pub(super) fn input<'a>(
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },
-        Body::Open { ends, caller } => Signal::Opened {
+        Body::Open { ends, caller, turn } => Signal::Opened {
             process: processes.of_caller(&caller, ends.netns),
             local: bound(&ends),
             upstream: ends.remote,
+            turn,
         },
         Body::State {
             old,
@@ -298,7 +299,8 @@ mod tests {
                 5,
                 Body::Open {
                     ends: ends(0),
-                    caller: caller()
+                    caller: caller(),
+                    turn: Turn::default(),
                 }
             )
             .contains("local: None")
@@ -308,7 +310,8 @@ mod tests {
                 5,
                 Body::Open {
                     ends: ends(9),
-                    caller: caller()
+                    caller: caller(),
+                    turn: Turn::default(),
                 }
             )
             .contains("10.0.0.1:9")

@@ -187,6 +187,8 @@ pub enum Signal {
         local: Option<SocketAddr>,
         /// The upstream's end.
         upstream: SocketAddr,
+        /// The turn that connects.
+        turn: Turn,
     },
     /// The hop was already open when hopscope first saw it: joined mid-stream.
     Seeded {

@@ -73,6 +73,8 @@ struct Kept {
 /// The packets of one hop.
 #[derive(Clone, Debug, Default)]
 struct Packets {
+    /// Which packet it was made for, counted over all hops: another one of the same hop has another number.
+    born: u64,
     bytes: Vec<u8>,
     kept: VecDeque<Kept>,
     exchange: u32,
@@ -225,7 +227,7 @@ impl Flight {
             self.held_order.retain(|event| held.contains_key(event));
         }
         match self.hops.get(&hop) {
-            Some(now) if now.exchange == held.exchange => now.captured(),
+            Some(now) if (now.born, now.exchange) == (held.born, held.exchange) => now.captured(),
             _ => held.captured(),
         }
     }
@@ -279,6 +281,7 @@ impl Flight {
         let packets = self.hops.entry(hop).or_insert_with(|| {
             self.eviction.push_back((at, hop));
             Box::new(Packets {
+                born: self.packets,
                 queued: at,
                 ..Packets::default()
             })

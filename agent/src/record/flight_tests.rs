@@ -242,7 +242,13 @@ fn what_is_held_outlasts_other_exchanges() {
     flight.close(at(100), HOP);
     flight.tick(at(1000), |_| true);
     assert_eq!(flight.packets(HOP), []);
+    // A last segment of a hop that is forgotten.
+    see(&mut flight, HOP, 1001, true, TcpFlags::FIN, b"");
+    assert_eq!(flight.packets(HOP).len(), 1);
     assert_eq!(flight.release("three", HOP).len(), 4);
+    assert_eq!(flight.release("three", HOP), flight.packets(HOP));
+    flight.close(at(1002), HOP);
+    flight.tick(at(2000), |_| true);
     assert_eq!(flight.release("three", HOP), []);
     assert_eq!((flight.bytes, flight.held_bytes), (0, 0));
 }

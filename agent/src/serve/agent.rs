@@ -72,20 +72,20 @@ impl HopAgent for AgentService {
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         };
         let held = self.hub.query(&filter, limit);
-        let mut omitted = held.omitted;
-        let mut events = Vec::with_capacity(held.events.len());
-        let mut bytes = 0;
-        for event in held.events.iter().rev() {
-            let event = to_proto(event);
-            // Tag and length of a repeated message take at most six bytes at this size.
-            bytes += hopscope_proto::Message::encoded_len(&event) + 6;
-            if bytes > QUERY_BYTES {
-                omitted += held.events.len() - events.len();
-                break;
-            }
-            events.push(event);
+        // Tag and length of a repeated message take at most six bytes at this size.
+        let newest = held.events.iter().rev().scan(0, |bytes, event| {
+            *bytes += event.bytes() + 6;
+            (*bytes <= QUERY_BYTES).then_some(event)
+        });
+        let fitting = newest.count();
+        let left_out = held.events.len() - fitting;
+        let omitted = held.omitted + left_out;
+        // As messages they take several times their length: no more room than they need.
+        let mut events = Vec::with_capacity(fitting);
+        for event in held.events.iter().skip(left_out) {
+            let event = event.message();
+            events.push(event.map_err(|error| Status::internal(error.to_string()))?);
         }
-        events.reverse();
         Ok(Response::new(proto::QueryResponse {
             events,
             omitted: u32::try_from(omitted).unwrap_or(u32::MAX),

@@ -25,7 +25,7 @@ use tonic::transport::server::Connected;
 use tracing::warn;
 
 use super::access::Caller;
-use super::tls::{Current, HANDSHAKE_PATIENCE, ServerTls};
+use super::tls::{Current, HANDSHAKE_PATIENCE, Protocol, ServerTls};
 
 /// Handshakes at once. Beyond it, connections wait in the kernel's queue.
 const HANDSHAKES: usize = 128;
@@ -47,8 +47,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) enum Guard {
     /// Plain text from callers of one kind.
     Plain(Caller),
-    /// TLS with client certificates.
-    Tls(ServerTls),
+    /// TLS with client certificates, and what is spoken inside.
+    Tls(ServerTls, Protocol),
 }
 
 /// One connection.
@@ -136,10 +136,11 @@ async fn accept(listener: TcpListener, guard: Guard, ready: &mpsc::Sender<io::Re
                     return;
                 }
             }
-            Guard::Tls(tls) => {
+            Guard::Tls(tls, protocol) => {
                 // In this order, or a change between the two would be missed.
                 let reloads = tls.reloads();
-                let handshake = handshake(TlsAcceptor::from(tls.config()), stream, reloads);
+                let handshake =
+                    handshake(TlsAcceptor::from(tls.config(*protocol)), stream, reloads);
                 let ready = ready.clone();
                 handshakes.spawn(async move {
                     match handshake.await {

@@ -15,7 +15,7 @@ use tonic::transport::server::Router;
 
 use super::access::{Caller, is_loopback};
 use super::incoming::{Connection, Guard, incoming};
-use super::tls::{ClientTls, ServerTls};
+use super::tls::{ClientTls, Protocol, ServerTls};
 
 /// How long running calls may take to end once a server stops.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -119,7 +119,14 @@ impl Listener {
     /// Lets in only whoever has a certificate that `tls` takes.
     #[must_use]
     pub fn with_tls(mut self, tls: ServerTls) -> Self {
-        self.guard = Guard::Tls(tls);
+        self.guard = Guard::Tls(tls, Protocol::Http2);
+        self
+    }
+
+    /// The same for a server of HTTP/1.
+    #[must_use]
+    pub fn with_tls_for_http1(mut self, tls: ServerTls) -> Self {
+        self.guard = Guard::Tls(tls, Protocol::Http1);
         self
     }
 

@@ -15,7 +15,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{
@@ -27,6 +27,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 
 use super::hub::{Hub, STATUS_PATIENCE, StatusReport};
@@ -44,8 +45,9 @@ const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=u
 /// Connections served at once. Those beyond wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
 
-/// How long a request's head may take to come.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a scrape may take, from the connection to the last byte: who reads nothing keeps others out no
+/// longer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves the metrics of `hub`. Ends only where the listener does; dropping it closes everything.
 pub async fn serve_metrics(listener: Listener, hub: Arc<Hub>) {
@@ -69,14 +71,11 @@ pub async fn serve_metrics(listener: Listener, hub: Arc<Hub>) {
 
 async fn serve_connection(connection: Connection, hub: Arc<Hub>) {
     let service = service_fn(|request| answer(request, &hub));
-    let mut server = http1::Builder::new();
-    server
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE);
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(connection), service);
     // What a scraper does wrong is told to it, and it asks again.
-    let _ = server
-        .serve_connection(TokioIo::new(connection), service)
-        .await;
+    let _ = timeout(PATIENCE, served).await;
 }
 
 async fn answer(

@@ -25,7 +25,7 @@ pub use convert::{
     ConvertError, duration_to_proto, from_proto, timestamp_from_proto, timestamp_to_proto, to_proto,
 };
 pub use filter::{Filter, FilterError};
-pub use hub::{Held, Hub, HubConfig, StatusReport, SubscribeError};
+pub use hub::{Encoded, Held, Hub, HubConfig, StatusReport, SubscribeError};
 pub use listen::{Endpoint, EndpointError, ListenError, Listener, STOP_GRACE, ServeError};
 pub use metrics::serve_metrics;
 pub use push::{Push, PushConfig};

@@ -163,10 +163,18 @@ pub struct ServerTls {
     current: watch::Sender<Current>,
 }
 
+/// What is spoken inside TLS; the client has to offer it (RFC 7301), if it offers anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http2,
+    Http1,
+}
+
 /// What the files said when they were read last.
 #[derive(Clone)]
 pub(super) struct Current {
-    config: Arc<ServerConfig>,
+    http2: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
 }
 
@@ -189,8 +197,12 @@ impl ServerTls {
         Ok(())
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.borrow().config)
+    pub(super) fn config(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        let current = self.current.borrow();
+        Arc::clone(match protocol {
+            Protocol::Http2 => &current.http2,
+            Protocol::Http1 => &current.http1,
+        })
     }
 
     /// What the files say from now on, each time that they are read again.
@@ -235,12 +247,17 @@ impl Current {
                     .with_single_cert(chain, private)
             })
             .map_err(|error| unusable(cert, error.into()))?;
-        config.alpn_protocols.push(b"h2".to_vec());
         // A resumed session would outlive the certificate that it was checked with.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        let speaking = |name: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![name.to_vec()];
+            Arc::new(config)
+        };
         Ok(Self {
-            config: Arc::new(config),
+            http2: speaking(b"h2"),
+            http1: speaking(b"http/1.1"),
             verifier,
         })
     }

@@ -36,9 +36,10 @@ struct Generation<T> {
 }
 
 impl<T> Generation<T> {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            places: HashTable::new(),
+            // A table that grows moves all that it holds, over and over.
+            places: HashTable::with_capacity(GENERATION),
             entries: Vec::new(),
         }
     }

@@ -4,9 +4,9 @@ use std::io::{ErrorKind, Read};
 
 use super::SourceError;
 
-/// Bytes that are read at a time: so few that they stay in a processor's nearest caches beside the
-/// hops that they are about.
-const CHUNK: usize = 32 * 1024;
+/// Bytes that are read at a time: so few that they stay in a processor's own caches beside the hops
+/// that they are about.
+const CHUNK: usize = 64 * 1024;
 
 /// The part of a stream that is in memory.
 pub(super) struct Window<'r> {

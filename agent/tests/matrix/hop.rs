@@ -129,6 +129,7 @@ impl Hop {
                 process,
                 local: None,
                 upstream,
+                turn: Turn::default(),
             });
         }
         self.segment(Direction::ToUpstream, TcpFlags::SYN, &[]);

@@ -8,10 +8,12 @@ use hopscope::engine::UpstreamTally;
 use hopscope::model::Cause;
 use hopscope::serve::{Hub, HubConfig, Listener, StatusReport, serve_metrics};
 use hopscope::stats::ProbeStatus;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::pki::Authority;
 use crate::support::{ANY_PORT, event};
 
 /// A hub whose metrics are served.
@@ -23,11 +25,14 @@ struct Metrics {
 
 impl Metrics {
     async fn start() -> Self {
+        Self::serve(Listener::bind(ANY_PORT).await.unwrap())
+    }
+
+    fn serve(listener: Listener) -> Self {
         let hub = Hub::new(HubConfig {
             node: Arc::from("edge \"1\"\n"),
             ..HubConfig::default()
         });
-        let listener = Listener::bind(ANY_PORT).await.unwrap();
         let address = listener.address();
         let server = tokio::spawn(serve_metrics(listener, Arc::clone(&hub)));
         Self {
@@ -39,14 +44,20 @@ impl Metrics {
 
     /// Status line and headers, and the body, of the answer to a request.
     async fn ask(&self, request: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.to_owned(), body.to_owned())
+        exchange(TcpStream::connect(self.address).await.unwrap(), request).await
     }
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> (String, String) {
+    let request = format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 fn report() -> StatusReport {
@@ -120,6 +131,22 @@ async fn a_scrape_tells_everything() {
         assert!(body.contains(expected), "no {expected} in\n{body}");
     }
     assert!(body.ends_with("# EOF\n"), "{body}");
+}
+
+#[tokio::test]
+async fn a_scraper_that_would_speak_http2_as_well_is_served_through_tls() {
+    let authority = Authority::new("ca");
+    let listener = Listener::bind(ANY_PORT).await.unwrap();
+    let metrics = Metrics::serve(listener.with_tls_for_http1(authority.serve()));
+    for offered in [&["h2", "http/1.1"][..], &["http/1.1"], &[]] {
+        let connector = authority.connector(&authority.client("scraper", None), offered);
+        let stream = TcpStream::connect(metrics.address).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = connector.connect(name, stream).await.unwrap();
+        let (head, body) = exchange(stream, "GET /metrics").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{offered:?}: {head}");
+        assert!(body.ends_with("# EOF\n"));
+    }
 }
 
 #[tokio::test]

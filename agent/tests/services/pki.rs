@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hopscope::serve::{ClientTls, PemFile, ServerFiles, ServerTls};
 use rcgen::{
@@ -9,6 +10,11 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
     SerialNumber, date_time_ymd,
 };
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// A certificate authority and the directory in which everything that it signs is written.
 pub(crate) struct Authority {
@@ -128,6 +134,26 @@ impl Authority {
         ServerTls::load(self.files()).unwrap()
     }
 
+    /// A client without gRPC that trusts this authority, shows `pair` and offers these protocols.
+    pub(crate) fn connector(&self, pair: &Pair, protocols: &[&str]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca()) {
+            roots.add(certificate).unwrap();
+        }
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates(&pair.cert), key)
+            .unwrap();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
     /// A client that trusts this authority and shows the certificate in `pair`, if any.
     pub(crate) fn trusting(&self, pair: Option<&Pair>) -> ClientTls {
         let files = pair.map(|pair| {
@@ -139,6 +165,11 @@ impl Authority {
         let files = files.as_ref().map(|(cert, key)| (cert, key));
         ClientTls::load(&PemFile::new(self.ca(), "--tls-ca"), files).unwrap()
     }
+}
+
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    let read = CertificateDer::pem_file_iter(path).unwrap();
+    read.map(|certificate| certificate.unwrap()).collect()
 }
 
 fn client_params(name: &str, unit: Option<&str>) -> CertificateParams {

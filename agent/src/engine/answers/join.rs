@@ -3,16 +3,22 @@
 //! What must hold: the same process, the attempt began behind the request and failed before the answer,
 //! the methods do not contradict, and what was passed on has the status that the upstream gave. Paths may
 //! differ, since gateways rewrite them; then only the turn of the thread that let go of the upstream and
-//! answered the client joins the two.
+//! answered the client joins the two. Of a connect there is no path, and a gateway connects for its own health
+//! checks as well: where it runs an event loop, the turn must be the same for that too.
 
+use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Answer, Attempt};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
 
-/// Clocks of several processors, and gateways that answer before they close.
+/// Gateways may answer before they close.
 pub(super) const SLACK: Duration = Duration::from_millis(100);
+
+/// Times of kernel records are of one clock: what differs is how long a program takes to read it. Less than
+/// it takes a client to ask again once it is answered.
+pub(super) const SMALL: Duration = Duration::from_micros(50);
 
 /// Two failures this close to an answer are equally near.
 const EQUALLY_NEAR: Duration = Duration::from_millis(2);
@@ -20,9 +26,11 @@ const EQUALLY_NEAR: Duration = Duration::from_millis(2);
 /// An attempt that was let go of behind an answer is so much farther from it than one before it.
 const BEHIND: Duration = Duration::from_secs(1);
 
-/// A gateway that tries again at once does it within this; HAProxy waits for a second before it tries
-/// the same server again.
+/// A gateway that tries again at once does it within this.
 const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most.
+const BEFORE_AGAIN: Duration = Duration::from_millis(800);
 const SAME_AGAIN: Duration = Duration::from_millis(1200);
 
 /// How well an attempt fits an answer; the greater the better.
@@ -76,7 +84,7 @@ impl Fit {
     /// How well `attempt` fits; `None` where it cannot be behind `answer`.
     pub(super) fn of(answer: &Answer, attempt: &Attempt) -> Option<Self> {
         // The times first: they tell most attempts from those of this request.
-        if attempt.began.after(SMALL) < answer.requested {
+        if attempt.began.after(SMALL) < answer.requested || attempt.began > answer.at {
             return None;
         }
         let event = &attempt.event;
@@ -87,9 +95,41 @@ impl Fit {
                 return None;
             }
         }
-        let failed = decided(event, attempt);
-        if failed > answer.at.after(SLACK) {
+        // The very connection that the answer was given on, where the client is a gateway itself.
+        let local = event
+            .local
+            .map(|local| SocketAddr::new(local.address, local.port));
+        if local == Some(answer.ends.0) && event.upstream.socket_addr() == Some(answer.ends.1) {
             return None;
+        }
+        let turn = match (answer.turn, attempt.turn) {
+            (Some(one), Some(other)) if one == other => Turns::Same,
+            (Some(one), Some(other)) if one.thread == other.thread => Turns::SameThread,
+            (Some(_), Some(_)) => Turns::OtherThread,
+            _ => Turns::Unknown,
+        };
+        let failed = decided(event, attempt);
+        // Who has no connection yet, or no address, is told so by the failure itself. Silence ends with the close,
+        // and so does what an ICMP error alone does not end.
+        let connecting = matches!(event.phase, Phase::Resolve | Phase::Connect);
+        let closes = turn == Turns::Same
+            && (is_silence(event.cause)
+                || matches!(
+                    event.cause,
+                    Cause::TcpConnectHostUnreachable
+                        | Cause::TcpConnectNoNeighbour
+                        | Cause::TcpConnectRejectedByFilter
+                ));
+        let slack = if connecting && !closes { SMALL } else { SLACK };
+        if failed > answer.at.after(slack) {
+            return None;
+        }
+        // A name that does not resolve is answered for at once, unless it is silence that was waited for.
+        if event.phase == Phase::Resolve && !is_silence(event.cause) {
+            let late = answer.at.since(failed);
+            if late > SLACK {
+                return None;
+            }
         }
         let own = event.cause == Cause::UpstreamOwnError;
         let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
@@ -108,13 +148,14 @@ impl Fit {
             exchange.and_then(|exchange| exchange.path.as_deref()),
             answer.request.path().as_deref(),
         );
-        let turn = match (answer.turn, attempt.turn) {
-            (Some(one), Some(other)) if one == other => Turns::Same,
-            (Some(one), Some(other)) if one.thread == other.thread => Turns::SameThread,
-            (Some(_), Some(_)) => Turns::OtherThread,
-            _ => Turns::Unknown,
-        };
         let named = named(event, answer);
+        let loops = has_event_loop(&answer.process.comm);
+        if path == Paths::Unknown && !own && loops && answer.turn.is_some() {
+            let sure = attempt.sure || is_silence(event.cause);
+            if sure && turn != Turns::Same {
+                return None;
+            }
+        }
         // Of another path, only what one turn let go of and answered, before any of it was passed on.
         let begun = event.phase == Phase::ResponseBody;
         if path == Paths::Other && !named && (turn != Turns::Same || own || begun) {
@@ -122,7 +163,12 @@ impl Fit {
         }
         // What is let go of and answered one by one shows whose answer is whose by its order.
         let ordered = turn == Turns::Same && is_one_by_one(&answer.process.comm);
-        let moment = attempt.released.filter(|_| ordered).unwrap_or(failed);
+        let released = attempt.released.filter(|_| ordered);
+        let known = matches!(path, Paths::Same | Paths::Suffix) || named;
+        if !known && released.is_some_and(|released| released > answer.at) {
+            return None;
+        }
+        let moment = released.unwrap_or(failed);
         let behind = if ordered && moment > answer.at {
             BEHIND
         } else {
@@ -139,9 +185,20 @@ impl Fit {
         })
     }
 
-    /// Whether nothing that may still come could fit better.
-    pub(super) fn is_certain(self) -> bool {
-        self.turn == Turns::Same && (self.named || self.path == Paths::Same)
+    /// Whether nothing that may still come could fit better. A gateway that does not do one request after
+    /// another within a turn may have let go of one upstream and answered for another.
+    pub(super) fn is_certain(self, one_by_one: bool) -> bool {
+        self.turn == Turns::Same && (self.named || (one_by_one && self.path == Paths::Same))
+    }
+
+    /// Whether the turn that let go of the upstream is the one that answered.
+    const fn is_same_turn(self) -> bool {
+        matches!(self.turn, Turns::Same)
+    }
+
+    /// Whether only the turn joins the two, and nothing that was asked.
+    pub(super) fn is_by_turn_alone(self) -> bool {
+        self.path == Paths::Other && !self.named
     }
 
     /// Whether the two cannot be told apart. A gateway that does one request after another within a turn
@@ -165,13 +222,27 @@ pub(super) fn is_one_by_one(comm: &str) -> bool {
     matches!(comm, "nginx" | "openresty" | "angie")
 }
 
+/// Whether every thread of a gateway runs an event loop that lets go of an upstream and answers the client for
+/// which it had it in one turn.
+fn has_event_loop(comm: &str) -> bool {
+    is_one_by_one(comm) || matches!(comm, "haproxy" | "envoy")
+}
+
+/// Whether a cause is that nothing came: the gateway itself gave up, in a turn of its own.
+const fn is_silence(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::TcpConnectBlackholed
+            | Cause::TcpConnectBacklogFull
+            | Cause::DnsTimeout
+            | Cause::DnsBadReply
+    )
+}
+
 /// Whether two things happened at about the same time.
 pub(super) fn is_near(one: Timestamp, other: Timestamp) -> bool {
     one.min(other).after(EQUALLY_NEAR) >= one.max(other)
 }
-
-/// Records of several processors are this much out of order.
-const SMALL: Duration = Duration::from_millis(1);
 
 /// When an attempt had failed as far as the gateway could know. A response that is passed on need not be
 /// complete for that.
@@ -210,7 +281,10 @@ pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
     };
     if long == short {
         Paths::Same
-    } else if short.len() > 1 && long.ends_with(short) {
+    } else if short == "/" {
+        // All of it may have been taken off.
+        Paths::Unknown
+    } else if long.ends_with(short) {
         Paths::Suffix
     } else {
         Paths::Other
@@ -229,10 +303,19 @@ pub(super) fn chain(
     waiting: &VecDeque<Answer>,
 ) -> Vec<usize> {
     let client = answer.request.path();
-    let rewritten = attempts.get(last).and_then(path);
+    let rewritten = attempts.get(last).and_then(path_of);
     let for_request = |attempt: &Attempt| {
-        let own = path(attempt);
+        let own = path_of(attempt);
         (own.is_some() && own == rewritten) || paths(own, client.as_deref()) != Paths::Other
+    };
+    let within = |attempt: &Attempt| {
+        attempt.began.after(SMALL) >= answer.requested
+            && attempt.event.time <= answer.at.after(SMALL)
+    };
+    let passed_on = |attempt: &Attempt| {
+        let event = &attempt.event;
+        let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
+        event.cause == Cause::UpstreamOwnError && status == answer.status
     };
     let mut chain = vec![last];
     let mut index = last;
@@ -241,7 +324,11 @@ pub(super) fn chain(
             .iter()
             .enumerate()
             .filter(|(place, other)| {
-                !chain.contains(place) && is_retried(other, current) && for_request(other)
+                !chain.contains(place)
+                    && within(other)
+                    && is_retried(other, current)
+                    && for_request(other)
+                    && !passed_on(other)
             })
             .filter(|(_, other)| {
                 waiting
@@ -261,13 +348,62 @@ pub(super) fn chain(
     chain
 }
 
-/// The path of the request that an attempt was made for, where it is known.
-fn path(attempt: &Attempt) -> Option<&str> {
-    attempt.event.exchange.as_ref()?.path.as_deref()
+/// The last attempt for the request that the one at `best` was made for: a connect has no path to be known
+/// by, but it was made as the one before had failed, and it is what the turn of the answer let go of.
+///
+/// Where a gateway does several requests in a turn as it likes, that may be another's: it is left out where another
+/// answer would fit it as well.
+pub(super) fn last_of(
+    attempts: &VecDeque<Attempt>,
+    best: usize,
+    answer: &Answer,
+    waiting: &VecDeque<Answer>,
+) -> usize {
+    let one_by_one = is_one_by_one(&answer.process.comm);
+    let mut last = best;
+    for _ in 0..MAX_CHAIN {
+        // A status that was passed on ends it.
+        let current = attempts.get(last);
+        let current = current.filter(|current| current.event.cause != Cause::UpstreamOwnError);
+        let Some(current) = current else {
+            break;
+        };
+        let own_answer = |other: &Attempt| {
+            let of_another =
+                |waits: &Answer| waits.ends != answer.ends && Fit::of(waits, other).is_some();
+            Fit::of(answer, other).is_some_and(Fit::is_same_turn)
+                && other.event.time <= answer.at.after(SMALL)
+                && (one_by_one || !waiting.iter().any(of_another))
+        };
+        let next = attempts
+            .iter()
+            .enumerate()
+            .filter(|(place, other)| {
+                *place != last && path_of(other).is_none() && is_retried(current, other)
+            })
+            .filter(|(_, other)| !other.listed && own_answer(other))
+            .min_by_key(|(_, other)| other.began);
+        match next {
+            Some((place, _)) => last = place,
+            None => break,
+        }
+    }
+    last
 }
 
 /// Attempts that an answer lists at most.
 const MAX_CHAIN: usize = 32;
+
+/// Path of the request that was sent to the upstream.
+fn path_of(attempt: &Attempt) -> Option<&str> {
+    attempt.event.exchange.as_ref()?.path.as_deref()
+}
+
+/// Method and path of that request.
+fn request_of(attempt: &Attempt) -> Option<(Option<&str>, Option<&str>)> {
+    let exchange = attempt.event.exchange.as_ref()?;
+    Some((exchange.method.as_deref(), exchange.path.as_deref()))
+}
 
 /// Whether `next` is another attempt for the request of `first`.
 fn is_retried(first: &Attempt, next: &Attempt) -> bool {
@@ -275,16 +411,21 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     if first.listed || first.began > next.began || first.event.time > next.began.after(SMALL) {
         return false;
     }
-    let pause = next.began.since(first.event.time);
-    let again = first.event.upstream == next.event.upstream && pause <= SAME_AGAIN;
     let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
-    let same_request = match (&first.event.exchange, &next.event.exchange) {
-        (Some(one), Some(other)) => one.method == other.method && one.path == other.path,
+    let asked = |attempt: &Attempt| attempt.event.exchange.is_some();
+    let both = asked(first) && asked(next);
+    let same_request = !both || request_of(first) == request_of(next);
+    let pause = next.began.since(first.event.time);
+    // The turn that let go of the first connects to the next. Without it, connects of other clients and for
+    // health checks look the same.
+    let in_turn = match (first.turn.filter(|_| first.sure), next.opener) {
+        (Some(released), Some(opened)) => released == opened,
         _ => true,
     };
-    (pause <= AT_ONCE || again)
-        && first.event.gateway_answer.is_none()
+    let same = first.event.upstream == next.event.upstream;
+    let again = same && pause <= SAME_AGAIN && (in_turn || pause >= BEFORE_AGAIN);
+    first.event.gateway_answer.is_none()
         && pid(first) == pid(next)
         && same_request
-        && first.event.cause != Cause::UpstreamOwnError
+        && ((pause <= AT_ONCE && (both || in_turn)) || again)
 }

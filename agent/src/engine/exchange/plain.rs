@@ -5,7 +5,7 @@
 //! acknowledges. What is written leaves as records before its text is told, or later where the connection
 //! is congested; it is never shorter than the text.
 
-use super::{Done, Exchanges};
+use super::{Done, Exchange, Exchanges};
 use crate::http1::{Protocol, RequestEvent, RequestParser};
 use crate::limits::Limits;
 use crate::model::{Direction, Plaintext, Timestamp};
@@ -74,6 +74,14 @@ impl Exchanges {
     /// is known.
     pub(in crate::engine) fn is_unread(&self) -> bool {
         self.seen().is_some_and(|seen| seen.unread)
+    }
+
+    /// Takes the run out whose response is under way, where what the upstream sent ends inside a record.
+    pub(in crate::engine) fn take_cut_run(&mut self) -> Option<Exchange> {
+        let tls = self.tls.as_deref_mut()?;
+        let from = &tls.session.facts().from;
+        let cut = from.partial > 0 && !from.gap && tls.session.is_sure();
+        if cut { tls.under_way.take() } else { None }
     }
 
     /// Whether what the gateway sends now is the next request, the text of which follows.

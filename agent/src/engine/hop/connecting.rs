@@ -208,6 +208,7 @@ impl Hop {
         self.opened = at;
         self.last_syn = None;
         self.syn_retransmits = 0;
+        self.setup_judged = false;
         self.waits.clear();
     }
 

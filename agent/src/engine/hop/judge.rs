@@ -291,6 +291,7 @@ impl Hop {
         };
         self.ended = true;
         let ended = self.ended_by_leave(ended, at);
+        self.judge_cut_record(at, ended, cx, out);
         self.end_of_tls(at, cx, out);
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
         let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);

@@ -2,7 +2,8 @@
 
 use super::{Context, Hop, Judged, Outcome};
 use crate::classify::{
-    Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, inside_tls, on_farewell, seen_inside_tls, tls,
+    Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, cut_record, inside_tls, on_farewell,
+    seen_inside_tls, tls,
 };
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
@@ -170,6 +171,32 @@ impl Hop {
             sending: open.last_request.since(open.began),
         };
         verdict.and_then(|verdict| inside_tls(verdict, &run))
+    }
+
+    /// Judges a response that is cut off inside a record of TLS: whatever is inside, it is not complete.
+    pub(super) fn judge_cut_record(
+        &mut self,
+        at: Timestamp,
+        ended: Ended,
+        cx: &mut Context<'_>,
+        out: &mut Outcome,
+    ) {
+        // What the gateway's own close interrupted says nothing.
+        let left = matches!(self.first_close, Some((Actor::Gateway, _)));
+        if ended != Ended::UpstreamFin || left || self.lost() > 0 {
+            return;
+        }
+        let Some(run) = self.exchanges.take_cut_run() else {
+            return;
+        };
+        out.news().finished.push(Finished::of(&run, None));
+        let judged = Judged {
+            at,
+            verdict: cut_record(run.response_bytes),
+            exchange: Some(run),
+            status: None,
+        };
+        self.tell(judged, cx, out);
     }
 
     /// Lets go of a run of records whose response was under way when the connection ended.

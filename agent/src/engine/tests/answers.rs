@@ -7,22 +7,22 @@ use crate::model::{
 };
 use std::sync::Arc;
 
-const NETNS: u64 = 7;
+pub(super) const NETNS: u64 = 7;
 const OTHER: Turn = Turn {
     thread: 99,
     number: 1,
 };
 
 /// What the client asked and got.
-struct Asked {
-    at: Timestamp,
-    head: &'static str,
-    pid: u32,
-    turn: Option<Turn>,
+pub(super) struct Asked {
+    pub(super) at: Timestamp,
+    pub(super) head: &'static str,
+    pub(super) pid: u32,
+    pub(super) turn: Option<Turn>,
 }
 
 impl Asked {
-    fn get(sim: &Sim, head: &'static str) -> Self {
+    pub(super) fn get(sim: &Sim, head: &'static str) -> Self {
         Self {
             at: sim.now(),
             head,
@@ -31,10 +31,11 @@ impl Asked {
         }
     }
 
-    fn answered(&self, sim: &mut Sim, end: AnswerEnd<'_>) {
+    pub(super) fn answered(&self, sim: &mut Sim, end: AnswerEnd<'_>) {
         let waited = sim.now().since(self.at);
+        let comm = sim.comm().unwrap_or("nginx");
         sim.input(Input::Answer(ClientAnswer {
-            process: process("nginx", self.pid),
+            process: process(comm, self.pid),
             turn: self.turn,
             listener: "10.0.0.1:80".parse().unwrap(),
             client: "198.51.100.7:50000".parse().unwrap(),
@@ -45,15 +46,15 @@ impl Asked {
         }));
     }
 
-    fn with(&self, sim: &mut Sim, status: u16) {
+    pub(super) fn with(&self, sim: &mut Sim, status: u16) {
         let head = format!("HTTP/1.1 {status} No\r\nServer: nginx\r\n\r\n");
         self.answered(sim, AnswerEnd::Response(head.as_bytes()));
     }
 }
 
-const CLIENT: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
+pub(super) const CLIENT: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
 
-fn process(comm: &str, pid: u32) -> Arc<Process> {
+pub(super) fn process(comm: &str, pid: u32) -> Arc<Process> {
     Arc::new(Process {
         pid,
         comm: Arc::from(comm),
@@ -62,7 +63,7 @@ fn process(comm: &str, pid: u32) -> Arc<Process> {
     })
 }
 
-fn watched() -> Sim {
+pub(super) fn watched() -> Sim {
     let mut sim = Sim::live("nginx");
     sim.netns = NETNS;
     sim.input(Input::Listening {

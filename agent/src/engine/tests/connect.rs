@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::sim::{GET, OK, Sim, both};
+use super::sim::{GET, OK, Sim, TURN, both};
 use crate::model::{Cause, Errno, Input, Phase, Process, Proof, Signal, Target, TcpState};
 
 #[test]
@@ -35,6 +35,7 @@ fn refused_without_packets() {
         process,
         local: None,
         upstream,
+        turn: TURN,
     });
     sim.signal(Signal::ResetReceived);
     sim.state(
@@ -327,6 +328,7 @@ fn no_free_port_is_not_silence() {
         process,
         local: None,
         upstream,
+        turn: TURN,
     });
     sim.state(TcpState::SynSent, TcpState::Close, None, 0);
     sim.signal(Signal::ConnectReturned {
@@ -348,6 +350,7 @@ fn a_syn_behind_its_own_refusal_is_no_second_failure() {
         process,
         local: None,
         upstream,
+        turn: TURN,
     });
     sim.refuse().ms(500).syn_again();
     sim.expect_refused();
@@ -371,6 +374,12 @@ fn a_socket_may_be_connected_again() {
     sim.syn().refuse().ms(500);
     sim.open().request().reply(OK).gateway_fin().upstream_fin();
     sim.expect_refused();
+    // Or fail once more, in another way.
+    let mut sim = Sim::live("nginx");
+    sim.syn().refuse().ms(500);
+    sim.open().upstream_fin().gateway_fin().ms(1000);
+    let causes: Vec<_> = sim.events().iter().map(|event| event.cause).collect();
+    assert_eq!(causes, [Cause::TcpConnectRefused, Cause::TcpClosedOnAccept]);
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(super) struct Sim {
     pub(super) ttl: u8,
     /// Network namespace of the gateway process.
     pub(super) netns: u64,
+    /// The turn in which it does what it does.
+    pub(super) turn: Turn,
     /// Whether each segment is seen before and behind a router as well.
     pub(super) twice: bool,
     /// The direction that is seen, if the other is not.
@@ -87,6 +89,7 @@ impl Sim {
             comm,
             window: 500,
             netns: 0,
+            turn: TURN,
             twice: false,
             only: None,
             events: Vec::new(),
@@ -148,6 +151,16 @@ impl Sim {
         self.now
     }
 
+    /// The gateway's end of the hop.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Name of the gateway process.
+    pub(super) fn comm(&self) -> Option<&'static str> {
+        self.comm
+    }
+
     /// Changes the port that segments and signals show from now on.
     pub(super) fn translated(&mut self, port: u16) {
         self.upstream.set_port(port);
@@ -206,7 +219,7 @@ impl Sim {
             errno,
             bytes_acked: Some(bytes_acked),
             rtt_us: None,
-            turn: TURN,
+            turn: self.turn,
         })
     }
 
@@ -293,6 +306,7 @@ impl Sim {
             process,
             local: None,
             upstream,
+            turn: self.turn,
         });
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);

@@ -684,3 +684,31 @@ fn a_finished_that_never_came_is_no_refusal() {
             .expect_none();
     });
 }
+
+#[test]
+fn a_response_that_ends_inside_a_record_is_cut() {
+    let mut last = data(1000);
+    last.truncate(400);
+    both(|sim| {
+        sim.handshake_13()
+            .tickets()
+            .ask()
+            .reply(&data(500))
+            .reply(&last);
+        let event = sim
+            .upstream_fin()
+            .gateway_fin()
+            .ms(100)
+            .expect(Cause::TlsTruncated, Proof::Inferred);
+        assert_eq!(event.evidence[0].what, "record_cut");
+    });
+    // A gateway that lets go first leaves records behind.
+    both(|sim| {
+        sim.handshake_13()
+            .tickets()
+            .ask()
+            .reply(&data(500))
+            .reply(&last);
+        sim.gateway_fin().upstream_fin().ms(100).expect_none();
+    });
+}

@@ -1,0 +1,414 @@
+//! A bench: two namespaces of its own, one gateway or two on one side, upstreams and clients on the other.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+
+use super::{Case, Drive, Gateway, apache, caddy, haproxy, nginx};
+use crate::access::{self, Logged};
+use crate::agent::Event;
+use crate::cleanup::{Directory, Program};
+use crate::client::{Request, Seen, Session};
+use crate::clock::wait_for;
+use crate::command::run_with_input;
+use crate::gateway::children;
+use crate::lab::{connect, ruleset};
+use crate::netns::Netns;
+use crate::resolver::Resolver;
+use crate::scenario::{Trick, UPSTREAM};
+use crate::socket::Target;
+use crate::upstream::Upstreams;
+
+/// Time that a gateway gets to listen, to log, or to pass a request on.
+const SOON: Duration = Duration::from_secs(10);
+
+/// First port of the upstreams.
+const FIRST_PORT: u16 = 20_000;
+
+/// What a gateway may use of its host.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Connections of a worker of nginx.
+    pub connections: u32,
+    /// First and last port from which connections may be made.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            ports: None,
+        }
+    }
+}
+
+/// What a client got.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The gateway that was asked.
+    pub gateway: Gateway,
+    /// Whose path was asked for.
+    pub case: Case,
+    /// Its upstreams.
+    pub upstreams: Vec<SocketAddr>,
+    /// The client's port.
+    pub client: u16,
+    /// What it saw.
+    pub seen: Seen,
+    /// Whether it is the last one, which the case is about.
+    pub last: bool,
+}
+
+/// Running gateways with their upstreams. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Bench {
+    // In this order: the gateways end before what they depend on.
+    gateways: Vec<Running>,
+    upstreams: Upstreams,
+    _resolver: Resolver,
+    near: Netns,
+    far: Netns,
+}
+
+#[derive(Debug)]
+struct Running {
+    kind: Gateway,
+    process: Program,
+    cases: Vec<(Case, Vec<SocketAddr>)>,
+    files: Directory,
+}
+
+impl Bench {
+    /// Starts these gateways side by side, each with its cases.
+    pub fn start(setting: Setting, wanted: &[(Gateway, Vec<Case>)]) -> Result<Self> {
+        let near = Netns::new("gateway")?;
+        let far = Netns::new("upstream")?;
+        connect(&near, &far).context("could not join the namespaces")?;
+        if let Some((first, last)) = setting.ports {
+            near.sysctl("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
+        }
+        let mut ports = FIRST_PORT..;
+        let mut served = Vec::new();
+        let mut tricks: HashMap<Trick, Vec<u16>> = HashMap::new();
+        let mut address = |up: &super::Up| {
+            let port = ports.next().context("too many upstreams")?;
+            let ip = up.at.unwrap_or(UPSTREAM);
+            let address = SocketAddr::new(IpAddr::V4(ip), port);
+            served.extend(up.behaviour.map(|behaviour| (address, behaviour)));
+            if let Some(trick) = up.trick {
+                tricks.entry(trick).or_default().push(port);
+            }
+            Ok::<_, anyhow::Error>(address)
+        };
+        let mut placed = Vec::new();
+        for (kind, cases) in wanted {
+            let cases = cases.iter().map(|case| {
+                let addresses = case.upstreams.iter().map(&mut address);
+                Ok((*case, addresses.collect::<Result<_>>()?))
+            });
+            placed.push((*kind, cases.collect::<Result<Vec<_>>>()?));
+        }
+        far.enter(|| run_with_input("nft", &["-f", "-"], &ruleset(&tricks)?))?;
+        let resolver = Resolver::start(&near)?;
+        let upstreams = far.enter(|| Upstreams::start(served))?;
+        let gateways = placed
+            .into_iter()
+            .map(|(kind, cases)| Running::start(kind, setting, cases, &near, &far));
+        Ok(Self {
+            gateways: gateways.collect::<Result<_>>()?,
+            upstreams,
+            _resolver: resolver,
+            near,
+            far,
+        })
+    }
+
+    /// The namespace of the gateways, by its inode.
+    pub fn namespace(&self) -> Result<u64> {
+        self.near.inode()
+    }
+
+    /// The gateways.
+    pub fn gateways(&self) -> impl Iterator<Item = Gateway> {
+        self.gateways.iter().map(|running| running.kind)
+    }
+
+    /// Plays every case of `gateway`, one after the other.
+    pub fn play(&self, gateway: Gateway) -> Result<Vec<Reply>> {
+        let running = self.running(gateway)?;
+        let mut replies = Vec::new();
+        for (case, upstreams) in &running.cases {
+            let played = self.drive(running, case, upstreams);
+            let played = played.with_context(|| format!("{} through {gateway}", case.name))?;
+            let last = played.len();
+            replies.extend((1..).zip(played).map(|(number, (client, seen))| Reply {
+                gateway,
+                case: *case,
+                upstreams: upstreams.clone(),
+                client,
+                seen,
+                last: number == last,
+            }));
+        }
+        Ok(replies)
+    }
+
+    /// The requests that `gateway` has logged, once there are lines for all of these.
+    pub fn logged(&self, gateway: Gateway, replies: &[Reply]) -> Result<Vec<Logged>> {
+        let running = self.running(gateway)?;
+        let answered = replies
+            .iter()
+            .filter(|reply| reply.gateway == gateway && reply.seen != Seen::Nothing);
+        let answered: Vec<u16> = answered.map(|reply| reply.client).collect();
+        wait_for("a gateway to log its requests", SOON, || {
+            let logged = running.logged()?;
+            let all = answered
+                .iter()
+                .all(|client| logged.iter().any(|line| line.client == *client));
+            Ok(all.then_some(logged))
+        })
+    }
+
+    /// What `gateway` has logged of a path, or of anything.
+    pub fn said(&self, gateway: Gateway) -> Result<String> {
+        Ok(self.running(gateway)?.said())
+    }
+
+    /// Those of `events` that are about `gateway`.
+    pub fn about<'a>(&self, gateway: Gateway, events: &'a [Event]) -> Result<Vec<&'a Event>> {
+        let netns = self.namespace()?;
+        let own = |event: &&Event| {
+            event
+                .gateway
+                .as_ref()
+                .is_some_and(|process| process.netns == netns && process.comm == gateway.program())
+        };
+        Ok(events.iter().filter(own).collect())
+    }
+
+    fn running(&self, gateway: Gateway) -> Result<&Running> {
+        let found = self.gateways.iter().find(|one| one.kind == gateway);
+        found.with_context(|| format!("{gateway} does not run here"))
+    }
+
+    /// Plays one case: the ports of the clients, and what they saw.
+    fn drive(
+        &self,
+        running: &Running,
+        case: &Case,
+        upstreams: &[SocketAddr],
+    ) -> Result<Vec<(u16, Seen)>> {
+        let ask = || self.ask(running.kind, case);
+        let receive = |(client, mut session): (u16, Session)| Ok((client, session.receive()?));
+        let first = || upstreams.first().context("the case has no upstream");
+        match case.drive {
+            Drive::Once | Drive::Post => Ok(vec![receive(ask()?)?]),
+            Drive::Times(count) => (0..count).map(|_| receive(ask()?)).collect(),
+            Drive::Busy(count) => {
+                let waiting = (0..count).map(|_| ask()).collect::<Result<Vec<_>>>()?;
+                self.wait_for_requests(*first()?, count)?;
+                let last = receive(ask()?)?;
+                let mut seen = waiting
+                    .into_iter()
+                    .map(receive)
+                    .collect::<Result<Vec<_>>>()?;
+                seen.push(last);
+                Ok(seen)
+            }
+            Drive::Kill => {
+                let waiting = ask()?;
+                self.wait_for_requests(*first()?, 1)?;
+                kill_process(running.worker()?, Signal::KILL)?;
+                Ok(vec![receive(waiting)?])
+            }
+            Drive::Starve => {
+                let worker = running.worker()?;
+                let before = limit(worker, lowest_for(worker, 1)?)?;
+                let seen = receive(ask()?);
+                prlimit(Some(worker), Resource::Nofile, before)?;
+                Ok(vec![seen?])
+            }
+            Drive::Until(words) => {
+                let first = receive(ask()?)?;
+                running.wait_for_log(words)?;
+                Ok(vec![first, receive(ask()?)?])
+            }
+            Drive::After(words) => {
+                running.wait_for_log(words)?;
+                Ok(vec![receive(ask()?)?])
+            }
+        }
+    }
+
+    /// Sends a request for a case from the upstreams' side.
+    fn ask(&self, gateway: Gateway, case: &Case) -> Result<(u16, Session)> {
+        let mut session = self.far.enter(|| Session::open(gateway.address()))?;
+        let posts = case.drive == Drive::Post;
+        session.send(&Request {
+            method: if posts { "POST" } else { "GET" },
+            path: &format!("/{}", case.name),
+            body: if posts { "order=1" } else { "" },
+        })?;
+        Ok((session.port()?, session))
+    }
+
+    fn wait_for_requests(&self, upstream: SocketAddr, count: usize) -> Result<()> {
+        wait_for("requests to reach an upstream", SOON, || {
+            Ok((self.upstreams.asked(upstream) >= count).then_some(()))
+        })
+    }
+}
+
+impl Running {
+    fn start(
+        kind: Gateway,
+        setting: Setting,
+        cases: Vec<(Case, Vec<SocketAddr>)>,
+        near: &Netns,
+        far: &Netns,
+    ) -> Result<Self> {
+        let files = Directory::new()?;
+        let directory = files.path();
+        let config = directory.join("config");
+        let text = match kind {
+            Gateway::Nginx => nginx::config(directory, setting, &cases),
+            Gateway::Haproxy => haproxy::config(&cases),
+            Gateway::Apache => apache::config(directory, &cases),
+            Gateway::Caddy => caddy::config(directory, &cases),
+        };
+        fs::write(&config, text?)?;
+        let mut command = Command::new(kind.program());
+        match kind {
+            Gateway::Nginx => command.arg("-p").arg(directory).arg("-c"),
+            // In the foreground, without a master process.
+            Gateway::Haproxy => command.args(["-db", "-f"]),
+            Gateway::Apache => command.args(["-DFOREGROUND", "-f"]),
+            Gateway::Caddy => command
+                .args(["run", "--adapter", "caddyfile", "--config"])
+                .env("HOME", directory),
+        };
+        let output = |name| File::create(directory.join(name));
+        command
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(output("stdout")?)
+            .stderr(output("stderr")?);
+        let child = near.enter(|| {
+            let started = command.spawn();
+            started.with_context(|| format!("could not start {kind}: installed?"))
+        })?;
+        let mut running = Self {
+            kind,
+            process: Program::new(child),
+            cases,
+            files,
+        };
+        wait_for("a gateway to listen", SOON, || {
+            if let Some(status) = running.process.child().try_wait()? {
+                bail!("{kind} ended with {status}: {}", running.said());
+            }
+            far.enter(|| Ok(TcpStream::connect(kind.address()).ok()))
+        })?;
+        Ok(running)
+    }
+
+    /// The process that serves.
+    fn worker(&self) -> Result<Pid> {
+        let pid = match self.kind {
+            Gateway::Haproxy | Gateway::Caddy => self.process.pid(),
+            Gateway::Nginx | Gateway::Apache => {
+                let master = self.process.pid();
+                wait_for("a worker", SOON, || Ok(children(master).pop()))?
+            }
+        };
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        pid.context("no process id")
+    }
+
+    fn logged(&self) -> Result<Vec<Logged>> {
+        let file = match self.kind {
+            Gateway::Haproxy => "stdout",
+            Gateway::Nginx | Gateway::Apache | Gateway::Caddy => "access",
+        };
+        let parse = |line: &str| match self.kind {
+            Gateway::Nginx => Ok(access::nginx(line)),
+            Gateway::Haproxy => Ok(access::haproxy(line, |name| self.server(name))),
+            Gateway::Apache => Ok(access::apache(line)),
+            Gateway::Caddy => access::caddy(line),
+        };
+        let text = read(&self.files, file);
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let lines = text.get(..whole).unwrap_or_default().lines();
+        let logged = lines.map(parse);
+        Ok(logged
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// The server of this name: `s` and its port.
+    fn server(&self, name: &str) -> Option<Target> {
+        let port: u16 = name.strip_prefix('s')?.parse().ok()?;
+        let mut all = self.cases.iter().flat_map(|(_, upstreams)| upstreams);
+        all.find(|address| address.port() == port)
+            .map(|address| Target::Inet(*address))
+    }
+
+    fn said(&self) -> String {
+        ["stdout", "stderr", "errors", "access"]
+            .map(|name| read(&self.files, name))
+            .concat()
+    }
+
+    fn wait_for_log(&self, words: &str) -> Result<()> {
+        wait_for("words in a gateway's log", SOON, || {
+            Ok(self.said().contains(words).then_some(()))
+        })
+        .with_context(|| words.to_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.end(Signal::TERM);
+    }
+}
+
+fn read(files: &Directory, name: &str) -> String {
+    let path: &Path = files.path();
+    fs::read(path.join(name))
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+/// Limits the descriptors of a process; what the limit was.
+fn limit(process: Pid, most: u64) -> Result<Rlimit> {
+    let new = Rlimit {
+        current: Some(most),
+        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+    };
+    prlimit(Some(process), Resource::Nofile, new).context("could not limit descriptors")
+}
+
+/// The limit under which a process can open `spare` more descriptors.
+fn lowest_for(process: Pid, spare: usize) -> Result<u64> {
+    let path = format!("/proc/{}/fd", process.as_raw_nonzero());
+    let open: Vec<u64> = fs::read_dir(&path)
+        .with_context(|| format!("could not read {path}"))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    (0..)
+        .filter(|number| !open.contains(number))
+        .nth(spare)
+        .context("no free number")
+}
