@@ -1,18 +1,19 @@
 //! What real gateways write and read inside TLS, and a program with OpenSSL inside.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 
 use hopscope::live::LiveConfig;
-use hopscope::model::{Direction, HopId};
+use hopscope::model::{Direction, HopId, Signal};
 
 use crate::library::{Bed, Gateway, Kind, Running, hop_to};
 use crate::support::{Seen, Watch};
 
-/// What went each way of a hop since `from`, put together; every piece must follow the one before.
-fn inside(watch: &Watch, from: usize, wanted: HopId) -> [Vec<u8>; 2] {
+/// What went each way of a hop meanwhile, put together; every piece must follow the one before.
+fn inside(watch: &Watch, range: Range<usize>, wanted: HopId) -> [Vec<u8>; 2] {
     let mut streams = [Vec::new(), Vec::new()];
-    for (hop, seen) in &watch.seen[from..] {
+    for (hop, seen) in &watch.seen[range] {
         let Seen::Text {
             direction,
             offset,
@@ -59,7 +60,7 @@ fn gateway(kind: Kind) {
         assert_eq!(gateway.get(upstream), "200");
         watch.settle();
         let hop = hop_to(&watch, from, bed.upstreams[upstream].port);
-        let [to, back] = inside(&watch, from, hop);
+        let [to, back] = inside(&watch, from..watch.seen.len(), hop);
         assert!(to.starts_with(b"GET /"), "{}", watch.trace());
         assert!(to.ends_with(b"\r\n\r\n"), "{}", watch.trace());
         assert!(
@@ -85,8 +86,10 @@ fn haproxy_shows_both_directions() {
 #[test]
 fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
     let mut bed = Bed::new();
-    bed.serve("good", "TLSv1.3", &[]);
-    let port = bed.upstreams[0].port;
+    for _ in 0..2 {
+        bed.serve("good", "TLSv1.3", &[]);
+    }
+    let ports = [bed.upstreams[0].port, bed.upstreams[1].port];
     for functions in ["plain", "ex"] {
         let name = format!("st{}{functions}", std::process::id());
         let compiled = Command::new("cc")
@@ -101,7 +104,8 @@ fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
             .unwrap();
         assert!(compiled.success(), "cc with a static OpenSSL is needed");
         let child = Command::new(bed.path(&name))
-            .args([&port.to_string(), functions])
+            .arg(functions)
+            .args(ports.map(|port| port.to_string()))
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -120,14 +124,35 @@ fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
         program.0.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert_eq!(program.0.wait().unwrap().code(), Some(0));
         watch.settle();
-        let hop = hop_to(&watch, from, port);
-        let [to, back] = inside(&watch, from, hop);
-        assert_eq!(to, b"GET /static HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(
-            back.starts_with(b"HTTP/1.0 200 ok\r\n"),
-            "{}",
-            watch.trace()
-        );
+        let opened = |from: usize| {
+            let opens = |seen: &(_, Seen)| matches!(seen.1, Seen::Signal(Signal::Opened { .. }));
+            from + watch.seen[from..].iter().position(opens).unwrap()
+        };
+        let first = opened(from);
+        let second = opened(first + 1);
+        let ranges = [first..second, second..watch.seen.len()];
+        for (range, port) in ranges.into_iter().zip(ports) {
+            let hop = hop_to(&watch, range.start, port);
+            let [to, back] = inside(&watch, range, hop);
+            assert_eq!(to, b"GET /static HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(
+                back.starts_with(b"HTTP/1.0 200 ok\r\n"),
+                "{}",
+                watch.trace()
+            );
+        }
         assert!(is_read_to_its_end(&watch, from), "{}", watch.trace());
+        // What goes out of a file is not seen, and that is told.
+        let unseen = watch.seen[second..].iter().any(|(_, seen)| {
+            matches!(
+                seen,
+                Seen::Text {
+                    direction: Direction::ToUpstream,
+                    len: 0,
+                    ..
+                }
+            )
+        });
+        assert!(unseen, "{}", watch.trace());
     }
 }
