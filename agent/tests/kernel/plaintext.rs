@@ -35,7 +35,7 @@ fn inside(watch: &Watch, range: Range<usize>, wanted: HopId) -> [Vec<u8>; 2] {
 
 /// Whether the upstream's end was read: the gateway asked for more, and there was none.
 fn is_read_to_its_end(watch: &Watch, from: usize) -> bool {
-    let reads = watch.seen[from..]
+    let mut reads = watch.seen[from..]
         .iter()
         .filter_map(|(_, seen)| match seen {
             Seen::Text {
@@ -45,7 +45,7 @@ fn is_read_to_its_end(watch: &Watch, from: usize) -> bool {
             } => Some(*len),
             _ => None,
         });
-    reads.last() == Some(0)
+    reads.next_back() == Some(0)
 }
 
 fn gateway(kind: Kind) {
