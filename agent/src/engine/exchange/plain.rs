@@ -8,7 +8,7 @@
 use super::{Done, Exchange, Exchanges};
 use crate::http1::{Protocol, RequestEvent, RequestParser};
 use crate::limits::Limits;
-use crate::model::{Direction, Plaintext, Timestamp};
+use crate::model::{Actor, Direction, Plaintext, Timestamp};
 use crate::stats::Stats;
 use crate::tcp::Chunk;
 
@@ -34,7 +34,14 @@ pub(super) struct Seen {
     received: u64,
     /// Whether records came since the gateway had read everything, or since it began its request.
     pub(super) unread: bool,
+    /// When the last text was written, and read, that is no longer than an alert.
+    short_write: Option<Timestamp>,
+    short_read: Option<Timestamp>,
 }
+
+/// Bytes of an alert (RFC 8446 section 6). A read gives the text of one record at most, and a write makes
+/// records of its own.
+const ALERT_LEN: u32 = 2;
 
 /// The way of a text through the parsers: a gap before it, itself, and what was not captured of it.
 fn chunks<'a>(text: &Plaintext<'a>, taken: u64) -> impl Iterator<Item = Chunk<'a>> {
@@ -76,6 +83,16 @@ impl Exchanges {
         self.seen().is_some_and(|seen| seen.unread)
     }
 
+    /// Whether a record of this side that was seen at `at`, and is as short as an alert, was one of text: its
+    /// text came with it or later.
+    pub(in crate::engine) fn was_text(&self, by: Actor, at: Timestamp) -> bool {
+        let short = self.seen().and_then(|seen| match by {
+            Actor::Gateway => seen.short_write,
+            Actor::Upstream => seen.short_read,
+        });
+        short.is_some_and(|short| short >= at)
+    }
+
     /// Takes the run out whose response is under way, where what the upstream sent ends inside a record.
     pub(in crate::engine) fn take_cut_run(&mut self) -> Option<Exchange> {
         let tls = self.tls.as_deref_mut()?;
@@ -106,6 +123,7 @@ impl Exchanges {
         self.look_inside(text);
         let idle = self.open.is_empty();
         let end = text.offset.saturating_add(text.len.into());
+        let short = (1..=ALERT_LEN).contains(&text.len).then_some(at);
         if to_upstream && text.len == 0 {
             self.leave_inside();
             return false;
@@ -117,11 +135,13 @@ impl Exchanges {
             if idle {
                 seen.unread &= unread;
             }
+            seen.short_write = short.or(seen.short_write);
             std::mem::replace(&mut seen.sent, end)
         } else {
             if text.len == 0 {
                 seen.unread &= unread;
             }
+            seen.short_read = short.or(seen.short_read);
             std::mem::replace(&mut seen.received, end)
         };
         if !to_upstream && text.len > 0 && self.is_contradicted(end) {
@@ -188,6 +208,8 @@ impl Exchanges {
             received: 0,
             // The first text tells since when, if this is so.
             unread: true,
+            short_write: None,
+            short_read: None,
         });
         tls.tickets = super::tls::Tickets::default();
         tls.answered = false;

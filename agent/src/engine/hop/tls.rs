@@ -41,15 +41,7 @@ impl Hop {
     fn took_leave(&self, at: Timestamp) -> Option<Actor> {
         let connection = self.exchanges.tls.as_deref()?;
         let farewell = connection.session.facts().farewell()?;
-        // A record of text may be as short as an alert: then its text came with it or later.
-        let open = &self.exchanges.open;
-        let told = match farewell.by {
-            Actor::Gateway => open.back().map(|open| open.last_request),
-            Actor::Upstream => open.front().and_then(|open| open.last_response),
-        };
-        let is_text = farewell.may_be_text()
-            && !self.exchanges.is_hidden()
-            && told.is_some_and(|told| told >= farewell.at);
+        let is_text = farewell.may_be_text() && self.exchanges.was_text(farewell.by, farewell.at);
         let leaves = farewell.at <= at
             && !is_text
             && (farewell.by == Actor::Gateway || farewell.is_close_notify());

@@ -315,6 +315,18 @@ fn a_record_of_two_bytes_is_no_farewell() {
 }
 
 #[test]
+fn a_text_that_is_read_behind_a_farewell_was_sent_before_it() {
+    const CUT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello";
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    sim.reply(&data(CUT.len() + ADDED)).reply(&data(ALERT));
+    inside.tell(&mut sim, Direction::FromUpstream, CUT, CUT.len());
+    inside.dry(&mut sim);
+    sim.gateway_fin().upstream_fin().ms(100);
+    sim.expect(Cause::Http1BodyTruncated, Proof::Proven);
+}
+
+#[test]
 fn a_reply_whose_text_was_lost_is_not_missing() {
     let (mut sim, mut inside) = begin();
     inside.write(&mut sim, GET);
