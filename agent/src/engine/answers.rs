@@ -222,6 +222,8 @@ struct Past {
     method: Option<String>,
     host: Option<String>,
     path: Option<String>,
+    /// How many answers to the same request lie one within the other from this one on, as far as is known.
+    nested: usize,
 }
 
 /// A failure behind an answer of the recent past.
@@ -405,6 +407,7 @@ impl Answers {
                 method: request.method().map(std::borrow::Cow::into_owned),
                 host: request.host().map(std::borrow::Cow::into_owned),
                 path: request.path().map(std::borrow::Cow::into_owned),
+                nested: 1,
             },
         );
         if self.waiting.len() >= MAX_WAITING && self.waiting.pop_front().is_some() {
@@ -559,6 +562,10 @@ impl Answers {
             own && release.at.after(join::SMALL) >= answer.requested
                 && Some(release.hop) != attempt.event.hop
         };
+        // What came back to the gateway is told once the answers within it are.
+        if attempt.event.upstream.socket_addr() == Some(answer.ends.1) {
+            return false;
+        }
         let one_by_one = join::is_one_by_one(&answer.process.comm);
         let fits = Fit::of(answer, attempt).is_some_and(|fit| fit.is_certain(one_by_one));
         fits && !self.released.iter().any(beside)
@@ -642,7 +649,8 @@ impl Answers {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
         }
         if event.upstream.socket_addr() == Some(answer.ends.1) {
-            crate::classify::looped(&mut event, self.nested(&answer));
+            let nested = self.nest(&answer, &event);
+            crate::classify::looped(&mut event, nested);
         }
         if let Some(entry) = told.attempts.last_mut() {
             entry.cause = event.cause;
@@ -670,30 +678,53 @@ impl Answers {
         self.publish(event);
     }
 
-    /// How many answers to the same request, by the same listener, lie one within the other with this one among
-    /// them: those within were given to the gateway itself.
-    fn nested(&self, answer: &Answer) -> usize {
-        let told = (
+    /// How many answers to the same request, by the same listener, lie one within the other from this one on: the
+    /// next one was given on the very connection that `event` was on. Notes it for the answer around this one.
+    ///
+    /// Clients that ask the same at once look like that too where the gateway passes each on to itself once. So
+    /// there must be more of them than the clients of that time account for.
+    fn nest(&mut self, answer: &Answer, event: &HopEvent) -> usize {
+        let (method, host, path) = (
             answer.request.method(),
             answer.request.host(),
             answer.request.path(),
         );
+        let local = event
+            .local
+            .map(|local| SocketAddr::new(local.address, local.port));
+        let (mut clients, mut inner, mut next) = (0, 0, 1);
         let same = |past: &&Past| {
             past.ends.1 == answer.ends.1
                 && past.process.netns == answer.process.netns
                 && past.process.comm == answer.process.comm
-                && (
-                    past.method.as_deref(),
-                    past.host.as_deref(),
-                    past.path.as_deref(),
-                ) == (told.0.as_deref(), told.1.as_deref(), told.2.as_deref())
+                && past.method.as_deref() == method.as_deref()
+                && past.host.as_deref() == host.as_deref()
+                && past.path.as_deref() == path.as_deref()
         };
-        let lies = |past: &&Past| {
-            let within = past.own && past.requested >= answer.requested && past.at <= answer.at;
-            let around = answer.own && past.requested <= answer.requested && past.at >= answer.at;
-            within || around || past.ends == answer.ends
+        for past in self.past.iter().filter(same) {
+            let within = past.requested >= answer.requested && past.at <= answer.at;
+            if !past.own {
+                let meanwhile = past.requested <= answer.at && past.at >= answer.requested;
+                clients += usize::from(meanwhile);
+            } else if within && past.ends != answer.ends {
+                inner += 1;
+                if Some(past.ends.0) == local {
+                    next = past.nested + 1;
+                }
+            }
+        }
+        let nested = if inner < next.saturating_sub(1) * clients {
+            1
+        } else {
+            next
         };
-        self.past.iter().filter(same).filter(lies).count()
+        let itself = |past: &&mut Past| {
+            past.ends == answer.ends && past.requested == answer.requested && past.at == answer.at
+        };
+        if let Some(past) = self.past.iter_mut().rev().find(itself) {
+            past.nested = nested;
+        }
+        nested
     }
 
     /// Notes that an answer took one attempt and may as well have taken others: whose answer takes those is

@@ -4,8 +4,9 @@
 use super::answers::{Asked, CLIENT, NETNS, process, watched};
 use super::sim::{GET, Sim, TURN};
 use crate::model::{
-    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, SocketCall, TcpState, Turn,
+    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, SocketCall, TcpState, Timestamp, Turn,
 };
+use core::net::SocketAddr;
 
 /// A turn of the same thread behind [`TURN`].
 const LATER: Turn = Turn {
@@ -177,47 +178,86 @@ fn failures_behind_a_request_did_not_put_members_aside_for_it() {
 }
 
 /// A gateway at `10.0.0.2:8080` that sends what it is asked to itself, so many times, and then says 502.
-fn sent_to_itself(times: u64) -> Vec<HopEvent> {
-    let mut sim = watched();
+fn sent_to_itself(sim: &mut Sim, first: u64, times: u64) {
     let outermost = sim.now();
     let mut asked = Vec::new();
-    for hop in 1..=times {
+    for hop in first..first + times {
         sim.on(hop).open().request();
-        asked.push((sim.local(), sim.now()));
+        asked.push((hop, sim.local(), sim.now()));
     }
-    let answer = |sim: &mut Sim, client, since| {
-        let waited = sim.now().since(since);
-        sim.input(Input::Answer(ClientAnswer {
-            process: process("nginx", 42),
-            turn: Some(TURN),
-            listener: "10.0.0.2:8080".parse().unwrap(),
-            client,
-            waited,
-            ordinal: 1,
-            request: GET,
-            end: AnswerEnd::Response(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno"),
-        }));
+    for (hop, client, since) in asked.into_iter().rev() {
+        bad_gateway(sim, client, since);
+        sim.on(hop).reply(BAD);
+    }
+    bad_gateway(sim, "198.51.100.7:50000".parse().unwrap(), outermost);
+}
+
+const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno";
+
+/// That gateway answers a client.
+fn bad_gateway(sim: &mut Sim, client: SocketAddr, since: Timestamp) {
+    let waited = sim.now().since(since);
+    sim.input(Input::Answer(ClientAnswer {
+        process: process("nginx", 42),
+        turn: Some(TURN),
+        listener: "10.0.0.2:8080".parse().unwrap(),
+        client,
+        waited,
+        ordinal: 1,
+        request: GET,
+        end: AnswerEnd::Response(BAD),
+    }));
+}
+
+/// The causes of what clients were told that are none of the gateway's own.
+fn causes_of_clients(sim: &mut Sim) -> Vec<Cause> {
+    let events = sim.events();
+    let of_client = |event: &&HopEvent| {
+        let answer = event.gateway_answer.as_ref();
+        answer.is_some_and(|answer| answer.client.port >= 50_000)
     };
-    for hop in (1..=times).rev() {
-        let (client, since) = asked[usize::try_from(hop).unwrap() - 1];
-        answer(&mut sim, client, since);
-        sim.on(hop)
-            .reply(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno");
-    }
-    answer(&mut sim, "198.51.100.7:50000".parse().unwrap(), outermost);
-    sim.events()
+    let causes = events.iter().filter(of_client).map(|event| event.cause);
+    causes.collect()
 }
 
 #[test]
 fn a_request_that_comes_back_again_and_again_is_in_a_loop() {
-    let cause_of_client = |events: &[HopEvent]| {
-        let of_client = events.iter().find(|event| {
-            let answer = event.gateway_answer.as_ref();
-            answer.is_some_and(|answer| answer.client.port == 50_000)
-        });
-        of_client.unwrap_or_else(|| panic!("{events:#?}")).cause
-    };
-    assert_eq!(cause_of_client(&sent_to_itself(4)), Cause::GwLoop);
+    let mut sim = watched();
+    sent_to_itself(&mut sim, 1, 4);
+    assert_eq!(causes_of_clients(&mut sim), [Cause::GwLoop]);
     // Once may be on purpose: from one virtual host to another.
-    assert_eq!(cause_of_client(&sent_to_itself(1)), Cause::UpstreamOwnError);
+    let mut sim = watched();
+    sent_to_itself(&mut sim, 1, 1);
+    assert_eq!(causes_of_clients(&mut sim), [Cause::UpstreamOwnError]);
+}
+
+#[test]
+fn a_client_that_asks_again_and_again_is_in_no_loop() {
+    let mut sim = watched();
+    for hop in 1..=4 {
+        sent_to_itself(&mut sim, hop, 1);
+        sim.ms(10);
+    }
+    assert_eq!(causes_of_clients(&mut sim), [Cause::UpstreamOwnError; 4]);
+}
+
+#[test]
+fn clients_that_ask_the_same_at_once_are_in_no_loop() {
+    let mut sim = watched();
+    let since = sim.now();
+    let mut inner = Vec::new();
+    for hop in 1..=4 {
+        sim.on(hop).open().request();
+        inner.push((hop, sim.local(), sim.now()));
+    }
+    for (hop, client, since) in inner.into_iter().rev() {
+        bad_gateway(&mut sim, client, since);
+        sim.on(hop).reply(BAD);
+    }
+    for port in 50_000..50_004 {
+        bad_gateway(&mut sim, ([198, 51, 100, 7], port).into(), since);
+    }
+    let causes = causes_of_clients(&mut sim);
+    assert_eq!(causes.len(), 4);
+    assert!(!causes.contains(&Cause::GwLoop), "{causes:?}");
 }
