@@ -11,8 +11,8 @@
 //! ```
 //!
 //! * An event waits from its failure for at most [`Config::hold`], or until the answer that may list it is
-//!   joined. It is published once, whole, and never
-//!   amended after that; so consumers see one event a failure, in the order in which they are decided.
+//!   joined. It is published once, whole, and never amended after that; so consumers see one event a failure,
+//!   in the order in which they are decided.
 //! * An answer waits for [`Config::settle`], which is shorter, so that the attempts of that time are still
 //!   there; it is joined at once where a request id, or thread, turn and path name its attempt.
 //! * The answer goes onto the event of the last attempt before it. Attempts before that one are listed in
