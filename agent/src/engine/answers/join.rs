@@ -33,6 +33,10 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// between.
 const AT_THAT: Duration = Duration::from_millis(1);
 
+/// The same where it says what nginx says of a connect that failed (502, or 504 behind a timeout). It may lose the
+/// processor meanwhile.
+const AT_THAT_AS_USUAL: Duration = Duration::from_millis(5);
+
 /// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most. Its timers
 /// are late on a busy host, and never early by more than their rounding.
 const BEFORE_AGAIN: Duration = Duration::from_millis(980);
@@ -208,7 +212,12 @@ impl Fit {
         };
         let late = answer.at.since(failed);
         if is_one_by_one(&answer.process.comm) {
-            self.turn == Turns::Same && late > AT_THAT
+            let most = if matches!(answer.status, Some(502 | 504)) {
+                AT_THAT_AS_USUAL
+            } else {
+                AT_THAT
+            };
+            self.turn == Turns::Same && late > most
         } else {
             !has_event_loop(&answer.process.comm) && late > SLACK
         }
