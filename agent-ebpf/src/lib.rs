@@ -433,11 +433,12 @@ pub struct LibraryRecord {
 #[derive(Clone, Copy, Debug)]
 pub struct PlainHeader {
     /// Header, [`kind::PLAIN`]; `len` covers this struct and the captured bytes. The time is that at which
-    /// a write began and a read ended.
+    /// a write, or a read that found nothing, began, and any other read ended.
     pub header: Header,
     /// Bytes of the same direction before it.
     pub offset: u64,
-    /// Bytes that were read or written; zero where there was nothing more to read by then.
+    /// Bytes that were read or written; zero where there was nothing more to read by then, and of a write
+    /// where more is written in a way that is not seen.
     pub len: u32,
     /// Bytes that follow.
     pub captured: u32,
@@ -456,6 +457,8 @@ pub mod plain_call {
     pub const WRITE: u64 = 1;
     /// Its fourth argument points to where the number of bytes goes.
     pub const EX: u64 = 2;
+    /// Its fifth argument does.
+    pub const EX2: u64 = 4;
 }
 
 /// What a [`LibraryRecord`] tells, in [`LibraryRecord::what`].

@@ -254,6 +254,18 @@ fn tls_returns(ctx: ProbeContext) -> u32 {
     0
 }
 
+#[uprobe]
+fn tls_cleared(ctx: ProbeContext) -> u32 {
+    let _ = tls::cleared(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_skips(ctx: ProbeContext) -> u32 {
+    let _ = plain::skips(&ctx);
+    0
+}
+
 /// Never reached: the verifier rejects a program that could panic.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

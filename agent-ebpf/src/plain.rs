@@ -15,6 +15,9 @@ use crate::maps::{self, CALLS, EVENTS, HOPS, SESSIONS, SNAP_LEN, count};
 use crate::segment::{bounded, now};
 use crate::tls::{self, Ssl};
 
+/// More than a call writes.
+const MISSED: u64 = 1 << 32;
+
 /// A call that a thread is in.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -35,25 +38,42 @@ struct PlainRecord<const CAP: usize> {
 }
 
 /// `SSL_read(ssl, buffer, most)`, `SSL_write(ssl, buffer, len)`, and the same with a fourth argument, where
-/// the number of bytes goes. The attachment says which.
+/// the number of bytes goes; `SSL_write_ex2` has that fifth. The attachment says which.
 #[inline(always)]
 pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
+    let task = ctx::task();
+    // Of a call that left by another way, what it knew is not this one's.
+    let _ = CALLS.remove(task);
     let ssl = Ssl {
         process: tls::gateway()?,
         address: ctx.arg(0)?,
     };
     tls::enter(ctx, ssl)?;
+    if let Some(hop) = SESSIONS
+        .get_ptr_mut(ssl)
+        .and_then(tls::hop)
+        .and_then(|cookie| HOPS.get_ptr_mut(cookie))
+    {
+        // Before anything of it is sent: what is inside needs every segment outside.
+        // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
+        unsafe { (*hop).flags |= hop_flag::PLAIN };
+    }
+    let (fourth, fifth): (u64, u64) = (ctx.arg(3)?, ctx.arg(4)?);
+    let which = which(ctx);
+    let len_at = if which & plain_call::EX2 != 0 {
+        fifth
+    } else if which & plain_call::EX != 0 {
+        fourth
+    } else {
+        0
+    };
     let call = Call {
         ssl,
         buffer: ctx.arg(1)?,
-        len_at: if which(ctx) & plain_call::EX != 0 {
-            ctx.arg(3)?
-        } else {
-            0
-        },
+        len_at,
         began_ns: now(),
     };
-    let _ = CALLS.insert(ctx::task(), call, 0);
+    let _ = CALLS.insert(task, call, 0);
     Some(())
 }
 
@@ -89,10 +109,6 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
     };
     let offset = *total;
     *total += u64::from(len);
-    if let Some(hop) = HOPS.get_ptr_mut(cookie) {
-        // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
-        unsafe { (*hop).flags |= hop_flag::PLAIN };
-    }
     let snap = SNAP_LEN.load();
     let captured = if len < snap { len } else { snap };
     if captured < len {
@@ -106,11 +122,37 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
         egress: u32::from(writes),
         reserved: 0,
     };
-    if writes {
-        // What is written leaves inside the call, and may be answered before it returns.
+    if writes || len == 0 && (result < 0 || call.len_at != 0) {
+        // What is written leaves inside the call, and may be answered before it returns. What comes while a
+        // read finds nothing may stay unread; the end of the connection, a zero, is read last of all.
         header.header.time_ns = call.began_ns;
     }
     send_up(header, call.buffer)
+}
+
+/// `SSL_sendfile(ssl, ..)`: what it sends is not seen, so that nothing inside is followed from here on.
+#[inline(always)]
+pub(crate) fn skips(ctx: &ProbeContext) -> Option<()> {
+    let session = SESSIONS.get_ptr_mut(Ssl {
+        process: tls::gateway()?,
+        address: ctx.arg(0)?,
+    })?;
+    let cookie = tls::hop(session)?;
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let offset = unsafe {
+        let offset = (*session).written;
+        // Should the record get lost, the next one shows it.
+        (*session).written += MISSED;
+        offset
+    };
+    emit(PlainHeader {
+        header: header::<PlainHeader>(kind::PLAIN, cookie),
+        offset,
+        len: 0,
+        captured: 0,
+        egress: 1,
+        reserved: 0,
+    })
 }
 
 #[inline(always)]

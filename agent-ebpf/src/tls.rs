@@ -301,6 +301,23 @@ pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
+/// `SSL_clear(ssl)`: the object is for another connection now. The library calls it itself where a handshake
+/// begins, before there is a hop.
+#[inline(always)]
+pub(crate) fn cleared(ctx: &ProbeContext) -> Option<()> {
+    let session = SESSIONS.get_ptr_mut(Ssl {
+        process: gateway()?,
+        address: ctx.arg(0)?,
+    })?;
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    unsafe {
+        if (*session).cookie != 0 {
+            *session = Session::new(0);
+        }
+    }
+    Some(())
+}
+
 /// The current process, where it has opened hops.
 #[inline(always)]
 pub(crate) fn gateway() -> Option<u64> {

@@ -26,7 +26,9 @@ pub use peers::{
     Died, Origin, connect_late, draining_connect, draining_cut, half_open, is_cut, origin,
     process_died,
 };
-pub use tls::{TlsFacts, TlsRun, TlsVerdict, cut_record, inside_tls, seen_inside_tls, tls};
+pub use tls::{
+    TlsFacts, TlsRun, TlsVerdict, cut_record, inside_tls, on_farewell, seen_inside_tls, tls,
+};
 
 use crate::http1::{self, Finding, FindingKind};
 use crate::model::{Cause, Evidence, EvidenceSource, Phase, Proof};

@@ -194,6 +194,18 @@ pub fn seen_inside_tls(mut verdict: Verdict, wire: &Facts, fin: bool) -> Verdict
     )])
 }
 
+/// What a verdict comes to where the gateway closed on a record of the upstream that is as long as an alert,
+/// and the upstream's FIN came behind.
+pub fn on_farewell(mut verdict: Verdict) -> Verdict {
+    if verdict.proof == Proof::Proven {
+        verdict.proof = Proof::Inferred;
+    }
+    verdict.with([packet(
+        "upstream_farewell",
+        "the upstream sent a record as long as an alert, such as a close_notify, the gateway closed behind that, and the upstream's FIN came then",
+    )])
+}
+
 /// The upstream's FIN came inside a TLS record of a response of which so many bytes had come: whatever its
 /// framing, it is not complete. That its records are a response is inferred.
 pub fn cut_record(response_bytes: u64) -> Verdict {

@@ -484,8 +484,10 @@ impl Exchanges {
     }
 
     /// Whether nothing is kept that the next segment may change the meaning of, whatever it is.
-    pub(super) const fn is_settled(&self) -> bool {
-        self.early.is_empty() && !self.response.is_broken()
+    pub(super) fn is_settled(&self) -> bool {
+        // The upstream may still answer a request that came behind its close: each segment is waited for.
+        let doomed = || self.open.front().is_some_and(|open| open.closed_before);
+        self.early.is_empty() && !self.response.is_broken() && !doomed()
     }
 
     /// Memory for incomplete heads, for what an upstream said first, and for pipelined requests.

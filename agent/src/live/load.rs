@@ -121,6 +121,10 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         .btf(Some(&aya_btf))
         .map_max_entries("EVENTS", ring_bytes(config.ring_bytes))
         .override_global("AYA_LOG_LEVEL", &log_level, false);
+    if !config.tls_plaintext {
+        // Nothing uses it.
+        loader.map_max_entries("CALLS", 1);
+    }
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }

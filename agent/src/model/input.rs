@@ -132,7 +132,7 @@ pub struct Segment<'a> {
 
 /// What the gateway's TLS library took from the gateway for the upstream, or gave to it, in one call. Where
 /// the gateway asked for more and there was none, it is empty: everything that the upstream had sent by then
-/// was read.
+/// was read. It is empty for the upstream where the gateway sends more in a way that is not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plaintext<'a> {
     /// Which way it goes.

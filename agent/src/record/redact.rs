@@ -133,8 +133,8 @@ impl Redactor {
         let all = std::mem::take(packets);
         let (mut inside, mut outside): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|kept| is_pdu(&kept.bytes));
-        let streams = self.mask(&mut outside);
-        let inner = self.mask(&mut inside);
+        let streams = self.mask(&mut outside, false);
+        let inner = self.mask(&mut inside, true);
         if let Some(event) = event {
             let seen = if inside.is_empty() { streams } else { inner };
             self.redact_event(event, seen.runs(Direction::FromUpstream));
@@ -146,11 +146,11 @@ impl Redactor {
         }
     }
 
-    /// Takes secrets out of the packets of one pair of streams.
-    fn mask(&self, packets: &mut Vec<CapturedPacket>) -> Streams {
+    /// Takes secrets out of the packets of one pair of streams; `inside` where they are what TLS hides.
+    fn mask(&self, packets: &mut Vec<CapturedPacket>, inside: bool) -> Streams {
         let mut streams = Streams::gather(packets);
         for direction in [Direction::ToUpstream, Direction::FromUpstream] {
-            let mut walker = Walker::new(direction, self.config.body_bytes);
+            let mut walker = Walker::new(direction, self.config.body_bytes, inside);
             for run in streams.runs_mut(direction) {
                 self.classify(direction, &mut walker, run);
             }

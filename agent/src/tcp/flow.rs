@@ -453,6 +453,11 @@ impl Flow {
             .filter(|(close, _)| *close == Close::Rst || self.bytes.finished())
     }
 
+    /// Whether a FIN was seen and everything before it was handed over, whatever came behind.
+    pub fn has_fin(&self) -> bool {
+        self.bytes.finished()
+    }
+
     /// Time to live of the last segment that was no reset.
     pub const fn ttl(&self) -> u8 {
         self.ttl

@@ -277,6 +277,12 @@ impl Alert {
     pub fn is_close_notify(&self) -> bool {
         self.said.is_none_or(|(_, number)| number == 0)
     }
+
+    /// Whether its record may hold two bytes of text as well.
+    pub fn may_be_text(&self) -> bool {
+        const APPLICATION_DATA: u8 = 23;
+        self.record.0 == APPLICATION_DATA
+    }
 }
 
 /// Bytes that are no TLS record.

@@ -35,7 +35,7 @@ const PROGRAMS: [&str; 15] = [
 const CLIENT_PROGRAMS: usize = 2;
 
 /// Programs that go into TLS libraries.
-const TLS_PROGRAMS: usize = 6;
+const TLS_PROGRAMS: usize = 7;
 
 #[test]
 fn every_program_attaches() {

@@ -32,8 +32,8 @@ pub(super) struct Seen {
     /// Bytes taken of each direction.
     sent: u64,
     received: u64,
-    /// Bytes of records that came since the gateway had read everything, or since its request.
-    pub(super) unread: u64,
+    /// Whether records came since the gateway had read everything, or since it began its request.
+    pub(super) unread: bool,
 }
 
 /// The way of a text through the parsers: a gap before it, itself, and what was not captured of it.
@@ -73,7 +73,7 @@ impl Exchanges {
     /// Whether the upstream has sent something inside TLS that the gateway has not read yet, as far as that
     /// is known.
     pub(in crate::engine) fn is_unread(&self) -> bool {
-        self.seen().is_some_and(|seen| seen.unread > 0)
+        self.seen().is_some_and(|seen| seen.unread)
     }
 
     /// Takes the run out whose response is under way, where what the upstream sent ends inside a record.
@@ -89,10 +89,11 @@ impl Exchanges {
         self.open.is_empty() && self.seen().is_some()
     }
 
-    /// Takes what the gateway wrote or read inside TLS. Returns whether the exchanges are followed by that.
+    /// Takes what the gateway wrote or read inside TLS: `told` is the time that came with it, `at` the same
+    /// in the order of everything else. Returns whether the exchanges are followed by that.
     pub(in crate::engine) fn plaintext(
         &mut self,
-        at: Timestamp,
+        (told, at): (Timestamp, Timestamp),
         text: &Plaintext<'_>,
         upstream_closed: bool,
         limits: &Limits,
@@ -100,20 +101,26 @@ impl Exchanges {
         done: &mut Done,
     ) -> bool {
         let to_upstream = text.direction == Direction::ToUpstream;
+        // A write is told when it ends, and may be answered by then.
+        let unread = self.came_last() >= Some(told);
         self.look_inside(text);
         let idle = self.open.is_empty();
         let end = text.offset.saturating_add(text.len.into());
+        if to_upstream && text.len == 0 {
+            self.leave_inside();
+            return false;
+        }
         let Some(seen) = self.seen_mut() else {
             return false;
         };
         let before = if to_upstream {
             if idle {
-                seen.unread = 0;
+                seen.unread &= unread;
             }
             std::mem::replace(&mut seen.sent, end)
         } else {
             if text.len == 0 {
-                seen.unread = 0;
+                seen.unread &= unread;
             }
             std::mem::replace(&mut seen.received, end)
         };
@@ -142,6 +149,12 @@ impl Exchanges {
             tls.session.forget_certificates();
         }
         true
+    }
+
+    /// When the upstream's last record came.
+    fn came_last(&self) -> Option<Timestamp> {
+        let from = self.tls.as_deref()?.session.facts().from;
+        (from.records > 0 || from.partial > 0).then_some(from.last_at)
     }
 
     /// Whether so much of the upstream's text cannot have been inside the records that were seen.
@@ -173,7 +186,8 @@ impl Exchanges {
             mark: run.map_or(self.sent, |run| run.offset),
             sent: 0,
             received: 0,
-            unread: 0,
+            // The first text tells since when, if this is so.
+            unread: true,
         });
         tls.tickets = super::tls::Tickets::default();
         tls.answered = false;
@@ -186,10 +200,12 @@ impl Exchanges {
 
     /// Nothing of what is open is judged: it is not known whose it is.
     fn leave_inside(&mut self) {
-        for open in &mut self.open {
-            open.judged = true;
+        if self.seen().is_some() {
+            for open in &mut self.open {
+                open.judged = true;
+            }
+            self.protocol = Some(Protocol::Tls);
         }
-        self.protocol = Some(Protocol::Tls);
         if let Some(tls) = self.tls.as_deref_mut() {
             tls.inside = Inside::Left;
         }

@@ -338,7 +338,7 @@ impl Exchanges {
         let Some(tls) = &mut self.tls else { return };
         let carried = tls.received(at, chunk);
         if let Inside::Seen(seen) = &mut tls.inside {
-            seen.unread += length(chunk);
+            seen.unread |= length(chunk) > 0;
             return;
         }
         let Carried::Data {

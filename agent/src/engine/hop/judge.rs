@@ -251,15 +251,6 @@ impl Hop {
     /// go of its client in the same moment.
     fn end(&mut self, at: Timestamp, ended: Ended, cx: &mut Context<'_>, out: &mut Outcome) {
         let tls = self.speaks_tls();
-        let ended = match self.took_leave() {
-            // The upstream only answers that.
-            Some(Actor::Gateway) => Ended::Gateway,
-            // And so does the gateway: the FIN that belongs to it comes behind.
-            Some(Actor::Upstream) if ended == Ended::Gateway && !self.exchanges.is_unread() => {
-                Ended::UpstreamFin
-            }
-            _ => ended,
-        };
         if ended == Ended::UpstreamFin && !tls {
             self.judge_open(at, ended, cx, out);
         } else if !self.kernel && ended == Ended::Gateway && !tls {
@@ -299,6 +290,7 @@ impl Hop {
             return;
         };
         self.ended = true;
+        let ended = self.ended_by_leave(ended, at);
         self.judge_cut_record(at, ended, cx, out);
         self.end_of_tls(at, cx, out);
         let left = self.closer.and_then(|turn| cx.departures.get(&turn));
@@ -321,9 +313,8 @@ impl Hop {
         if self.judge_tls(at, ended, false, cx, out) {
             return;
         }
-        let by_upstream = matches!(ended, Ended::UpstreamFin | Ended::UpstreamRst);
-        if by_upstream && self.exchanges.is_unread() {
-            self.leave_unread(cx, out);
+        if self.exchanges.is_unread() || ended == Ended::UpstreamFin && !self.from.has_fin() {
+            self.leave_unjudged(cx, out);
         } else {
             self.judge_open(at, ended, cx, out);
         }

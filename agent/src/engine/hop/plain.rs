@@ -16,12 +16,12 @@ impl Hop {
         let mut out = Outcome::default();
         // The word of a write comes when it ends: the upstream may have answered it by then, and closed.
         let closed = self.from.closed().is_some_and(|(_, closed)| closed < at);
-        let at = self.heard(at);
+        let (told, at) = (at, self.heard(at));
         let mut done = Done::default();
         self.exchanges.acked = self.to.acked();
-        let taken = self
-            .exchanges
-            .plaintext(at, text, closed, cx.limits, cx.stats, &mut done);
+        let taken =
+            self.exchanges
+                .plaintext((told, at), text, closed, cx.limits, cx.stats, &mut done);
         if taken {
             self.after_bytes(at, &mut done, cx, &mut out);
             if self.from.closed().is_some() {
@@ -32,9 +32,9 @@ impl Hop {
         out
     }
 
-    /// The connection ended, and what the upstream sent was not read to its end: how its response ends is
-    /// not known.
-    pub(super) fn leave_unread(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
+    /// The connection ended, and how the response ends is not known: what the upstream sent was not read to
+    /// its end, or its text was lost.
+    pub(super) fn leave_unjudged(&mut self, cx: &mut Context<'_>, out: &mut Outcome) {
         let mut status = self.exchanges.response.status();
         for open in &mut self.exchanges.open {
             let status = status.take();

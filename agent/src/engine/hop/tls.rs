@@ -2,7 +2,8 @@
 
 use super::{Context, Hop, Judged, Outcome};
 use crate::classify::{
-    Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, cut_record, inside_tls, seen_inside_tls, tls,
+    Ended, ExchangeFacts, TlsFacts, TlsRun, Verdict, cut_record, inside_tls, on_farewell,
+    seen_inside_tls, tls,
 };
 use crate::engine::exchange::{Done, Exchange};
 use crate::engine::traffic::Finished;
@@ -23,14 +24,36 @@ impl Hop {
         self.exchanges.tls.is_some()
     }
 
-    /// Who said first inside TLS that it is done, where nothing worse was said.
-    pub(super) fn took_leave(&self) -> Option<Actor> {
+    /// What ended the connection at `at`, where one side had taken leave inside TLS before: whoever closes
+    /// then only answers that.
+    pub(super) fn ended_by_leave(&self, ended: Ended, at: Timestamp) -> Ended {
+        match self.took_leave(at) {
+            Some(Actor::Gateway) => Ended::Gateway,
+            // The FIN that belongs to it comes behind.
+            Some(Actor::Upstream) if ended == Ended::Gateway && !self.exchanges.is_unread() => {
+                Ended::UpstreamFin
+            }
+            _ => ended,
+        }
+    }
+
+    /// Who said first inside TLS, until `at`, that it is done, where nothing worse was said.
+    fn took_leave(&self, at: Timestamp) -> Option<Actor> {
         let connection = self.exchanges.tls.as_deref()?;
         let farewell = connection.session.facts().farewell()?;
-        match farewell.by {
-            Actor::Gateway => Some(Actor::Gateway),
-            Actor::Upstream => farewell.is_close_notify().then_some(Actor::Upstream),
-        }
+        // A record of text may be as short as an alert: then its text came with it or later.
+        let open = &self.exchanges.open;
+        let told = match farewell.by {
+            Actor::Gateway => open.back().map(|open| open.last_request),
+            Actor::Upstream => open.front().and_then(|open| open.last_response),
+        };
+        let is_text = farewell.may_be_text()
+            && !self.exchanges.is_hidden()
+            && told.is_some_and(|told| told >= farewell.at);
+        let leaves = farewell.at <= at
+            && !is_text
+            && (farewell.by == Actor::Gateway || farewell.is_close_notify());
+        leaves.then_some(farewell.by)
     }
 
     /// Judges the TLS connection on what ended it; `left` where the gateway let go of its client in the
@@ -75,7 +98,9 @@ impl Hop {
         };
         let requested = self.exchanges.begun() > 0;
         // What comes before a request is no answer to it: tickets.
-        let answered = connection.answered || requested && connection.is_doubtful();
+        let answered = connection.answered
+            || self.exchanges.is_unread()
+            || requested && connection.is_doubtful();
         let verdict = tls(&TlsFacts {
             hop: ExchangeFacts {
                 fresh: !self.mid_stream,
@@ -129,6 +154,12 @@ impl Hop {
             return None;
         }
         let wire = connection.session.facts();
+        let first = self.first_close.map(|(closer, _)| closer);
+        let verdict = if ended == Ended::UpstreamFin && first == Some(Actor::Gateway) {
+            verdict.map(on_farewell)
+        } else {
+            verdict
+        };
         if !self.exchanges.is_hidden() {
             let fin = ended == Ended::UpstreamFin && self.lost() == 0;
             return verdict.map(|verdict| seen_inside_tls(verdict, wire, fin));
@@ -150,7 +181,9 @@ impl Hop {
         cx: &mut Context<'_>,
         out: &mut Outcome,
     ) {
-        if ended != Ended::UpstreamFin || self.lost() > 0 {
+        // What the gateway's own close interrupted says nothing.
+        let left = matches!(self.first_close, Some((Actor::Gateway, _)));
+        if ended != Ended::UpstreamFin || left || self.lost() > 0 {
             return;
         }
         let Some(run) = self.exchanges.take_cut_run() else {

@@ -56,13 +56,23 @@ const PROBES: [(&str, &str); 8] = [
 ];
 
 /// Functions that read and write inside TLS, with what is attached to both their ends.
-const CALLS: [(&str, u64); 4] = [
+const CALLS: [(&str, u64); 5] = [
     ("SSL_read", 0),
     ("SSL_read_ex", plain_call::EX),
     ("SSL_write", plain_call::WRITE),
     ("SSL_write_ex", plain_call::WRITE | plain_call::EX),
+    // What `SSL_write_ex` calls in OpenSSL 3.3 and later.
+    (WRITE_EX2, plain_call::WRITE | plain_call::EX2),
 ];
-/// The programs at their ends.
+const WRITE_EX2: &str = "SSL_write_ex2";
+/// Those of them that go together: one direction alone would show requests without answers.
+const PAIRS: [&[&str]; 2] = [
+    &["SSL_read", "SSL_write"],
+    &["SSL_read_ex", "SSL_write_ex", WRITE_EX2],
+];
+/// Functions that end what is followed inside TLS, with their programs.
+const INSIDE: [(&str, &str); 2] = [("SSL_clear", "tls_cleared"), ("SSL_sendfile", "tls_skips")];
+/// The programs at both ends of a call.
 const CALL: &str = "tls_call";
 const RETURNS: &str = "tls_returns";
 
@@ -104,6 +114,8 @@ pub(super) struct Libraries {
     ebpf: Ebpf,
     /// Why no library can be probed on this host.
     problem: Option<String>,
+    /// Why what is inside TLS cannot be read on this host although that is asked for.
+    hidden: Option<String>,
     files: HashMap<FileId, Library>,
     processes: HashMap<u32, Gateway>,
     rows: Vec<ProbeStatus>,
@@ -147,12 +159,20 @@ impl Libraries {
     /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
     /// TLS with `plaintext` only.
     pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
-        let problem = load(&mut ebpf, plaintext).err();
+        let problem = load(&mut ebpf).err();
         if let Some(reason) = &problem {
             tracing::warn!(%reason, "TLS libraries cannot be probed");
         }
+        let mut hidden = None;
+        if plaintext && problem.is_none() {
+            hidden = load_inside(&mut ebpf).err();
+        }
+        if let Some(reason) = &hidden {
+            tracing::warn!(%reason, "nothing inside TLS is read");
+        }
         let mut libraries = Self {
-            plaintext,
+            plaintext: plaintext && hidden.is_none(),
+            hidden,
             ebpf,
             problem,
             files: HashMap::new(),
@@ -234,10 +254,12 @@ impl Libraries {
     fn probe(&mut self, pid: u32, mapped: &Mapped, library: &mut Library) -> Result<(), String> {
         let file = mapped.open(pid).map_err(|error| error.to_string())?;
         let calls = CALLS.iter().filter(|_| self.plaintext);
+        let inside = INSIDE.iter().filter(|_| self.plaintext);
         let wanted: Vec<&str> = PROBES
             .iter()
             .map(|(name, _)| *name)
             .chain(calls.map(|(name, _)| *name))
+            .chain(inside.map(|(name, _)| *name))
             .chain(BORING)
             .collect();
         let functions = elf::functions(&file, &wanted).map_err(|error| error.to_string())?;
@@ -257,11 +279,10 @@ impl Libraries {
         if whole && !points.iter().any(|one| RAISERS.contains(&one.name)) {
             points.extend(elf::stubs(&file, &RAISERS).map_err(|error| error.to_string())?);
         }
+        if self.plaintext {
+            self.probe_inside(&file, &points, library);
+        }
         for function in points {
-            if let Some((_, which)) = CALLS.iter().find(|(name, _)| *name == function.name) {
-                self.probe_call(&file, function, *which, library)?;
-                continue;
-            }
             let Some((_, program)) = PROBES.iter().find(|(name, _)| *name == function.name) else {
                 continue;
             };
@@ -288,42 +309,73 @@ impl Libraries {
         Ok(())
     }
 
-    /// Probes both ends of a function that reads or writes inside TLS.
-    fn probe_call(
-        &mut self,
-        file: &File,
-        function: Function,
-        which: u64,
-        library: &mut Library,
-    ) -> Result<(), String> {
-        let code = elf::code(file, function, function.len.min(returns::CODE_MAX + 1))
-            .map_err(|error| error.to_string())?;
-        let ends = if code.len() as u64 > returns::CODE_MAX {
-            Err("it is too long")
-        } else {
-            returns::returns(&code)
-        };
-        let ends = match ends {
-            Ok(ends) => ends,
-            Err(reason) => {
-                library.missing = format!(
-                    "where {} returns cannot be told, since {reason}, so that nothing inside TLS is read",
-                    function.name
-                );
-                return Ok(());
+    /// Probes the functions that read and write inside TLS, each pair of them as a whole or not at all.
+    fn probe_inside(&mut self, file: &File, functions: &[Function], library: &mut Library) {
+        let defined = |name: &str| functions.iter().find(|one| one.name == name).copied();
+        let mut read = false;
+        for names in PAIRS {
+            let pair: Vec<Function> = names.iter().filter_map(|name| defined(name)).collect();
+            if pair.len() < 2 {
+                continue;
             }
-        };
-        for end in ends {
-            let end = Function {
-                offset: function.offset + end,
-                ..function
-            };
-            let link = attach(&mut self.ebpf, RETURNS, file, end, Some(which))?;
-            library.links.push(link);
+            match self.probe_pair(file, &pair) {
+                Ok(links) => {
+                    library.links.extend(links);
+                    read = true;
+                }
+                Err(reason) => {
+                    library.missing = format!(
+                        "{reason}, so that what goes through {} is not read",
+                        names.join(" and ")
+                    );
+                }
+            }
         }
-        let link = attach(&mut self.ebpf, CALL, file, function, Some(which))?;
-        library.links.push(link);
-        Ok(())
+        if !read {
+            return;
+        }
+        for (name, program) in INSIDE {
+            let Some(function) = defined(name) else {
+                continue;
+            };
+            match attach(&mut self.ebpf, program, file, function, None) {
+                Ok(link) => library.links.push(link),
+                Err(reason) => library.missing = reason,
+            }
+        }
+    }
+
+    /// Probes both ends of each function of a pair. What is attached is detached again where one cannot be.
+    fn probe_pair(&mut self, file: &File, pair: &[Function]) -> Result<Vec<UProbeLink>, String> {
+        let newer = pair.iter().any(|one| one.name == WRITE_EX2);
+        let mut points = Vec::new();
+        for function in pair {
+            // It may leave by a jump to the newer one.
+            if newer && function.name == "SSL_write_ex" {
+                continue;
+            }
+            let ends = ends(file, *function).map_err(|reason| {
+                format!(
+                    "where {} returns cannot be told, since {reason}",
+                    function.name
+                )
+            })?;
+            points.push((*function, ends));
+        }
+        let mut links = Vec::new();
+        for (function, ends) in points {
+            let which = CALLS.iter().find(|(name, _)| *name == function.name);
+            let which = which.map(|(_, which)| *which);
+            for end in ends {
+                let end = Function {
+                    offset: function.offset + end,
+                    ..function
+                };
+                links.push(attach(&mut self.ebpf, RETURNS, file, end, which)?);
+            }
+            links.push(attach(&mut self.ebpf, CALL, file, function, which)?);
+        }
+        Ok(links)
     }
 
     fn status(&self) -> Vec<ProbeStatus> {
@@ -384,6 +436,13 @@ impl Libraries {
             }
         }
         let mut rows = vec![row(PROGRAMS, true, String::new())];
+        if let Some(hidden) = &self.hidden {
+            rows.push(row(
+                PROGRAMS,
+                false,
+                format!("{hidden}: nothing inside TLS is read"),
+            ));
+        }
         rows.extend(
             lines
                 .into_iter()
@@ -394,15 +453,32 @@ impl Libraries {
     }
 }
 
+/// Where a function returns, as offsets from where it begins.
+fn ends(file: &File, function: Function) -> Result<Vec<u64>, String> {
+    let code = elf::code(file, function, function.len.min(returns::CODE_MAX + 1))
+        .map_err(|error| error.to_string())?;
+    if code.len() as u64 > returns::CODE_MAX {
+        return Err("it is too long".to_owned());
+    }
+    returns::returns(&code).map_err(str::to_owned)
+}
+
 /// Loads every program that goes into a library.
-fn load(ebpf: &mut Ebpf, plaintext: bool) -> Result<(), String> {
+fn load(ebpf: &mut Ebpf) -> Result<(), String> {
     if SAVED_REGISTERS.1 == 0 {
         return Err("this processor's registers are not known".to_owned());
     }
-    let mut names: Vec<&str> = PROBES.iter().map(|(_, program)| *program).collect();
-    if plaintext {
-        names.extend([CALL, RETURNS]);
-    }
+    load_all(ebpf, PROBES.iter().map(|(_, program)| *program).collect())
+}
+
+/// Loads those that show what is inside TLS.
+fn load_inside(ebpf: &mut Ebpf) -> Result<(), String> {
+    let mut names: Vec<&str> = INSIDE.iter().map(|(_, program)| *program).collect();
+    names.extend([CALL, RETURNS]);
+    load_all(ebpf, names)
+}
+
+fn load_all(ebpf: &mut Ebpf, mut names: Vec<&str>) -> Result<(), String> {
     // Two functions may have the same program.
     names.dedup();
     for name in names {

@@ -361,3 +361,19 @@ fn secrets_inside_tls_are_masked_and_its_records_are_not() {
     assert!(packets.iter().any(|packet| packet.bytes.ends_with(b"ok")));
     assert!(packets[2].bytes.ends_with(RECORD));
 }
+
+#[test]
+fn what_looks_like_a_record_inside_tls_is_a_body() {
+    let response = [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\x16\x03\x01"[..],
+        &[b'x'; 600],
+        SECRET.as_bytes(),
+    ]
+    .concat();
+    let mut packets = vec![inside(at(4), FROM, 0, &response)];
+    redactor().redact(&mut packets, None);
+    let [packet] = &packets[..] else {
+        panic!("{packets:?}")
+    };
+    assert!(!holds(&packet.bytes, SECRET), "{}", shown(&packet.bytes));
+}

@@ -55,16 +55,19 @@ struct Head {
 pub(super) struct Walker {
     direction: Direction,
     body_bytes: usize,
+    /// Whether it is the inside of TLS, which has no records of it.
+    inside: bool,
     context: Context,
     /// Where the last run ended.
     end: Option<i64>,
 }
 
 impl Walker {
-    pub(super) const fn new(direction: Direction, body_bytes: usize) -> Self {
+    pub(super) const fn new(direction: Direction, body_bytes: usize, inside: bool) -> Self {
         Self {
             direction,
             body_bytes,
+            inside,
             context: Context::Unknown,
             end: None,
         }
@@ -223,7 +226,7 @@ impl Walker {
             let empty = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
             return at + empty.count();
         }
-        if matches!(rest, [20..=23, 3, 0..=4, ..]) {
+        if !self.inside && matches!(rest, [20..=23, 3, 0..=4, ..]) {
             self.context = Context::Tls;
             return at;
         }

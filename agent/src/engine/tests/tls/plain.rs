@@ -113,6 +113,33 @@ fn the_word_of_a_write_may_come_behind_its_answer() {
 }
 
 #[test]
+fn an_answer_and_a_close_ahead_of_the_word_of_a_write_are_not_read_yet() {
+    // The hop's first request, and a later one; the gateway takes its time to read.
+    for before in [0, 1] {
+        let (mut sim, mut inside) = begin();
+        for _ in 0..before {
+            inside.write(&mut sim, GET);
+            inside.read(&mut sim, OK);
+        }
+        let began = sim.now();
+        sim.send(&data(GET.len() + ADDED)).ack();
+        sim.reply(&data(OK.len() + ADDED)).upstream_fin();
+        let text = Plaintext {
+            direction: Direction::ToUpstream,
+            offset: inside.sent,
+            payload: GET,
+            len: u32::try_from(GET.len()).unwrap(),
+        };
+        let hop = HopId(7);
+        sim.engine.handle(began, Input::Plaintext { hop, text });
+        sim.ms(200);
+        inside.tell(&mut sim, Direction::FromUpstream, OK, OK.len());
+        inside.dry(&mut sim);
+        sim.gateway_fin().ms(100).expect_none();
+    }
+}
+
+#[test]
 fn a_body_without_its_end_is_cut_where_no_close_notify_came() {
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nonly this";
     let cut = |notify: bool| {
@@ -212,6 +239,22 @@ fn anything_else_than_http_stays_with_its_records() {
 }
 
 #[test]
+fn a_connection_that_sends_in_an_unseen_way_is_left() {
+    let (mut sim, mut inside) = begin();
+    inside.write(
+        &mut sim,
+        b"POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 500\r\n\r\n",
+    );
+    // The body, out of a file.
+    sim.send(&data(500 + ADDED)).ack();
+    inside.tell(&mut sim, Direction::ToUpstream, &[], 0);
+    inside.read(&mut sim, OK);
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, OK);
+    sim.gateway_fin().upstream_fin().ms(1000).expect_none();
+}
+
+#[test]
 fn more_text_than_came_is_not_of_this_hop() {
     let (mut sim, mut inside) = begin();
     inside.write(&mut sim, GET);
@@ -227,12 +270,55 @@ fn a_gateway_that_closes_on_a_close_notify_was_left() {
     let mut sim = Sim::live("haproxy");
     sim.hello(&hello()).reply(&server_13());
     sim.send(&finished_13()).ack().send(&data(180)).ack();
-    sim.reply(&data(ALERT)).gateway_fin().ms(100);
-    sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    sim.reply(&data(ALERT)).gateway_fin().upstream_fin().ms(100);
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+    let told: Vec<_> = event.evidence.iter().map(|one| &*one.what).collect();
+    assert!(told.contains(&"upstream_farewell"), "{told:?}");
     let (mut sim, mut inside) = begin();
     inside.write(&mut sim, GET);
     sim.reply(&data(ALERT));
     inside.dry(&mut sim);
+    sim.gateway_fin().upstream_fin().ms(100);
+    sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+}
+
+#[test]
+fn a_record_like_an_alert_without_a_fin_says_nothing() {
+    let mut sim = Sim::live("haproxy");
+    sim.hello(&hello()).reply(&server_13());
+    sim.send(&finished_13()).ack().send(&data(180)).ack();
+    sim.reply(&data(ALERT)).gateway_fin().ms(1000);
+    sim.expect_none();
+    assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
+}
+
+#[test]
+fn a_record_of_two_bytes_is_no_farewell() {
+    const SOME: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello";
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, SOME);
+    // The end of the chunk by itself; then the client leaves, and with it the gateway.
+    inside.read(&mut sim, b"\r\n");
+    sim.gateway_fin().upstream_fin().ms(100).expect_none();
+    // The same of what the gateway writes: the upstream closed first.
+    let (mut sim, mut inside) = begin();
+    inside.write(
+        &mut sim,
+        b"POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n",
+    );
+    inside.write(&mut sim, b"ab");
+    sim.upstream_fin();
+    inside.dry(&mut sim);
     sim.gateway_fin().ms(100);
     sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
+}
+
+#[test]
+fn a_reply_whose_text_was_lost_is_not_missing() {
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    sim.reply(&data(OK.len() + ADDED));
+    sim.ms(120_000).gateway_fin().ms(1000).expect_none();
+    assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
 }
