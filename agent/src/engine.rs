@@ -580,6 +580,9 @@ impl Engine {
             _ => None,
         };
         let opened = matches!(signal, Signal::Opened { .. });
+        if let Signal::Opened { turn, .. } = signal {
+            self.answers.opened(at, turn);
+        }
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
         if opened {
             self.name(at, id, None);

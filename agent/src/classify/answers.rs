@@ -29,15 +29,15 @@ pub struct EarlierFailure {
     pub upstream: Target,
 }
 
-/// A system call about a socket that failed between request and answer.
+/// A system call about a socket that failed between request and answer, in the turn that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketError {
     /// The call.
     pub call: SocketCall,
     /// What it returned.
     pub errno: Errno,
-    /// Whether the turn of the thread that called it is the one that answered.
-    pub same_turn: bool,
+    /// Whether no other client was answered in that turn that it may have failed for.
+    pub alone: bool,
 }
 
 /// Requests that waited for an upstream as the gateway answered another one.
@@ -66,7 +66,7 @@ pub struct Unattempted {
     pub touched: usize,
     /// Failures behind earlier answers to the same path and host, oldest first.
     pub earlier: Vec<EarlierFailure>,
-    /// Connects of the process that failed and that no client waited for.
+    /// Connects of the process that failed and that fit no answer to a client.
     pub failing_checks: usize,
     /// A failed system call.
     pub error: Option<SocketError>,
@@ -84,7 +84,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         return Some(verdict(Cause::GwWorkerDied, Proof::Proven, decisive));
     }
     let status = facts.status?;
-    if let Some(verdict) = facts.error.and_then(socket_error) {
+    if let Some(verdict) = socket_error(facts, status) {
         return Some(verdict);
     }
     let InFlight {
@@ -107,7 +107,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         );
         fact(EvidenceSource::Packet, "in_flight", text)
     });
-    let is_nginx = matches!(&*facts.comm, "nginx" | "openresty" | "angie");
+    let is_nginx = is_nginx(&facts.comm);
     // nginx says 502 where no peer is left (GATEWAYS: `no live upstreams`), the others 503.
     let says_no_peer = if is_nginx {
         status == 502
@@ -121,23 +121,32 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
         } else {
             (Cause::GwLocalAnswer, Cause::PickQueueTimeout)
         };
-        let verdict = verdict(cause, Proof::Inferred, nothing).with(in_flight);
-        return Some(verdict.against(&[rival, Cause::UpstreamOwnError], SPLITTER));
+        let rivals = [
+            rival,
+            Cause::PickAllUnhealthy,
+            Cause::PickPassivelyEjected,
+            Cause::UpstreamOwnError,
+        ];
+        let verdict = verdict(cause, Proof::Inferred, nothing)
+            .with(in_flight)
+            .with(echo(&facts.earlier));
+        return Some(verdict.against(&rivals, SPLITTER));
     }
-    if says_no_peer && !facts.earlier.is_empty() {
-        let verdict =
-            verdict(Cause::PickPassivelyEjected, Proof::Inferred, nothing).with(echo(facts));
-        // The only way of nginx to take a peer out is the failures themselves.
-        return Some(if is_nginx && requests == 0 {
-            verdict
-        } else if is_nginx {
-            verdict
-                .with(in_flight)
-                .against(&[Cause::PickConnectionLimit], SPLITTER)
-        } else {
-            let rivals = [Cause::PickAllUnhealthy, Cause::GwLocalAnswer];
-            verdict.against(&rivals, SPLITTER)
-        });
+    // What the upstream itself said is no failure to nginx by default.
+    let mut earlier = facts.earlier.clone();
+    earlier.retain(|failure| !is_nginx || failure.cause != Cause::UpstreamOwnError);
+    if says_no_peer && !earlier.is_empty() {
+        // A rule may say the same, and how long a member is put aside is not seen.
+        let mut rivals = vec![Cause::GwLocalAnswer, Cause::UpstreamOwnError];
+        if !is_nginx {
+            rivals.push(Cause::PickAllUnhealthy);
+        } else if requests > 0 {
+            rivals.push(Cause::PickConnectionLimit);
+        }
+        let verdict = verdict(Cause::PickPassivelyEjected, Proof::Inferred, nothing)
+            .with(echo(&earlier))
+            .with(in_flight);
+        return Some(verdict.against(&rivals, SPLITTER));
     }
     // nginx has no queue: a request that finds its upstream's connections taken is refused at once.
     if is_nginx && says_no_peer && !waited && same_path > 0 {
@@ -151,7 +160,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     }
     if says_no_peer && facts.failing_checks > 0 && !is_nginx {
         let text = format!(
-            "{} connects of the process failed lately that no client waited for: health checks",
+            "{} connects of the process failed lately that fit no answer to a client, as those of health checks do",
             facts.failing_checks
         );
         let checks = fact(EvidenceSource::Packet, "failing_checks", text);
@@ -209,35 +218,36 @@ fn verdict(cause: Cause, proof: Proof, decisive: Evidence) -> Verdict {
     Verdict::new(cause, proof, Phase::Pick, decisive)
 }
 
+fn is_nginx(comm: &str) -> bool {
+    matches!(comm, "nginx" | "openresty" | "angie")
+}
+
 /// What a failed system call of the gateway says.
-fn socket_error(error: SocketError) -> Option<Verdict> {
-    let SocketError {
-        call,
-        errno,
-        same_turn,
-    } = error;
+fn socket_error(facts: &Unattempted, status: u16) -> Option<Verdict> {
+    let SocketError { call, errno, alone } = facts.error?;
     let cause = match (call, errno) {
-        (SocketCall::Socket | SocketCall::Accept, Errno::EMFILE | Errno::ENFILE) => {
-            Cause::GwFdExhausted
-        }
+        (SocketCall::Socket, Errno::EMFILE | Errno::ENFILE) => Cause::GwFdExhausted,
         (SocketCall::Bind, _) => Cause::GwSourceBindFailed,
         _ => return None,
     };
     let text = format!("{}() returned {errno} in the gateway", call.as_str());
     let decisive = fact(EvidenceSource::Kernel, "socket_call", text);
-    let proof = if same_turn && call != SocketCall::Accept {
-        Proof::Proven
+    let verdict = verdict(cause, Proof::Proven, decisive);
+    // nginx answers 500 for it, unless it is told to say something else. Another upstream may have been asked.
+    let unusual = is_nginx(&facts.comm) && status != 500;
+    let asked = facts.touched > 0 || facts.unjudged > 0;
+    Some(if alone && !unusual && !asked {
+        verdict
     } else {
-        Proof::Inferred
-    };
-    Some(verdict(cause, proof, decisive))
+        verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER)
+    })
 }
 
 /// The failures that put the members aside, the last ones.
-fn echo(facts: &Unattempted) -> Vec<Evidence> {
+fn echo(earlier: &[EarlierFailure]) -> Vec<Evidence> {
     const MOST: usize = 8;
-    let skipped = facts.earlier.len().saturating_sub(MOST);
-    let listed = facts.earlier.iter().skip(skipped);
+    let skipped = earlier.len().saturating_sub(MOST);
+    let listed = earlier.iter().skip(skipped);
     listed
         .map(|failure| {
             let text = format!(
@@ -390,16 +400,25 @@ mod tests {
     }
 
     #[test]
-    fn members_that_failed_are_put_aside_for_sure_only_where_nobody_waits_for_one() {
+    fn members_that_failed_may_be_put_aside_and_a_rule_may_say_the_same() {
+        let open = Some((Cause::PickPassivelyEjected, Proof::Underdetermined));
         let mut facts = facts("nginx", 502);
         facts.earlier.push(refused());
-        let firm = Some((Cause::PickPassivelyEjected, Proof::Inferred));
-        assert_eq!(told(&facts), firm);
+        assert_eq!(told(&facts), open);
+        let ever = [Cause::GwLocalAnswer, Cause::UpstreamOwnError];
+        assert_eq!(rivals(&facts), ever);
         facts.in_flight = Some(waits(0, 1));
-        assert_eq!(rivals(&facts), [Cause::PickConnectionLimit]);
+        assert_eq!(rivals(&facts)[2..], [Cause::PickConnectionLimit]);
         // Another status of the same gateway is no word of its members.
         facts.status = Some(503);
         assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+        // nginx goes on with a member that answers 5xx, others need not.
+        facts.earlier[0].cause = Cause::UpstreamOwnError;
+        facts.status = Some(502);
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
+        facts.status = Some(503);
+        facts.comm = Arc::from("envoy");
+        assert_eq!(told(&facts), open);
     }
 
     #[test]
@@ -411,7 +430,13 @@ mod tests {
         assert!(rivals(&facts).contains(&Cause::PickQueueTimeout));
         facts.in_flight = Some(waits(1, 1));
         assert_eq!(told(&facts), Some((Cause::PickQueueTimeout, open)));
-        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+        for rival in [
+            Cause::GwLocalAnswer,
+            Cause::PickAllUnhealthy,
+            Cause::PickPassivelyEjected,
+        ] {
+            assert!(rivals(&facts).contains(&rival), "{rival:?}");
+        }
     }
 
     #[test]
@@ -464,24 +489,27 @@ mod tests {
     }
 
     #[test]
-    fn a_system_call_that_failed_says_why_in_its_own_turn_only() {
-        let error = |call, errno, same_turn| SocketError {
-            call,
-            errno,
-            same_turn,
-        };
+    fn a_system_call_that_failed_says_why_for_sure_where_it_can_be_no_other_clients() {
+        let error = |call, errno, alone| Some(SocketError { call, errno, alone });
+        let open = Proof::Underdetermined;
         let mut facts = facts("nginx", 500);
-        facts.error = Some(error(SocketCall::Socket, Errno::EMFILE, true));
+        facts.error = error(SocketCall::Socket, Errno::EMFILE, true);
         assert_eq!(told(&facts), Some((Cause::GwFdExhausted, Proof::Proven)));
-        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, true));
-        assert_eq!(
-            told(&facts),
-            Some((Cause::GwSourceBindFailed, Proof::Proven))
-        );
-        facts.error = Some(error(SocketCall::Bind, Errno::EADDRNOTAVAIL, false));
-        assert_eq!(
-            told(&facts),
-            Some((Cause::GwSourceBindFailed, Proof::Inferred))
-        );
+        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, true);
+        let cause = Cause::GwSourceBindFailed;
+        assert_eq!(told(&facts), Some((cause, Proof::Proven)));
+        facts.unjudged = 1;
+        assert_eq!(told(&facts), Some((cause, open)));
+        facts.unjudged = 0;
+        facts.status = Some(503);
+        assert_eq!(told(&facts), Some((cause, open)));
+        facts.comm = Arc::from("haproxy");
+        assert_eq!(told(&facts), Some((cause, Proof::Proven)));
+        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, false);
+        assert_eq!(told(&facts), Some((cause, open)));
+        assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
+        // Whoever asked had been accepted.
+        facts.error = error(SocketCall::Accept, Errno::EMFILE, true);
+        assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
     }
 }

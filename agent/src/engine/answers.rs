@@ -10,8 +10,9 @@
 //!             └─ held for hold ─────┴─ held for hold ─────── join ── event of attempt 2, with the answer
 //! ```
 //!
-//! * An event waits from its failure for at most [`Config::hold`]. It is published once, whole, and never
-//!   amended after that; so consumers see one event a failure, in the order in which they are decided.
+//! * An event waits from its failure for at most [`Config::hold`], or until the answer that may list it is
+//!   joined. It is published once, whole, and never amended after that; so consumers see one event a failure,
+//!   in the order in which they are decided.
 //! * An answer waits for [`Config::settle`], which is shorter, so that the attempts of that time are still
 //!   there; it is joined at once where a request id, or thread, turn and path name its attempt.
 //! * The answer goes onto the event of the last attempt before it. Attempts before that one are listed in
@@ -222,6 +223,8 @@ struct Past {
     method: Option<String>,
     host: Option<String>,
     path: Option<String>,
+    /// How many answers to the same request lie one within the other from this one on, as far as is known.
+    nested: usize,
 }
 
 /// A failure behind an answer of the recent past.
@@ -284,6 +287,8 @@ pub(super) struct Answers {
     failures: VecDeque<Failure>,
     /// Hops that their process let go of, and when.
     released: VecDeque<Release>,
+    /// When a process connected to an upstream, and its turn.
+    opened: VecDeque<(Timestamp, Turn)>,
     errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
     /// Processes that ended, and when that was seen.
     exits: VecDeque<(Timestamp, u32, Exit)>,
@@ -336,6 +341,13 @@ impl Answers {
         remember(&mut self.released, release);
         if let Some(place) = latest {
             self.claim_certain(place);
+        }
+    }
+
+    /// A process connects to an upstream.
+    pub(super) fn opened(&mut self, at: Timestamp, turn: Turn) {
+        if !self.watched.is_empty() {
+            remember(&mut self.opened, (at, turn));
         }
     }
 
@@ -405,6 +417,7 @@ impl Answers {
                 method: request.method().map(std::borrow::Cow::into_owned),
                 host: request.host().map(std::borrow::Cow::into_owned),
                 path: request.path().map(std::borrow::Cow::into_owned),
+                nested: 1,
             },
         );
         if self.waiting.len() >= MAX_WAITING && self.waiting.pop_front().is_some() {
@@ -481,6 +494,7 @@ impl Answers {
         forget(&mut self.past, now, |past| past.at);
         forget(&mut self.failures, now, |failure| failure.earlier.at);
         forget(&mut self.released, now, |release| release.at);
+        forget(&mut self.opened, now, |(at, ..)| *at);
         forget(&mut self.told, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
         forget(&mut self.exits, now, |(at, ..)| *at);
@@ -559,6 +573,10 @@ impl Answers {
             own && release.at.after(join::SMALL) >= answer.requested
                 && Some(release.hop) != attempt.event.hop
         };
+        // What came back to the gateway is told once the answers within it are.
+        if attempt.event.upstream.socket_addr() == Some(answer.ends.1) {
+            return false;
+        }
         let one_by_one = join::is_one_by_one(&answer.process.comm);
         let fits = Fit::of(answer, attempt).is_some_and(|fit| fit.is_certain(one_by_one));
         fits && !self.released.iter().any(beside)
@@ -572,7 +590,7 @@ impl Answers {
             .enumerate()
             .filter(|(_, attempt)| attempt.event.gateway_answer.is_none() && !attempt.listed)
             .filter_map(|(index, attempt)| Some((index, Fit::of(answer, attempt)?)))
-            .filter(|(_, fit)| !fit.is_by_turn_alone() || !self.shares_turn(answer))
+            .filter(|(_, fit)| !self.is_doubtful(answer, fit))
             .collect();
         let (best, fit) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
         let last = join::last_of(&self.attempts, best, answer, &self.waiting);
@@ -599,6 +617,22 @@ impl Answers {
         Some((last, alike))
     }
 
+    /// Whether an attempt that fits may as well be another client's, which nothing else shows.
+    fn is_doubtful(&self, answer: &Answer, fit: &Fit) -> bool {
+        if fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer)) {
+            return true;
+        }
+        let Some(failed) = fit.answered_at_once(answer) else {
+            return false;
+        };
+        // Whatever the turn went on with since is what became of it.
+        let since = |at: Timestamp, turn: Option<Turn>| {
+            turn == answer.turn && at >= failed && at < answer.at
+        };
+        self.opened.iter().any(|(at, turn)| since(*at, Some(*turn)))
+            || self.past.iter().any(|past| since(past.at, past.turn))
+    }
+
     /// Whether another client was answered in the same turn by a gateway that does not do one request after
     /// another.
     fn shares_turn(&self, answer: &Answer) -> bool {
@@ -613,7 +647,7 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let chain = join::chain(&self.attempts, last, &answer, &self.waiting);
+        let (chain, others) = join::chain(&self.attempts, last, &answer, &self.waiting);
         let mut times = Vec::with_capacity(chain.len());
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
@@ -626,7 +660,8 @@ impl Answers {
                 });
             }
         }
-        let ids = alike.iter().filter_map(|index| self.attempts.get(*index));
+        let ids = alike.iter().chain(&others);
+        let ids = ids.filter_map(|index| self.attempts.get(*index));
         told.candidates = ids.map(|attempt| attempt.event.id.clone()).collect();
         self.contest(last, &alike);
         let Some(attempt) = self.attempts.remove(last) else {
@@ -642,7 +677,8 @@ impl Answers {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
         }
         if event.upstream.socket_addr() == Some(answer.ends.1) {
-            crate::classify::looped(&mut event, self.nested(&answer));
+            let nested = self.nest(&answer, &event);
+            crate::classify::looped(&mut event, nested);
         }
         if let Some(entry) = told.attempts.last_mut() {
             entry.cause = event.cause;
@@ -670,30 +706,53 @@ impl Answers {
         self.publish(event);
     }
 
-    /// How many answers to the same request, by the same listener, lie one within the other with this one among
-    /// them: those within were given to the gateway itself.
-    fn nested(&self, answer: &Answer) -> usize {
-        let told = (
+    /// How many answers to the same request, by the same listener, lie one within the other from this one on: the
+    /// next one was given on the very connection that `event` was on. Notes it for the answer around this one.
+    ///
+    /// Clients that ask the same at once look like that too where the gateway passes each on to itself once. So
+    /// there must be more of them than the clients of that time account for.
+    fn nest(&mut self, answer: &Answer, event: &HopEvent) -> usize {
+        let (method, host, path) = (
             answer.request.method(),
             answer.request.host(),
             answer.request.path(),
         );
+        let local = event
+            .local
+            .map(|local| SocketAddr::new(local.address, local.port));
+        let (mut clients, mut inner, mut next) = (0, 0, 1);
         let same = |past: &&Past| {
             past.ends.1 == answer.ends.1
                 && past.process.netns == answer.process.netns
                 && past.process.comm == answer.process.comm
-                && (
-                    past.method.as_deref(),
-                    past.host.as_deref(),
-                    past.path.as_deref(),
-                ) == (told.0.as_deref(), told.1.as_deref(), told.2.as_deref())
+                && past.method.as_deref() == method.as_deref()
+                && past.host.as_deref() == host.as_deref()
+                && past.path.as_deref() == path.as_deref()
         };
-        let lies = |past: &&Past| {
-            let within = past.own && past.requested >= answer.requested && past.at <= answer.at;
-            let around = answer.own && past.requested <= answer.requested && past.at >= answer.at;
-            within || around || past.ends == answer.ends
+        for past in self.past.iter().filter(same) {
+            let within = past.requested >= answer.requested && past.at <= answer.at;
+            if !past.own {
+                let meanwhile = past.requested <= answer.at && past.at >= answer.requested;
+                clients += usize::from(meanwhile);
+            } else if within && past.ends != answer.ends {
+                inner += 1;
+                if Some(past.ends.0) == local {
+                    next = past.nested + 1;
+                }
+            }
+        }
+        let nested = if inner < next.saturating_sub(1) * clients {
+            1
+        } else {
+            next
         };
-        self.past.iter().filter(same).filter(lies).count()
+        let itself = |past: &&mut Past| {
+            past.ends == answer.ends && past.requested == answer.requested && past.at == answer.at
+        };
+        if let Some(past) = self.past.iter_mut().rev().find(itself) {
+            past.nested = nested;
+        }
+        nested
     }
 
     /// Notes that an answer took one attempt and may as well have taken others: whose answer takes those is
@@ -739,10 +798,11 @@ impl Answers {
                     && meanwhile(release.at)
                     && with_answer(release.at, release.turn)
                     && !self.told.iter().any(|(_, told)| *told == release.hop)
-                    && !self
-                        .attempts
-                        .iter()
-                        .any(|attempt| attempt.event.hop == Some(release.hop))
+                    // What is another's for sure is none of it; what is only doubtful may be.
+                    && !self.attempts.iter().any(|attempt| {
+                        attempt.event.hop == Some(release.hop)
+                            && (attempt.listed || Fit::of(&answer, attempt).is_none())
+                    })
             })
             .count();
         // The status may be an upstream's, under another path.
@@ -781,23 +841,12 @@ impl Answers {
                     .is_some_and(|by| by.pid == pid)
             })
             .filter(|attempt| attempt.event.exchange.is_none() && attempt.event.hop.is_some())
-            .count();
-        // What fails is answered for in its turn; another thread's failure may be another client's.
-        let errors = self.errors.iter().filter(|(at, process, turn, ..)| {
-            process.pid == pid
-                && *at >= answer.requested
-                && *at <= answer.at.after(join::SMALL)
-                && answer
-                    .turn
-                    .is_none_or(|own| own == *turn || own.thread != turn.thread)
-        });
-        let error = errors
-            .map(|(_, _, turn, call, errno)| SocketError {
-                call: *call,
-                errno: *errno,
-                same_turn: Some(*turn) == answer.turn,
+            .filter(|attempt| {
+                let of_client = |answer| Fit::of(answer, attempt).is_some();
+                !attempt.listed && !of_client(&answer) && !self.waiting.iter().any(of_client)
             })
-            .max_by_key(|error| error.same_turn);
+            .count();
+        let error = self.socket_error(&answer);
         let facts = Unattempted {
             status: told.status,
             comm: Arc::clone(&answer.process.comm),
@@ -818,6 +867,40 @@ impl Answers {
             answer: told,
             facts,
         })));
+    }
+
+    /// The system call that failed in the turn of an answer, for it. What fails is answered for in its turn, and by
+    /// a gateway that does one request after another before any other answer.
+    fn socket_error(&self, answer: &Answer) -> Option<SocketError> {
+        let own = answer.turn?;
+        let one_by_one = join::is_one_by_one(&answer.process.comm);
+        let errors = self
+            .errors
+            .iter()
+            .rev()
+            .filter(|(at, process, turn, call, _)| {
+                process.pid == answer.process.pid
+                    && *turn == own
+                    && *at >= answer.requested
+                    && *at <= answer.at.after(join::SMALL)
+                    && (!one_by_one || join::is_near(*at, answer.at))
+                    && *call != SocketCall::Accept
+            });
+        let others = |from: Timestamp| {
+            self.past.iter().any(|past| {
+                past.turn == Some(own)
+                    && (past.ends, past.at) != (answer.ends, answer.at)
+                    && (!one_by_one || (past.at >= from && past.at <= answer.at))
+            })
+        };
+        errors
+            .map(|(at, _, _, call, errno)| (others(*at), *call, *errno))
+            .find(|(others, ..)| !(one_by_one && *others))
+            .map(|(others, call, errno)| SocketError {
+                call,
+                errno,
+                alone: !others,
+            })
     }
 
     /// Counts an answer that is joined.
@@ -869,6 +952,22 @@ impl Answers {
     fn give_up(&mut self, now: Timestamp, mut attempt: Attempt) {
         let gateway = attempt.event.gateway.as_ref();
         let (pid, netns) = gateway.map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
+        // An answer that is not joined yet may list it.
+        let of_answer = |answer: &&Answer| {
+            answer.process.pid == pid
+                && answer.requested <= attempt.began.after(join::SMALL)
+                && answer.at.after(join::SMALL) >= attempt.event.time
+        };
+        let joined = self
+            .waiting
+            .iter()
+            .filter(of_answer)
+            .map(|answer| answer.due);
+        if let Some(due) = joined.max().filter(|due| !attempt.listed && *due > now) {
+            attempt.due = due;
+            self.keep(attempt);
+            return;
+        }
         if let Some(exit) = self.exit_of(&attempt.event) {
             crate::classify::worker_died(&mut attempt.event, exit, pid);
         } else if self.may_be_hidden(&attempt, netns) {
@@ -886,16 +985,20 @@ impl Answers {
                 attempt.asked = first;
                 attempt.due = now.after(ASK_AGAIN);
                 self.asking |= first;
-                // Those that were not shown yet stay the last ones.
-                if attempt.shown {
-                    self.attempts.push_front(attempt);
-                } else {
-                    self.attempts.push_back(attempt);
-                }
+                self.keep(attempt);
                 return;
             }
         }
         self.publish(attempt.event);
+    }
+
+    /// Puts an attempt back that was taken out. Those that were not shown yet stay the last ones.
+    fn keep(&mut self, attempt: Attempt) {
+        if attempt.shown {
+            self.attempts.push_front(attempt);
+        } else {
+            self.attempts.push_back(attempt);
+        }
     }
 
     /// Whether no client that is known of was told of a failure.

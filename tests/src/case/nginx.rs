@@ -217,7 +217,7 @@ pub fn cases() -> Vec<Case> {
             502,
             "no live upstreams",
             "pick.passively_ejected",
-            FIRM,
+            OPEN,
         )
         .group("server {0} max_fails=1 fail_timeout=60s; server {1} max_fails=1 fail_timeout=60s;")
         .rule(AGAIN)

@@ -29,8 +29,17 @@ const BEHIND: Duration = Duration::from_secs(1);
 /// A gateway that tries again at once does it within this.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most.
-const BEFORE_AGAIN: Duration = Duration::from_millis(800);
+/// A gateway that does one request after another answers this soon behind what it let go of, unless something came
+/// between.
+const AT_THAT: Duration = Duration::from_millis(1);
+
+/// The same where it says what nginx says of a connect that failed (502, or 504 behind a timeout). It may lose the
+/// processor meanwhile.
+const AT_THAT_AS_USUAL: Duration = Duration::from_millis(5);
+
+/// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most. Its timers
+/// are late on a busy host, and never early by more than their rounding.
+const BEFORE_AGAIN: Duration = Duration::from_millis(980);
 const SAME_AGAIN: Duration = Duration::from_millis(1200);
 
 /// How well an attempt fits an answer; the greater the better.
@@ -43,6 +52,8 @@ pub(super) struct Fit {
     path: Paths,
     /// Nanoseconds between the failure and the answer, the fewer the better.
     near: std::cmp::Reverse<u64>,
+    /// Of a connect that nothing but its time or turn joins to the answer: when it had failed.
+    bare: Option<Timestamp>,
 }
 
 /// What paths and turns say together. The same path outweighs everything, and the same turn says more than
@@ -182,7 +193,34 @@ impl Fit {
             turn,
             path,
             near: std::cmp::Reverse(u64::try_from(near).unwrap_or(u64::MAX)),
+            bare: (path == Paths::Unknown && !named && event.exchange.is_none()).then_some(moment),
         })
+    }
+
+    /// When something had to follow at once, if the attempt is behind the answer: a failed connect that only
+    /// its turn joins to it, by a gateway that does one request after another.
+    pub(super) fn answered_at_once(&self, answer: &Answer) -> Option<Timestamp> {
+        let ordered = self.turn == Turns::Same && is_one_by_one(&answer.process.comm);
+        self.bare.filter(|_| ordered)
+    }
+
+    /// Whether a failed connect is too far ahead of the answer to be behind it. A second upstream may have helped
+    /// the client that it was made for, which leaves no trace here.
+    pub(super) fn is_stale(&self, answer: &Answer) -> bool {
+        let Some(failed) = self.bare else {
+            return false;
+        };
+        let late = answer.at.since(failed);
+        if is_one_by_one(&answer.process.comm) {
+            let most = if matches!(answer.status, Some(502 | 504)) {
+                AT_THAT_AS_USUAL
+            } else {
+                AT_THAT
+            };
+            self.turn == Turns::Same && late > most
+        } else {
+            !has_event_loop(&answer.process.comm) && late > SLACK
+        }
     }
 
     /// Whether nothing that may still come could fit better. A gateway that does not do one request after
@@ -292,7 +330,7 @@ pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
 }
 
 /// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
-/// the one before it had failed.
+/// the one before it had failed. And those that may be meant as well in place of one of them.
 ///
 /// An attempt that another answer would fit as well is left out: under load, failures of several clients
 /// follow each other as closely as those of one.
@@ -301,7 +339,7 @@ pub(super) fn chain(
     last: usize,
     answer: &Answer,
     waiting: &VecDeque<Answer>,
-) -> Vec<usize> {
+) -> (Vec<usize>, Vec<usize>) {
     let client = answer.request.path();
     let rewritten = attempts.get(last).and_then(path_of);
     let for_request = |attempt: &Attempt| {
@@ -317,10 +355,10 @@ pub(super) fn chain(
         let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
         event.cause == Cause::UpstreamOwnError && status == answer.status
     };
-    let mut chain = vec![last];
+    let (mut chain, mut alike) = (vec![last], Vec::new());
     let mut index = last;
     while let Some(current) = attempts.get(index) {
-        let earlier = attempts
+        let earlier: Vec<(usize, &Attempt)> = attempts
             .iter()
             .enumerate()
             .filter(|(place, other)| {
@@ -335,17 +373,25 @@ pub(super) fn chain(
                     .iter()
                     .all(|answer| Fit::of(answer, other).is_none())
             })
-            .max_by_key(|(_, other)| other.event.time);
-        match earlier {
-            Some((place, _)) if chain.len() < MAX_CHAIN => {
-                chain.push(place);
-                index = place;
-            }
-            _ => break,
+            .collect();
+        let latest = earlier.iter().max_by_key(|(_, other)| other.event.time);
+        let Some((place, best)) = latest.filter(|_| chain.len() < MAX_CHAIN) else {
+            break;
+        };
+        // A health check of the same server, or another client's attempt.
+        if waited_to_retry(best, current) {
+            let others = earlier.iter().filter(|(other, attempt)| {
+                other != place
+                    && waited_to_retry(attempt, current)
+                    && attempt.event.exchange.is_none()
+            });
+            alike.extend(others.map(|(other, _)| *other));
         }
+        chain.push(*place);
+        index = *place;
     }
     chain.reverse();
-    chain
+    (chain, alike)
 }
 
 /// The last attempt for the request that the one at `best` was made for: a connect has no path to be known
@@ -403,6 +449,12 @@ fn path_of(attempt: &Attempt) -> Option<&str> {
 fn request_of(attempt: &Attempt) -> Option<(Option<&str>, Option<&str>)> {
     let exchange = attempt.event.exchange.as_ref()?;
     Some((exchange.method.as_deref(), exchange.path.as_deref()))
+}
+
+/// Whether only the pause between the two says that `next` is another attempt for the request of `first`.
+fn waited_to_retry(first: &Attempt, next: &Attempt) -> bool {
+    first.event.upstream == next.event.upstream
+        && next.began.since(first.event.time) >= BEFORE_AGAIN
 }
 
 /// Whether `next` is another attempt for the request of `first`.

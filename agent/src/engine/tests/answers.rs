@@ -387,6 +387,9 @@ fn an_answer_without_an_attempt_is_judged_by_its_own_rules() {
             .iter()
             .any(|fact| fact.text.contains(&events[0].id))
     );
+    // A rule may say the same.
+    assert_eq!(events[1].proof, Proof::Underdetermined);
+    assert!(events[1].rivals.contains(&Cause::GwLocalAnswer));
 
     // No descriptor left.
     let mut sim = watched();

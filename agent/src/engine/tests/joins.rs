@@ -4,8 +4,10 @@
 use super::answers::{Asked, CLIENT, NETNS, process, watched};
 use super::sim::{GET, Sim, TURN};
 use crate::model::{
-    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, SocketCall, TcpState, Turn,
+    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, Proof, SocketCall, TcpState, Timestamp,
+    Turn,
 };
+use core::net::SocketAddr;
 
 /// A turn of the same thread behind [`TURN`].
 const LATER: Turn = Turn {
@@ -13,13 +15,21 @@ const LATER: Turn = Turn {
     number: TURN.number + 1,
 };
 
+/// Requests for paths that no upstream is asked for here.
+const OTHER: &str = "GET /other HTTP/1.1\r\nHost: shop\r\n\r\n";
+const THIRD: &str = "GET /third HTTP/1.1\r\nHost: shop\r\n\r\n";
+
 const BUSY: &[u8] = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nno";
 
 fn haproxy() -> Sim {
-    let mut sim = Sim::live("haproxy");
+    watched_as("haproxy")
+}
+
+fn watched_as(comm: &'static str) -> Sim {
+    let mut sim = Sim::live(comm);
     sim.netns = NETNS;
     sim.input(Input::Listening {
-        process: process("haproxy", 41),
+        process: process(comm, 41),
         local: "0.0.0.0:80".parse().unwrap(),
         readable: true,
     });
@@ -177,47 +187,253 @@ fn failures_behind_a_request_did_not_put_members_aside_for_it() {
 }
 
 /// A gateway at `10.0.0.2:8080` that sends what it is asked to itself, so many times, and then says 502.
-fn sent_to_itself(times: u64) -> Vec<HopEvent> {
-    let mut sim = watched();
+fn sent_to_itself(sim: &mut Sim, first: u64, times: u64) {
     let outermost = sim.now();
     let mut asked = Vec::new();
-    for hop in 1..=times {
+    for hop in first..first + times {
         sim.on(hop).open().request();
-        asked.push((sim.local(), sim.now()));
+        asked.push((hop, sim.local(), sim.now()));
     }
-    let answer = |sim: &mut Sim, client, since| {
-        let waited = sim.now().since(since);
-        sim.input(Input::Answer(ClientAnswer {
-            process: process("nginx", 42),
-            turn: Some(TURN),
-            listener: "10.0.0.2:8080".parse().unwrap(),
-            client,
-            waited,
-            ordinal: 1,
-            request: GET,
-            end: AnswerEnd::Response(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno"),
-        }));
+    for (hop, client, since) in asked.into_iter().rev() {
+        bad_gateway(sim, client, since);
+        sim.on(hop).reply(BAD);
+    }
+    bad_gateway(sim, "198.51.100.7:50000".parse().unwrap(), outermost);
+}
+
+const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno";
+
+/// That gateway answers a client.
+fn bad_gateway(sim: &mut Sim, client: SocketAddr, since: Timestamp) {
+    let waited = sim.now().since(since);
+    sim.input(Input::Answer(ClientAnswer {
+        process: process("nginx", 42),
+        turn: Some(TURN),
+        listener: "10.0.0.2:8080".parse().unwrap(),
+        client,
+        waited,
+        ordinal: 1,
+        request: GET,
+        end: AnswerEnd::Response(BAD),
+    }));
+}
+
+/// The causes of what clients were told that are none of the gateway's own.
+fn causes_of_clients(sim: &mut Sim) -> Vec<Cause> {
+    let events = sim.events();
+    let of_client = |event: &&HopEvent| {
+        let answer = event.gateway_answer.as_ref();
+        answer.is_some_and(|answer| answer.client.port >= 50_000)
     };
-    for hop in (1..=times).rev() {
-        let (client, since) = asked[usize::try_from(hop).unwrap() - 1];
-        answer(&mut sim, client, since);
-        sim.on(hop)
-            .reply(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno");
-    }
-    answer(&mut sim, "198.51.100.7:50000".parse().unwrap(), outermost);
-    sim.events()
+    let causes = events.iter().filter(of_client).map(|event| event.cause);
+    causes.collect()
 }
 
 #[test]
 fn a_request_that_comes_back_again_and_again_is_in_a_loop() {
-    let cause_of_client = |events: &[HopEvent]| {
-        let of_client = events.iter().find(|event| {
+    let mut sim = watched();
+    sent_to_itself(&mut sim, 1, 4);
+    assert_eq!(causes_of_clients(&mut sim), [Cause::GwLoop]);
+    // Once may be on purpose: from one virtual host to another.
+    let mut sim = watched();
+    sent_to_itself(&mut sim, 1, 1);
+    assert_eq!(causes_of_clients(&mut sim), [Cause::UpstreamOwnError]);
+}
+
+#[test]
+fn a_client_that_asks_again_and_again_is_in_no_loop() {
+    let mut sim = watched();
+    for hop in 1..=4 {
+        sent_to_itself(&mut sim, hop, 1);
+        sim.ms(10);
+    }
+    assert_eq!(causes_of_clients(&mut sim), [Cause::UpstreamOwnError; 4]);
+}
+
+#[test]
+fn clients_that_ask_the_same_at_once_are_in_no_loop() {
+    let mut sim = watched();
+    let since = sim.now();
+    let mut inner = Vec::new();
+    for hop in 1..=4 {
+        sim.on(hop).open().request();
+        inner.push((hop, sim.local(), sim.now()));
+    }
+    for (hop, client, since) in inner.into_iter().rev() {
+        bad_gateway(&mut sim, client, since);
+        sim.on(hop).reply(BAD);
+    }
+    for port in 50_000..50_004 {
+        bad_gateway(&mut sim, ([198, 51, 100, 7], port).into(), since);
+    }
+    let causes = causes_of_clients(&mut sim);
+    assert_eq!(causes.len(), 4);
+    assert!(!causes.contains(&Cause::GwLoop), "{causes:?}");
+}
+
+#[test]
+fn a_deliberate_answer_is_not_given_the_connect_that_another_client_got_over() {
+    // Whether the attempt carries the answer, and how many answers are explained.
+    let play = |comm, status, between: fn(&mut Sim)| {
+        let mut sim = watched_as(comm);
+        let asked = Asked::get(&sim, OTHER);
+        refused(sim.on(1));
+        between(&mut sim);
+        asked.with(&mut sim, status);
+        let events = sim.events();
+        let refused = events
+            .iter()
+            .find(|event| event.cause == Cause::TcpConnectRefused);
+        let joined = refused.is_some_and(|event| event.gateway_answer.is_some());
+        (joined, sim.engine.stats().answers_explained)
+    };
+    let second_helps = |sim: &mut Sim| {
+        sim.on(2).syn();
+    };
+    let later = |sim: &mut Sim| {
+        sim.ms(2);
+    };
+    let much_later = |sim: &mut Sim| {
+        sim.ms(300);
+    };
+    for status in [502, 503] {
+        assert_eq!(play("nginx", status, |_| ()), (true, 1));
+        assert_eq!(play("nginx", status, second_helps), (false, 0));
+        assert_eq!(play("nginx", status, much_later), (false, 0));
+    }
+    // nginx says 502 itself where it cannot connect; for 503 it takes a rule.
+    assert_eq!(play("nginx", 503, later), (false, 0));
+    assert_eq!(play("nginx", 502, later), (true, 1));
+    // Threads that wait for one thing answer for it at once as well.
+    assert_eq!(play("caddy", 503, later), (true, 1));
+    assert_eq!(play("caddy", 503, much_later), (false, 0));
+}
+
+/// A client at this port gets an answer, in the turn of the time.
+fn answered(sim: &mut Sim, port: u16, since: Timestamp, head: &'static str, status: u16) {
+    let end = format!("HTTP/1.1 {status} No\r\n\r\n");
+    let (waited, turn) = (sim.now().since(since), Some(sim.turn));
+    let comm = sim.comm().unwrap();
+    sim.input(Input::Answer(ClientAnswer {
+        process: process(comm, 42),
+        turn,
+        listener: "10.0.0.1:80".parse().unwrap(),
+        client: ([198, 51, 100, 7], port).into(),
+        waited,
+        ordinal: 1,
+        request: head.as_bytes(),
+        end: AnswerEnd::Response(end.as_bytes()),
+    }));
+}
+
+#[test]
+fn a_call_that_failed_is_told_to_the_first_who_is_answered_behind_it() {
+    let play = |comm, status| {
+        let mut sim = watched_as(comm);
+        let since = sim.now();
+        sim.input(Input::SocketFailed {
+            process: process(comm, 42),
+            turn: TURN,
+            call: SocketCall::Bind,
+            errno: Errno::EADDRNOTAVAIL,
+        });
+        answered(&mut sim, 50_000, since, OTHER, status);
+        answered(&mut sim, 50_001, since, THIRD, 503);
+        let events = sim.events();
+        let told = events.iter().map(|event| (event.cause, event.proof));
+        told.collect::<Vec<_>>()
+    };
+    let open = Proof::Underdetermined;
+    assert_eq!(
+        play("nginx", 500),
+        [
+            (Cause::GwSourceBindFailed, Proof::Proven),
+            (Cause::GwLocalAnswer, open)
+        ]
+    );
+    // Whose it is, is not known where the turn has an order of its own.
+    assert_eq!(play("haproxy", 503), [(Cause::GwSourceBindFailed, open); 2]);
+}
+
+#[test]
+fn hops_that_failed_in_a_turn_of_several_answers_are_not_said_to_be_none() {
+    let mut sim = haproxy();
+    let since = sim.now();
+    for hop in 1..=2 {
+        sim.on(hop).open().request();
+    }
+    for hop in 1..=2 {
+        sim.on(hop).upstream_rst();
+        sim.state(TcpState::Close, TcpState::Close, None, 0);
+    }
+    answered(&mut sim, 50_000, since, OTHER, 502);
+    answered(&mut sim, 50_001, since, THIRD, 502);
+    let causes: Vec<Cause> = sim.events().iter().map(|event| event.cause).collect();
+    assert!(!causes.contains(&Cause::GwLocalAnswer), "{causes:?}");
+    assert_eq!(sim.engine.stats().answers_unexplained, 2, "{causes:?}");
+}
+
+#[test]
+fn the_connect_of_a_client_that_waits_for_its_answer_is_no_health_check() {
+    for (waits, cause) in [
+        (true, Cause::GwLocalAnswer),
+        (false, Cause::PickAllUnhealthy),
+    ] {
+        let mut sim = haproxy();
+        let since = sim.now();
+        refused(sim.on(1));
+        sim.turn = LATER;
+        answered(&mut sim, 50_000, since, OTHER, 503);
+        sim.turn = TURN;
+        if waits {
+            answered(&mut sim, 50_001, since, THIRD, 503);
+        }
+        let events = sim.events();
+        let told = events.iter().find(|event| {
             let answer = event.gateway_answer.as_ref();
             answer.is_some_and(|answer| answer.client.port == 50_000)
         });
-        of_client.unwrap_or_else(|| panic!("{events:#?}")).cause
-    };
-    assert_eq!(cause_of_client(&sent_to_itself(4)), Cause::GwLoop);
-    // Once may be on purpose: from one virtual host to another.
-    assert_eq!(cause_of_client(&sent_to_itself(1)), Cause::UpstreamOwnError);
+        assert_eq!(told.map(|event| event.cause), Some(cause), "{events:#?}");
+    }
+}
+
+#[test]
+fn a_health_check_between_an_attempt_and_its_retry_is_not_listed() {
+    for (check_after, ambiguous) in [(100, false), (10, true)] {
+        let mut sim = haproxy();
+        let since = sim.now();
+        let turn = |number| Turn {
+            thread: TURN.thread,
+            number,
+        };
+        for (hop, pause) in [(1, check_after), (2, 1000 - check_after), (3, 0)] {
+            sim.turn = turn(hop);
+            refused(sim.on(hop.into()));
+            sim.ms(pause);
+        }
+        answered(&mut sim, 50_000, since, OTHER, 503);
+        let events = sim.events();
+        let answer = events
+            .iter()
+            .find_map(|event| event.gateway_answer.as_ref())
+            .unwrap();
+        let of_hop = |hop| {
+            let event = events
+                .iter()
+                .find(|event| event.hop == Some(crate::model::HopId(hop)));
+            event.unwrap().id.clone()
+        };
+        let ids: Vec<String> = answer
+            .attempts
+            .iter()
+            .map(|one| one.event.clone())
+            .collect();
+        if ambiguous {
+            assert_eq!(ids.len(), 2);
+            assert_eq!(answer.candidates.len(), 1);
+        } else {
+            assert_eq!(ids, [of_hop(1), of_hop(3)]);
+            assert!(answer.candidates.is_empty());
+        }
+    }
 }
