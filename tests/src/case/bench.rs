@@ -292,7 +292,9 @@ impl Running {
             Gateway::Apache => command.args(["-DFOREGROUND", "-f"]),
             Gateway::Caddy => command
                 .args(["run", "--adapter", "caddyfile", "--config"])
-                .env("HOME", directory),
+                .env("HOME", directory)
+                .env("XDG_DATA_HOME", directory)
+                .env("XDG_CONFIG_HOME", directory),
         };
         let output = |name| File::create(directory.join(name));
         command

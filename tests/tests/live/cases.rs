@@ -143,7 +143,11 @@ fn disagreement(line: &Logged, event: &Event, answer: &Answer) -> Option<String>
         Asked::Untold => true,
     };
     // What never left the gateway is an attempt in its log and not on the wire.
-    let never_left = answer.attempts.is_empty() && event.cause.starts_with("gw.");
+    let within = matches!(
+        event.cause.as_str(),
+        "gw.fd_exhausted" | "gw.source_bind_failed"
+    );
+    let never_left = answer.attempts.is_empty() && within;
     (!agrees && !never_left).then(|| format!("attempts {told:?}: {event}"))
 }
 
