@@ -162,7 +162,8 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: an entry of a live map that only this processor uses, with no packet in between.
     let first = unsafe { &mut *first };
     first.ends = ends;
-    if CLIENTS.insert(cookie, &*first, 0).is_err() {
+    let asked: &Client = first;
+    if CLIENTS.insert(cookie, asked, 0).is_err() {
         count(Counter::ClientMapFull);
     }
     forget(first);

@@ -91,7 +91,7 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
     let len = if result <= 0 {
         0
     } else if call.len_at == 0 {
-        result as u32
+        result.cast_unsigned()
     } else {
         // SAFETY: the helper checks the address, and every bit pattern is a number.
         unsafe { bpf_probe_read_user(call.len_at as *const u64) }.ok()? as u32
