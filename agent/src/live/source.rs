@@ -220,10 +220,10 @@ impl LiveSource {
         for input in self.listening.drain(..) {
             sink(now, input);
         }
-        if heard {
-            hear(&self.icmp, now, sink);
-        }
         self.drain_ring(now_ns, sink);
+        if heard {
+            hear(&self.icmp, &self.clock, sink);
+        }
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
         }
@@ -343,7 +343,7 @@ impl LiveSource {
             // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
             // about, and so do we.
             if names_icmp(&record.body) {
-                hear(&self.icmp, time, sink);
+                hear(&self.icmp, &self.clock, sink);
             }
             let later = record.time_ns > now_ns;
             if let Body::Dns(packet) = &record.body {
@@ -500,11 +500,12 @@ fn dns_socket(process: &Process, on_behalf: bool) -> [u8; DNS_SOCKET_BYTES] {
     entry
 }
 
-/// Hands over the ICMP errors that have arrived.
-fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
+/// Hands over the ICMP errors that have arrived, each as of when it is read: no earlier than the segment that it
+/// quotes, however long this thread waited for its turn.
+fn hear(namespaces: &Namespaces, clock: &Clock, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
     for (netns, sockets) in namespaces {
         icmp::drain(*netns, sockets, |error, packet| {
-            sink(now, Input::Icmp { error, packet });
+            sink(clock.wall(monotonic_ns()), Input::Icmp { error, packet });
         });
     }
 }

@@ -283,6 +283,24 @@ fn a_gateway_that_closes_on_a_close_notify_was_left() {
 }
 
 #[test]
+fn a_malformed_response_is_one_whoever_takes_leave() {
+    const OTHER_VERSION: &[u8] = b"HTTP/2 200\r\nContent-Length: 2\r\n\r\nok";
+    for upstream_closes_too in [false, true] {
+        let (mut sim, mut inside) = begin();
+        inside.write(&mut sim, GET);
+        inside.read(&mut sim, OTHER_VERSION);
+        sim.reply(&data(ALERT));
+        inside.dry(&mut sim);
+        sim.gateway_fin();
+        if upstream_closes_too {
+            sim.upstream_fin();
+        }
+        sim.ms(1000);
+        sim.expect(Cause::Http1StatusLineInvalid, Proof::Proven);
+    }
+}
+
+#[test]
 fn a_record_like_an_alert_without_a_fin_says_nothing() {
     let mut sim = Sim::live("haproxy");
     sim.hello(&hello()).reply(&server_13());
