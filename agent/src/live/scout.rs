@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::config::LiveConfig;
 use super::names::RESOLVERS;
+use super::places::Places;
 use super::process::{self, Matcher};
 use super::source::Waker;
 use super::tls::Libraries;
@@ -72,6 +73,7 @@ pub(super) struct Scout {
     matcher: Matcher,
     upstreams: Vec<UpstreamPattern>,
     libraries: Libraries,
+    places: Places,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// The same of resolvers, which ask on behalf of others.
@@ -83,11 +85,16 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(config: &LiveConfig, libraries: Libraries) -> Result<Self, LiveError> {
+    pub(super) fn new(
+        config: &LiveConfig,
+        libraries: Libraries,
+        places: Places,
+    ) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
             upstreams: config.upstreams.clone(),
             libraries,
+            places,
             gateways: HashMap::new(),
             resolvers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -125,6 +132,10 @@ impl Scout {
                 others.insert(pid, netns);
             }
         }
+
+        // First of all: what opens from now on is to be seen whole.
+        let present: Vec<u32> = gateways.keys().chain(resolvers.keys()).copied().collect();
+        self.places.present(&present);
 
         let mut to_seed: HashMap<u64, u32> = HashMap::new();
         for (pid, netns) in &gateways {

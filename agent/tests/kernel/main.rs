@@ -18,6 +18,7 @@ mod late;
 mod library;
 mod network;
 mod pair;
+mod places;
 mod plaintext;
 mod segments;
 mod support;
