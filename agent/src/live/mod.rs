@@ -17,6 +17,7 @@ mod error;
 mod icmp;
 mod load;
 mod log;
+mod missed;
 mod names;
 mod netns;
 mod occupancy;

@@ -22,6 +22,7 @@ use super::decode::{Body, decode};
 use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
+use super::missed::Missed;
 use super::names::Names;
 use super::occupancy::Occupancy;
 use super::offsets::ResetReasons;
@@ -92,6 +93,7 @@ pub struct LiveSource {
     boosts: Boosts,
     clients: Clients,
     places: Places,
+    missed: Missed,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -164,6 +166,7 @@ impl LiveSource {
         })?;
 
         probes.extend(scout::rows());
+        let missed = Missed::of(&ebpf);
         let libraries = Libraries::new(ebpf, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
         // What arrives from now on is heard of, and what is there already is found.
@@ -179,6 +182,7 @@ impl LiveSource {
             boosts,
             clients,
             places,
+            missed,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -288,6 +292,7 @@ impl LiveSource {
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
             ("live_hops_unwatched", self.unwatched),
+            ("kernel_runs_missed", self.missed.runs()),
             ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
@@ -465,7 +470,7 @@ impl LiveSource {
             return Ok(None);
         }
         self.lost_checked_ns = now_ns;
-        let mut total = self.malformed;
+        let mut total = self.malformed + self.missed.runs();
         for counter in [Counter::RingFull, Counter::HopMapFull, Counter::LoadFailed] {
             total += self.count(counter).map_err(|source| LiveError::Map {
                 name: "COUNTERS",

@@ -240,6 +240,7 @@ impl Observer {
 fn is_lost_record(name: &str) -> bool {
     [
         "kernel_ring_full",
+        "kernel_runs_missed",
         "kernel_hop_map_full",
         "kernel_load_failed",
         "live_malformed",
