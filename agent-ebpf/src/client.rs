@@ -107,6 +107,23 @@ pub(crate) fn gone(cookie: u64) {
     }
 }
 
+/// Which kind of record tells that the client of a connection left.
+#[inline(always)]
+pub(crate) fn departure(cookie: u64) -> u16 {
+    let Some(client) = CLIENTS.get_ptr(cookie) else {
+        return kind::CLIENT_LEFT;
+    };
+    // SAFETY: an entry of a live map.
+    let flags = unsafe { (*client).flags };
+    if flags & client_flag::OPAQUE != 0 {
+        kind::CLIENT_LEFT
+    } else if flags & (client_flag::ASKED | client_flag::LEFT) != 0 {
+        kind::CLIENT_LEFT_WAITING
+    } else {
+        kind::CLIENT_LEFT_ANSWERED
+    }
+}
+
 /// Notes that something failed on a hop, so that its owner's letting go of it is told.
 #[inline(always)]
 pub(crate) fn mark_failed(cookie: u64) {
@@ -234,6 +251,9 @@ pub(crate) fn asked(ctx: &SkBuffContext) -> Option<()> {
     }
     if !shape.plain {
         client.flags |= client_flag::GONE;
+        if client.flags & client_flag::ASKED != 0 {
+            client.flags |= client_flag::LEFT;
+        }
     }
     Some(())
 }
