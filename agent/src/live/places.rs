@@ -122,6 +122,12 @@ impl Places {
         self.table().admit(pid);
     }
 
+    /// Takes note of a socket that a gateway holds and that was made in the cgroup with this id: by another process,
+    /// or before the gateway was moved.
+    pub(super) fn admit_socket(&self, pid: u32, id: u64) {
+        self.table().admit_socket(pid, id);
+    }
+
     /// Takes note of all of them, and gives up the places that nobody needs any more.
     pub(super) fn present(&self, pids: &[u32]) {
         let mut table = self.table();
@@ -239,6 +245,38 @@ impl Table {
         tracing::warn!(pid, path, %error, "the packets of the whole host are looked at: the cgroup of a gateway cannot be attached to");
         self.everywhere();
         self.use_place("", pid);
+    }
+
+    fn admit_socket(&mut self, pid: u32, id: u64) {
+        if !self.follows || id == 0 {
+            return;
+        }
+        if let Some(place) = self.places.iter_mut().find(|place| place.id == id) {
+            place.pids.insert(pid);
+            return;
+        }
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let Some(path) = cgroup::path_with(&self.root, id) else {
+            tracing::debug!(pid, id, "the cgroup of a socket is not there");
+            return;
+        };
+        let path = absolute(&path);
+        if !self.use_place(&path, pid) {
+            match self.attach(&path) {
+                Ok(place) => {
+                    self.enter(place);
+                    self.use_place(&path, pid);
+                }
+                Err(error) => {
+                    tracing::debug!(path, %error, "cannot attach to the cgroup of a socket");
+                }
+            }
+        }
+        if let Some(place) = self.places.iter().find(|place| covers(&place.path, &path)) {
+            self.known.insert(id, place.since_ns);
+        }
     }
 
     /// Attaches to the root.

@@ -160,6 +160,7 @@ impl Scout {
             let owners = owners(netns, &gateways, &others);
             match seed::sockets(&process::netns_path(pid)) {
                 Ok(sockets) => {
+                    self.whereabouts(&sockets, &owners);
                     clients(netns, &sockets, &owners, &names, &mut found);
                     for connection in sockets.outgoing {
                         self.seeded(netns, &connection, &owners, &names, &mut found);
@@ -174,6 +175,23 @@ impl Scout {
         self.look_for_resolvers(&gateways, &resolvers, &names, &mut found);
         self.gateways = gateways;
         self.resolvers = resolvers;
+    }
+
+    /// Tells where the sockets of gateways were made: not always where the gateways are.
+    fn whereabouts(&self, sockets: &seed::Sockets, owners: &HashMap<u64, (u32, bool)>) {
+        let seed::Sockets {
+            outgoing,
+            accepted,
+            listening,
+        } = sockets;
+        let mut told = HashSet::new();
+        for socket in outgoing.iter().chain(accepted).chain(listening) {
+            if let Some((pid, true)) = owners.get(&socket.inode)
+                && told.insert((*pid, socket.cgroup))
+            {
+                self.places.admit_socket(*pid, socket.cgroup);
+            }
+        }
     }
 
     /// Hands over the datagram sockets of gateways and resolvers that were not there the last time.
@@ -252,6 +270,7 @@ impl Scout {
             inode,
             local,
             remote,
+            ..
         } = *connection;
         let owner = owners.get(&inode);
         let wanted = owner.is_some_and(|(_, is_gateway)| *is_gateway)

@@ -181,3 +181,25 @@ fn configured_upstreams_are_watched_everywhere() {
     };
     assert!(has_syn(&watch, hop), "{}", watch.trace());
 }
+
+#[test]
+fn a_socket_is_watched_where_it_was_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let (elsewhere, home) = (Cgroup::create(&name("else")), Cgroup::create(&name("home")));
+    let mut before = Gateway::start_in(&elsewhere);
+    let after = Gateway::start_in(&home);
+    assert_eq!(before.connect(upstream), "0");
+    home.add(before.pid());
+    let mut watch = Watch::start(&after.config());
+    assert_eq!(place(&watch), format!("to cgroup /{}", home.name()));
+    before.launch_command(&format!("exec {}", after.program().display()));
+    watch.until("the socket's cgroup", |watch| {
+        place(watch).contains(elsewhere.name())
+    });
+    before.launch_command("echo request >&3");
+    watch.until("payload", |watch| {
+        watch.has(|seen| matches!(seen, Seen::Segment { payload, .. } if payload == b"request\n"))
+    });
+    drop((before, after));
+}
