@@ -61,6 +61,8 @@ pub mod kind {
     pub const LISTEN: u16 = 21;
     /// A [`super::SocketCallRecord`].
     pub const SOCKET_CALL: u16 = 22;
+    /// An [`super::ArrivalRecord`], in the ring of those.
+    pub const ARRIVAL: u16 = 23;
     /// A [`super::LibraryRecord`].
     pub const LIBRARY: u16 = 13;
     /// A [`super::PlainHeader`] and the first of the bytes.
@@ -414,6 +416,17 @@ pub struct SocketCallRecord {
     pub errno: i32,
 }
 
+/// A gateway, or a resolver of this host, began to run as the program that it is. These records have the
+/// `ARRIVALS` ring to themselves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ArrivalRecord {
+    /// Header, [`kind::ARRIVAL`], without a cookie.
+    pub header: Header,
+    /// The process.
+    pub caller: Caller,
+}
+
 /// Exchanges that were held back, summed up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -681,6 +694,7 @@ layout! {
     ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
     Client { size: 1088, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, reserved: 60, request: 64 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
+    ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     PlainHeader { size: 48, header: 0, offset: 24, len: 32, captured: 36, egress: 40, reserved: 44 }

@@ -5,9 +5,9 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
-    DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, HEADER_ROOM, Header, Held, HeldRecord,
-    LibraryRecord, OpenRecord, PF_EXITING, PlainHeader, RecordMark, SegmentHeader,
+    ArrivalRecord, CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord,
+    ConnectRecord, DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, HEADER_ROOM, Header, Held,
+    HeldRecord, LibraryRecord, OpenRecord, PF_EXITING, PlainHeader, RecordMark, SegmentHeader,
     SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, dns_role, flag, kind,
     library,
 };
@@ -298,6 +298,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         cookie: fields.u64(offset_of!(Header, cookie))?,
         body,
     })
+}
+
+/// The process that an [`ArrivalRecord`] is about, which come through a ring of their own.
+pub(super) fn arrival(bytes: &[u8]) -> Result<Process, Malformed> {
+    let kind = kind::ARRIVAL;
+    let fields = Fields { bytes, kind };
+    let found = fields.u16(offset_of!(Header, kind))?;
+    if found != kind {
+        return Err(Malformed::Kind(found));
+    }
+    let len = fields.u32(offset_of!(Header, len))?;
+    if usize::try_from(len) != Ok(bytes.len()) || bytes.len() != size_of::<ArrivalRecord>() {
+        return Err(Malformed::Length { kind, len });
+    }
+    fields.caller(offset_of!(ArrivalRecord, caller))
 }
 
 /// The bytes of a record, read by offset.

@@ -413,3 +413,21 @@ fn what_a_client_got_is_read_within_its_bounds() {
     assert!(decode(&bytes).is_ok());
     assert!(decode(&bytes[..bytes.len() - 1]).is_err());
 }
+
+#[test]
+fn word_of_a_gateway_names_its_process() {
+    let mut bytes = record(kind::ARRIVAL, size_of::<ArrivalRecord>(), 0);
+    let pid = offset_of!(ArrivalRecord, caller) + offset_of!(Caller, pid);
+    put(&mut bytes, pid, &4711_u32.to_ne_bytes());
+    assert_eq!(arrival(&bytes).unwrap().pid, 4711);
+    assert!(arrival(&bytes[..bytes.len() - 1]).is_err());
+    let other = record(kind::OPEN, size_of::<ArrivalRecord>(), 0);
+    assert!(arrival(&other).is_err());
+}
+
+proptest! {
+    #[test]
+    fn word_of_a_gateway_may_be_anything(bytes in proptest::collection::vec(any::<u8>(), 0..96)) {
+        let _ = arrival(&bytes);
+    }
+}

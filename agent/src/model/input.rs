@@ -242,6 +242,9 @@ pub enum Signal {
         /// The upstream's end.
         upstream: SocketAddr,
     },
+    /// The hop was opened where its packets are not seen, or not from the first on: what is seen of it begins
+    /// mid-stream. Follows [`Opened`](Self::Opened).
+    Unwatched,
     /// The gateway's socket changed state (`inet_sock_set_state`).
     State {
         /// State before.

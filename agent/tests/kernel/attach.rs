@@ -13,7 +13,7 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 16] = [
     "state",
     "client_state",
     "reset_in",
@@ -21,6 +21,7 @@ const PROGRAMS: [&str; 15] = [
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "socket_exit",
     "accept_exit",
     "bind_exit",

@@ -19,6 +19,7 @@ mod library;
 mod network;
 mod openssl;
 mod pair;
+mod places;
 mod plaintext;
 mod segments;
 mod support;

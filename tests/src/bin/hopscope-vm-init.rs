@@ -27,7 +27,7 @@ const MALFORMED: u16 = 20_002;
 const NO_ROUTE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 20_003));
 
 /// Every kernel program, as `hopscope check` names them.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "state",
     "client_state",
     "reset_in",
@@ -35,6 +35,7 @@ const PROGRAMS: [&str; 10] = [
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "segment_egress",
     "segment_ingress",
     "dns_socket",

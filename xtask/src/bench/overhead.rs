@@ -91,8 +91,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bench_case(*case, &kinds, &bed, args)?;
     }
     if text {
+        if kinds.contains(&Kind::NoSystemCalls) {
+            say(
+                "\nno_system_calls: the agent without its programs on system calls, which is what it costs where the",
+            );
+            say(
+                "        kernel has fentry: where it has not, their tracepoints slow every system call",
+            );
+        }
         say(
-            "\nwanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
+            "\nclient, gateway and upstream have a cgroup each, and only the gateway's is watched;",
+        );
+        say(
+            "wanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
         );
         say("        and as many failures seen as there were");
     }
@@ -173,7 +184,7 @@ fn row(kind: Kind, rounds: &[Round]) -> String {
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
     let (failures, seen) = failures(rounds);
     format!(
-        "{:<12} {:>12.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
+        "{:<15} {:>9.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
         kind.name(),
         of(|round| round.throughput),
         of(|round| round.p99),

@@ -46,6 +46,9 @@ tracepoint:syscalls:sys_exit_connect /comm == "nginx" && args->ret < 0/ { printf
 pub(super) enum Kind {
     /// The agent.
     Hopscope,
+    /// The agent with `--no-system-calls`: what it costs on a kernel with fentry, where its programs on system
+    /// calls slow none but those that they are on.
+    NoSystemCalls,
     /// `tcpdump -i any -s 256`, written to nowhere: no disk slows it down.
     Tcpdump,
     /// A script on the agent's tracepoints: no packets.
@@ -56,6 +59,7 @@ impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Hopscope => "hopscope",
+            Self::NoSystemCalls => "no_system_calls",
             Self::Tcpdump => "tcpdump",
             Self::Bpftrace => "bpftrace",
         }
@@ -143,8 +147,12 @@ impl Observer {
     fn start(kind: Kind, bed: &Bed) -> Result<Self> {
         let log = bed.files().join(kind.name());
         let mut command = match kind {
-            Kind::Hopscope => {
-                let agent = Agent::start()?;
+            Kind::Hopscope | Kind::NoSystemCalls => {
+                let arguments: &[&str] = match kind {
+                    Kind::NoSystemCalls => &["--no-system-calls"],
+                    _ => &[],
+                };
+                let agent = Agent::start_with(arguments)?;
                 // It listens first; it answers once everything is attached.
                 status::counters(&agent)?;
                 return Ok(Self::Agent {
@@ -232,6 +240,7 @@ impl Observer {
 fn is_lost_record(name: &str) -> bool {
     [
         "kernel_ring_full",
+        "kernel_runs_missed",
         "kernel_hop_map_full",
         "kernel_load_failed",
         "live_malformed",
@@ -256,7 +265,7 @@ fn lost(kind: Kind, said: &str) -> u64 {
             .filter(|line| line.starts_with("Lost "))
             .filter_map(number)
             .sum(),
-        Kind::Hopscope => 0,
+        Kind::Hopscope | Kind::NoSystemCalls => 0,
     }
 }
 
