@@ -120,6 +120,11 @@ fn bench_case(case: Case, kinds: &[Kind], bed: &Bed, args: &Args) -> Result<()> 
     let rounds = args.rounds.unwrap_or(rounds).max(1);
     let seconds = args.seconds.unwrap_or(seconds).max(1);
     let text = args.format == Format::Text;
+    let kinds: Vec<Kind> = kinds
+        .iter()
+        .copied()
+        .filter(|kind| kind.watches(case))
+        .collect();
     // Fills pools and caches.
     bed.load(case, 1)?;
     let mut alone = Vec::new();

@@ -14,7 +14,7 @@ use hopscope_tests::status;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::bed::Bed;
+use super::bed::{Bed, Case};
 use super::usage;
 use crate::exec::find_program;
 
@@ -49,6 +49,8 @@ pub(super) enum Kind {
     /// The agent with `--no-system-calls`: what it costs on a kernel with fentry, where its programs on system
     /// calls slow none but those that they are on.
     NoSystemCalls,
+    /// The agent with `--tls-plaintext`, where there is TLS.
+    TlsPlaintext,
     /// `tcpdump -i any -s 256`, written to nowhere: no disk slows it down.
     Tcpdump,
     /// A script on the agent's tracepoints: no packets.
@@ -60,9 +62,15 @@ impl Kind {
         match self {
             Self::Hopscope => "hopscope",
             Self::NoSystemCalls => "no_system_calls",
+            Self::TlsPlaintext => "tls_plaintext",
             Self::Tcpdump => "tcpdump",
             Self::Bpftrace => "bpftrace",
         }
+    }
+
+    /// Whether there is anything for it in this case.
+    pub(super) fn watches(self, case: Case) -> bool {
+        self != Self::TlsPlaintext || case == Case::Tls
     }
 }
 
@@ -115,6 +123,8 @@ enum Observer {
         agent: Agent,
         /// The gateway's namespace: others on this host may run gateways as well.
         namespace: u64,
+        /// Failures that there were before it was ready.
+        before: u64,
     },
     Program {
         kind: Kind,
@@ -147,17 +157,31 @@ impl Observer {
     fn start(kind: Kind, bed: &Bed) -> Result<Self> {
         let log = bed.files().join(kind.name());
         let mut command = match kind {
-            Kind::Hopscope | Kind::NoSystemCalls => {
+            Kind::Hopscope | Kind::NoSystemCalls | Kind::TlsPlaintext => {
                 let arguments: &[&str] = match kind {
                     Kind::NoSystemCalls => &["--no-system-calls"],
+                    Kind::TlsPlaintext => &["--tls-plaintext"],
                     _ => &[],
                 };
                 let agent = Agent::start_with(arguments)?;
                 // It listens first; it answers once everything is attached.
                 status::counters(&agent)?;
+                let mut before = 0;
+                if kind == Kind::TlsPlaintext {
+                    // The libraries are looked for in the background.
+                    wait_for("what is inside TLS to be read", START, || {
+                        before += bed.load(Case::Tls, 1)?.failures;
+                        let counters = status::counters(&agent)?;
+                        let reads = |(name, count): &(String, u64)| {
+                            name == "engine_plaintexts" && *count > 0
+                        };
+                        Ok(counters.iter().any(reads).then_some(()))
+                    })?;
+                }
                 return Ok(Self::Agent {
                     agent,
                     namespace: bed.namespace().inode()?,
+                    before,
                 });
             }
             Kind::Tcpdump => {
@@ -202,8 +226,13 @@ impl Observer {
 
     fn finish(self, cpu_us: f64, failures: u64) -> Result<Seen> {
         match self {
-            Self::Agent { agent, namespace } => {
-                let seen = settled(&agent, namespace, failures)?;
+            Self::Agent {
+                agent,
+                namespace,
+                before,
+            } => {
+                let seen = settled(&agent, namespace, before + failures)?;
+                let seen = seen.saturating_sub(before);
                 let lost = status::counters(&agent)?
                     .iter()
                     .filter(|(name, _)| is_lost_record(name))
@@ -265,7 +294,7 @@ fn lost(kind: Kind, said: &str) -> u64 {
             .filter(|line| line.starts_with("Lost "))
             .filter_map(number)
             .sum(),
-        Kind::Hopscope | Kind::NoSystemCalls => 0,
+        Kind::Hopscope | Kind::NoSystemCalls | Kind::TlsPlaintext => 0,
     }
 }
 
