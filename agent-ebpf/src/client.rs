@@ -12,9 +12,7 @@
 //! The segment programs hand the packets of such ports over by tail calls, so that these programs have
 //! a stack and a fate of their own.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skb_load_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext};
@@ -61,7 +59,7 @@ static CLIENTS: HashMap<u64, Client> = HashMap::with_max_entries(CLIENTS_CAP, NO
 
 /// What the last packet to a listener asked that came in on this processor, if anything. Of a listener that is
 /// told of connections with their first data (`TCP_DEFER_ACCEPT` of tcp(7), as Apache has it), that data passes
-/// before there is a socket for it; the kernel makes that right behind.
+/// before there is a socket for it; the kernel makes that right behind, if it takes the connection.
 #[map]
 static FIRST_DATA: PerCpuArray<Client> = PerCpuArray::with_max_entries(1, 0);
 
@@ -165,6 +163,8 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let asked: &Client = first;
     if CLIENTS.insert(cookie, asked, 0).is_err() {
         count(Counter::ClientMapFull);
+    } else if asked.flags & client_flag::OPAQUE != 0 {
+        count(Counter::ClientOpaque);
     }
     forget(first);
     Some(())
@@ -215,25 +215,55 @@ fn forget(client: &mut Client) {
 #[inline(always)]
 pub(crate) fn asked(ctx: &SkBuffContext) -> Option<()> {
     let segment = Segment::of(ctx, 0);
-    let shape = segment.shape()?;
-    let Some(client) = of_packet(ctx) else {
-        let first = FIRST_DATA.get_ptr_mut(0)?;
-        // SAFETY: an entry of a live map that only this processor uses.
-        let first = unsafe { &mut *first };
-        forget(first);
-        if shape.payload > 0 {
-            keep(&segment, &shape, first);
-        }
-        return Some(());
+    let Some(client) = CLIENTS.get_ptr_mut(segment.cookie) else {
+        return first_asked(&segment);
     };
     // SAFETY: an entry of a live map. Request and response of one exchange pass one behind the other,
     // and what a racing pipelined one tears is a text of its own client.
     let client = unsafe { &mut *client };
-    if shape.payload > 0 && client.flags & (client_flag::ASKED | client_flag::OPAQUE) == 0 {
-        keep(&segment, &shape, client);
+    if client.flags & client_flag::OPAQUE != 0 {
+        return None;
     }
+    let shape = segment.shape()?;
     if !shape.plain {
         client.flags |= client_flag::GONE;
+    }
+    if shape.payload == 0 || client.flags & client_flag::ASKED != 0 {
+        return None;
+    }
+    keep(&segment, &shape, client);
+    if client.flags & client_flag::OPAQUE != 0 {
+        count(Counter::ClientOpaque);
+    }
+    Some(())
+}
+
+/// A packet arrived where nothing is watched. If it is the one behind which a connection is established, the
+/// state program makes an entry of what it asks; a connection of another service is left alone.
+#[inline(always)]
+fn first_asked(segment: &Segment) -> Option<()> {
+    // SAFETY: the program's own context, whose socket is checked before it is looked at.
+    let state = unsafe {
+        let sk = (*segment.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        (*sk).state
+    };
+    // The latter has a socket before it is established (TCP Fast Open, RFC 7413).
+    if state != LISTEN as u32 && state != SYN_RECV as u32 {
+        return None;
+    }
+    let first = FIRST_DATA.get_ptr_mut(0)?;
+    // SAFETY: an entry of a live map that only this processor uses.
+    let first = unsafe { &mut *first };
+    forget(first);
+    let shape = segment.shape()?;
+    if !shape.plain {
+        first.flags |= client_flag::GONE;
+    }
+    if shape.payload > 0 {
+        keep(segment, &shape, first);
     }
     Some(())
 }
@@ -246,7 +276,6 @@ fn keep(segment: &Segment, shape: &Shape, client: &mut Client) {
         // What follows a request that was answered early is its rest.
         if client.ordinal == 0 {
             client.flags |= client_flag::OPAQUE;
-            count(Counter::ClientOpaque);
         }
         return;
     }
@@ -281,13 +310,13 @@ fn keep(segment: &Segment, shape: &Shape, client: &mut Client) {
 /// A packet leaves a socket of a port that a gateway listens on.
 #[inline(always)]
 pub(crate) fn answered(ctx: &SkBuffContext) -> Option<()> {
-    let client = of_packet(ctx)?;
+    let segment = Segment::of(ctx, 1);
+    let client = CLIENTS.get_ptr_mut(segment.cookie)?;
     // SAFETY: as above.
     let client = unsafe { &mut *client };
     if client.flags & client_flag::ASKED == 0 {
         return None;
     }
-    let segment = Segment::of(ctx, 1);
     let shape = segment.shape()?;
     if shape.payload > 0 {
         let start = segment.start(&shape);
@@ -315,13 +344,6 @@ pub(crate) fn answered(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     tell(&segment, &shape, client, segment.cookie)
-}
-
-#[inline(always)]
-fn of_packet(ctx: &SkBuffContext) -> Option<*mut Client> {
-    // SAFETY: the program's own context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    CLIENTS.get_ptr_mut(cookie)
 }
 
 /// Sends up what was asked and what the answer begins with, if anything.
@@ -384,15 +406,15 @@ fn tell(segment: &Segment, shape: &Shape, client: &Client, cookie: u64) -> Optio
 }
 
 /// Whether a payload may begin a request of HTTP/1: registered methods have three capital letters and more, some
-/// with hyphens, and a space follows (RFC 9112 section 3). That of the HTTP/2 preface is told by what follows it
-/// (RFC 9113 section 3.4).
+/// with hyphens, and a space follows (RFC 9112 section 3); a few of them are longer than what is looked at. That
+/// of the HTTP/2 preface is told by what follows it (RFC 9113 section 3.4).
 #[inline(always)]
 fn is_request(start: &[u8; START_LEN]) -> bool {
     let mut len = 0;
     while len < START_LEN && (start[len].is_ascii_uppercase() || start[len] == b'-') {
         len += 1;
     }
-    (3..START_LEN).contains(&len) && start[len] == b' ' && start[..6] != *b"PRI * "
+    len == START_LEN || (len >= 3 && start[len] == b' ' && start[..6] != *b"PRI * ")
 }
 
 /// The end of a `socket()`, `accept4()` or `bind()`: reports the call of a gateway where it failed for want

@@ -9,6 +9,7 @@
     reason = "what a test needs and does not get is a failed test"
 )]
 
+mod accepted;
 mod attach;
 mod clients;
 mod connects;
