@@ -30,12 +30,13 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
-    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
     let to_resolver = dns::may_pass(skb, port as u16, egress);
-    if !to_resolver && !is_hop_port(port as u16) {
+    let goes_out = to_resolver || is_hop_port(port as u16);
+    client::passed(ctx, egress, goes_out);
+    if !goes_out {
         return None;
     }
     let wire_len = ctx.len();
@@ -84,6 +85,8 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
+    /// Its sequence number.
+    pub(crate) seq: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,
 }
@@ -232,10 +235,12 @@ impl Segment {
             return None;
         }
         let tcp_len = usize::from(byte(tcp + 12) >> 4) << 2;
+        let seq = [byte(tcp + 4), byte(tcp + 5), byte(tcp + 6), byte(tcp + 7)];
         let start = (ip_len + tcp_len) as u32;
         Some(Shape {
             start,
             payload: self.wire_len.checked_sub(start)?,
+            seq: u32::from_be_bytes(seq),
             plain: byte(tcp + 13) & ENDS == 0,
         })
     }

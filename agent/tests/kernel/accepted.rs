@@ -50,7 +50,7 @@ pub(crate) fn alone(test: impl FnOnce()) {
     );
 }
 
-fn opaque(watch: &Watch) -> u64 {
+pub(crate) fn opaque(watch: &Watch) -> u64 {
     watch.counter("kernel_clients_opaque")
 }
 
@@ -86,16 +86,25 @@ fn accept(listener: &TcpListener, client: TcpStream) -> Pair {
     Pair { client, accepted }
 }
 
-/// Waits for the answers to `pair` and gives the request of the only one.
-fn only_request(watch: &mut Watch, pair: &Pair) -> Vec<u8> {
+/// Waits for the answers to `pair` and gives request and response of the only one.
+pub(crate) fn only(watch: &mut Watch, pair: &Pair) -> (Vec<u8>, Option<Vec<u8>>) {
     let ends = pair.ends();
     watch.until("answer", |watch| !answers(watch, ends).is_empty());
     watch.settle();
     let found = answers(watch, ends);
-    let [Seen::Answer { request, .. }] = found.as_slice() else {
+    let [
+        Seen::Answer {
+            request, response, ..
+        },
+    ] = found.as_slice()
+    else {
         panic!("{found:?}")
     };
-    request.clone()
+    (request.clone(), response.clone())
+}
+
+fn only_request(watch: &mut Watch, pair: &Pair) -> Vec<u8> {
+    only(watch, pair).0
 }
 
 #[test]

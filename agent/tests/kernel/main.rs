@@ -10,6 +10,7 @@
 )]
 
 mod accepted;
+mod answered;
 mod attach;
 mod clients;
 mod connects;
