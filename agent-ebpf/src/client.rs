@@ -120,6 +120,25 @@ pub(crate) fn gone(cookie: u64) {
     }
 }
 
+/// Which kind of record tells that the client of a connection left.
+#[inline(always)]
+pub(crate) fn departure(cookie: u64) -> u16 {
+    let Some(client) = CLIENTS.get_ptr(cookie) else {
+        return kind::CLIENT_LEFT;
+    };
+    // SAFETY: an entry of a live map.
+    let flags = unsafe { (*client).flags };
+    if flags & client_flag::OPAQUE != 0 {
+        kind::CLIENT_LEFT
+    } else if flags & (client_flag::ASKED | client_flag::LEFT) != 0 {
+        kind::CLIENT_LEFT_WAITING
+    } else if flags & client_flag::UNREAD != 0 {
+        kind::CLIENT_LEFT
+    } else {
+        kind::CLIENT_LEFT_ANSWERED
+    }
+}
+
 /// Notes that something failed on a hop, so that its owner's letting go of it is told.
 #[inline(always)]
 pub(crate) fn mark_failed(cookie: u64) {
@@ -241,26 +260,45 @@ pub(crate) fn asked(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     let shape = segment.shape()?;
+    if shape.payload > 0 {
+        arrived(&segment, &shape, client);
+    }
     if !shape.plain {
-        client.flags |= client_flag::GONE;
-    }
-    if shape.payload == 0 {
-        return None;
-    }
-    // Bytes come again where their acknowledgement was lost, and the last one to see whether the gateway is
-    // there still (RFC 9293 section 3.8.4).
-    let ahead = shape.seq.wrapping_sub(next_in(&segment)?);
-    if ahead.cast_signed() < 0 {
-        return None;
-    }
-    if client.flags & client_flag::ASKED != 0 {
-        return more(&segment, &shape, client);
-    }
-    if !keep(&segment, &shape, client) && client.ordinal == 0 && ahead == 0 {
-        client.flags |= client_flag::OPAQUE;
-        count(Counter::ClientOpaque);
+        leaves(client);
     }
     Some(())
+}
+
+/// The client closes its side, or resets it.
+#[inline(always)]
+fn leaves(client: &mut Client) {
+    client.flags |= client_flag::GONE;
+    if client.flags & client_flag::ASKED != 0 {
+        client.flags |= client_flag::LEFT;
+    }
+}
+
+/// Bytes arrived on a client's connection.
+#[inline(always)]
+fn arrived(segment: &Segment, shape: &Shape, client: &mut Client) {
+    let Some(next) = next_in(segment) else {
+        return;
+    };
+    // Bytes come again where their acknowledgement was lost, and the last one to see whether the gateway is
+    // there still (RFC 9293 section 3.8.4).
+    let ahead = shape.seq.wrapping_sub(next).cast_signed();
+    if ahead < 0 {
+        return;
+    }
+    if client.flags & client_flag::ASKED != 0 {
+        more(segment, shape, client);
+    } else if !keep(segment, shape, client) {
+        client.flags |= client_flag::UNREAD;
+        if client.ordinal == 0 && ahead == 0 {
+            client.flags |= client_flag::OPAQUE;
+            count(Counter::ClientOpaque);
+        }
+    }
 }
 
 /// A packet arrived where nothing is watched. If it is the one behind which a connection is established, the
@@ -278,12 +316,15 @@ fn first_asked(segment: &Segment) -> Option<()> {
     // SAFETY: an entry of a live map that only this processor uses.
     let first = unsafe { &mut *first };
     forget(first);
-    let shape = segment.shape()?;
-    if !shape.plain {
-        first.flags |= client_flag::GONE;
+    if state != LISTEN as u32 {
+        first.flags |= client_flag::UNREAD;
     }
+    let shape = segment.shape()?;
     if shape.payload > 0 && !keep(segment, &shape, first) {
         first.flags |= client_flag::OPAQUE;
+    }
+    if !shape.plain {
+        leaves(first);
     }
     Some(())
 }
@@ -357,7 +398,7 @@ fn keep(segment: &Segment, shape: &Shape, client: &mut Client) -> bool {
     client.ordinal = client.ordinal.wrapping_add(1);
     client.asked_seq = shape.seq;
     client.answer_len = 0;
-    client.flags |= client_flag::ASKED;
+    client.flags = client.flags & !client_flag::UNREAD | client_flag::ASKED;
     true
 }
 

@@ -42,8 +42,13 @@ pub mod kind {
     /// A [`super::ConnectRecord`].
     pub const CONNECT: u16 = 8;
     /// An [`super::OpenRecord`] about a client's connection, not a hop: a gateway closed it after the
-    /// client had, in order or by a reset, and had sent nothing on it lately. The client left without an answer.
+    /// client had, in order or by a reset, and had sent nothing on it lately. Whether the client waited for
+    /// an answer is not known.
     pub const CLIENT_LEFT: u16 = 10;
+    /// The same of a client that waited for an answer, however long.
+    pub const CLIENT_LEFT_WAITING: u16 = 16;
+    /// The same of a client that had nothing to wait for, or whose answer had begun.
+    pub const CLIENT_LEFT_ANSWERED: u16 = 17;
     /// A [`super::UnixConnectRecord`].
     pub const UNIX_CONNECT: u16 = 11;
     /// A [`super::HeldRecord`].
@@ -363,10 +368,15 @@ pub mod client_flag {
     pub const GONE: u32 = 2;
     /// Its requests cannot be read, or which answer belongs to which.
     pub const OPAQUE: u32 = 4;
+    /// When it closed its side, it waited for an answer.
+    pub const LEFT: u32 = 8;
     /// An interim response (1xx) began, and no final one yet.
-    pub const INTERIM: u32 = 8;
+    pub const INTERIM: u32 = 16;
     /// Another request began before the answer to this one.
-    pub const PIPELINED: u32 = 16;
+    pub const PIPELINED: u32 = 32;
+    /// Bytes passed behind the last request that was read, or before the first, of which it is not known what
+    /// they ask.
+    pub const UNREAD: u32 = 64;
 }
 
 /// Key of the `LISTENERS` map.

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use self::across::Held;
 use self::connecting::ConnectEnd;
-use super::Departures;
 use super::deadlines::Deadlines;
+use super::departures::Departures;
 use super::exchange::{Done, Exchange, Exchanges};
 use super::names::Known;
 use super::peers::{Peers, Place};

@@ -12,7 +12,7 @@ use hopscope_ebpf::{
 };
 use thiserror::Error;
 
-use crate::model::{LibraryFact, SocketCall, TcpState, Turn};
+use crate::model::{Departure, LibraryFact, SocketCall, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -77,6 +77,7 @@ pub(super) enum Body<'a> {
     },
     ClientLeft {
         turn: Turn,
+        departure: Departure,
     },
     Held(HeldBack),
     Client(ClientSaw<'a>),
@@ -215,9 +216,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
-        kind::CLIENT_LEFT => {
+        kind::CLIENT_LEFT | kind::CLIENT_LEFT_WAITING | kind::CLIENT_LEFT_ANSWERED => {
             exact(size_of::<OpenRecord>())?;
             Body::ClientLeft {
+                departure: match kind {
+                    kind::CLIENT_LEFT_WAITING => Departure::Waiting,
+                    kind::CLIENT_LEFT_ANSWERED => Departure::Answered,
+                    _ => Departure::Unknown,
+                },
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }

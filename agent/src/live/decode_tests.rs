@@ -206,20 +206,23 @@ fn addresses_and_names_are_read() {
 
 #[test]
 fn a_departure_names_thread_and_turn() {
-    let mut bytes = record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 0);
-    let caller = offset_of!(OpenRecord, caller);
-    let (tid, turn) = (offset_of!(Caller, tid), offset_of!(Caller, turn));
-    put(&mut bytes, caller + tid, &45_u32.to_ne_bytes());
-    put(&mut bytes, caller + turn, &9_u32.to_ne_bytes());
-    assert_eq!(
-        decode(&bytes).unwrap().body,
-        Body::ClientLeft {
-            turn: Turn {
-                thread: 45,
-                number: 9
-            }
-        }
-    );
+    for (kind, departure) in [
+        (kind::CLIENT_LEFT, Departure::Unknown),
+        (kind::CLIENT_LEFT_WAITING, Departure::Waiting),
+        (kind::CLIENT_LEFT_ANSWERED, Departure::Answered),
+    ] {
+        let mut bytes = record(kind, size_of::<OpenRecord>(), 0);
+        let caller = offset_of!(OpenRecord, caller);
+        let (tid, turn) = (offset_of!(Caller, tid), offset_of!(Caller, turn));
+        put(&mut bytes, caller + tid, &45_u32.to_ne_bytes());
+        put(&mut bytes, caller + turn, &9_u32.to_ne_bytes());
+        let turn = Turn {
+            thread: 45,
+            number: 9,
+        };
+        let left = Body::ClientLeft { turn, departure };
+        assert_eq!(decode(&bytes).unwrap().body, left);
+    }
 }
 
 #[test]

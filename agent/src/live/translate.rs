@@ -132,7 +132,9 @@ pub(super) fn input<'a>(
             }));
         }
         Body::Library(fact) => Signal::Library(fact),
-        Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
+        Body::ClientLeft { turn, departure } => {
+            return Ok(Some(Input::ClientLeft { turn, departure }));
+        }
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },

@@ -8,6 +8,17 @@ use super::{
     TcpFlags, TcpState, Timestamp,
 };
 
+/// What a client that left had of its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It waited for an answer that had not begun.
+    Waiting,
+    /// Its answer had begun, or it had asked for nothing.
+    Answered,
+    /// That is not known: its requests cannot be read.
+    Unknown,
+}
+
 /// One observation. Its time is passed beside it.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
@@ -69,11 +80,13 @@ pub enum Input<'a> {
         /// What it was told.
         errno: Errno,
     },
-    /// A gateway's thread closed the connection of a client that had closed it before and had not been
-    /// answered. Hops that the same thread closes in the same turn did not fail.
+    /// A gateway's thread closed the connection of a client that had closed it before. Hops that the same
+    /// thread closes in the same turn for want of a client did not fail.
     ClientLeft {
         /// Of which thread, and when in its life.
         turn: Turn,
+        /// What the client left.
+        departure: Departure,
     },
     /// An ICMP error that quotes a segment of some hop.
     Icmp {

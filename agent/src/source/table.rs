@@ -38,9 +38,9 @@ struct Generation<T> {
 impl<T> Generation<T> {
     fn new() -> Self {
         Self {
-            // A table that grows moves all that it holds, over and over.
+            // What grows moves all that it holds, over and over. Memory that is not written to is not taken.
             places: HashTable::with_capacity(GENERATION),
-            entries: Vec::new(),
+            entries: Vec::with_capacity(GENERATION),
         }
     }
 

@@ -2,8 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use hopscope::live::LiveConfig;
+use hopscope::model::Departure;
 
 use crate::support::{Seen, Watch};
 
@@ -18,6 +20,9 @@ pub(crate) fn config() -> LiveConfig {
         ..LiveConfig::default()
     }
 }
+
+/// Longer than what a gateway sent last counts as lately.
+const LONG_AGO: Duration = Duration::from_millis(300);
 
 /// A client's connection and the gateway's end of it.
 pub(crate) struct Pair {
@@ -172,4 +177,47 @@ fn what_cannot_be_read_is_counted() {
 fn own_thread() -> u32 {
     let link = std::fs::read_link("/proc/thread-self").unwrap();
     link.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_client_that_leaves_had_something_to_wait_for_or_not() {
+    let mut watch = Watch::start(&config());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut departure = |ask: &dyn Fn(&mut Pair)| {
+        let mut pair = Pair::of(&listener);
+        ask(&mut pair);
+        // Time has to pass for the kernel: nothing is waited for.
+        std::thread::sleep(LONG_AGO);
+        watch.seen.clear();
+        drop(pair.client);
+        assert_eq!(pair.accepted.read(&mut [0]).unwrap(), 0);
+        drop(pair.accepted);
+        let departures = |watch: &Watch| {
+            let all = watch.seen.iter();
+            all.filter_map(|(_, seen)| match seen {
+                Seen::ClientLeft(departure) => Some(*departure),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+        };
+        watch.until("departure", |watch| !departures(watch).is_empty());
+        departures(&watch)
+    };
+    let waits = departure(&|pair| pair.ask(REQUEST));
+    assert_eq!(waits, [Departure::Waiting]);
+    let asks_again = departure(&|pair| {
+        pair.ask(REQUEST);
+        pair.answer(GOOD);
+        pair.ask(REQUEST);
+    });
+    assert_eq!(asks_again, [Departure::Waiting]);
+    let has_its_answer = departure(&|pair| {
+        pair.ask(REQUEST);
+        pair.answer(GOOD);
+    });
+    assert_eq!(has_its_answer, [Departure::Answered]);
+    let never_asked = departure(&|_| {});
+    assert_eq!(never_asked, [Departure::Answered]);
+    let cannot_be_read = departure(&|pair| pair.ask(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"));
+    assert_eq!(cannot_be_read, [Departure::Unknown]);
 }

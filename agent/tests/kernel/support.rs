@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use hopscope::live::{LiveConfig, LiveSource};
 use hopscope::model::{
-    AnswerEnd, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target, TcpFlags,
+    AnswerEnd, Departure, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target,
+    TcpFlags,
 };
 use hopscope::stats::ProbeStatus;
 use tempfile::TempDir;
@@ -184,7 +185,7 @@ pub(crate) enum Seen {
         errno: Errno,
     },
     Icmp(IcmpError),
-    ClientLeft,
+    ClientLeft(Departure),
     Dns {
         process: Option<Process>,
         direction: Direction,
@@ -315,7 +316,7 @@ impl Watch {
                         },
                     ),
                     Input::Waiting(_) | Input::SocketFailed { .. } => (None, Seen::Other),
-                    Input::ClientLeft { .. } => (None, Seen::ClientLeft),
+                    Input::ClientLeft { departure, .. } => (None, Seen::ClientLeft(departure)),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });
