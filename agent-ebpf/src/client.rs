@@ -281,7 +281,14 @@ fn leaves(client: &mut Client) {
 /// Bytes arrived on a client's connection.
 #[inline(always)]
 fn arrived(segment: &Segment, shape: &Shape, client: &mut Client) {
-    let Some(next) = next_in(segment) else {
+    let is_asked = client.flags & client_flag::ASKED != 0;
+    let next = if is_asked || client.ordinal == 0 {
+        next_in(segment)
+    } else {
+        // As good, and had for nothing.
+        Some(client.next_in)
+    };
+    let Some(next) = next else {
         return;
     };
     // Bytes come again where their acknowledgement was lost, and the last one to see whether the gateway is
@@ -290,7 +297,7 @@ fn arrived(segment: &Segment, shape: &Shape, client: &mut Client) {
     if ahead < 0 {
         return;
     }
-    if client.flags & client_flag::ASKED != 0 {
+    if is_asked {
         more(segment, shape, client);
     } else if !keep(segment, shape, client) {
         client.flags |= client_flag::UNREAD;
@@ -350,20 +357,6 @@ fn next_in(segment: &Segment) -> Option<u32> {
     }
 }
 
-/// The sequence number behind everything that the socket has sent, which a segment has that is sent for the
-/// first time.
-#[inline(always)]
-fn next_out(segment: &Segment) -> Option<u32> {
-    // SAFETY: as above.
-    unsafe {
-        let tcp = bpf_tcp_sock(socket(segment)?);
-        if tcp.is_null() {
-            return None;
-        }
-        Some((*tcp).snd_nxt)
-    }
-}
-
 /// Keeps the first bytes of a request. Returns false where they begin none: what follows a request that was
 /// answered early is its rest.
 #[inline(always)]
@@ -397,6 +390,7 @@ fn keep(segment: &Segment, shape: &Shape, client: &mut Client) -> bool {
     client.requested_ns = now();
     client.ordinal = client.ordinal.wrapping_add(1);
     client.asked_seq = shape.seq;
+    client.next_out = shape.ack;
     client.answer_len = 0;
     client.flags = client.flags & !client_flag::UNREAD | client_flag::ASKED;
     true
@@ -462,9 +456,11 @@ pub(crate) fn answered(ctx: &SkBuffContext) -> Option<()> {
         };
     }
     // What is sent again was looked at before.
-    if shape.seq.wrapping_sub(next_out(&segment)?).cast_signed() < 0 {
+    if shape.seq.wrapping_sub(client.next_out).cast_signed() < 0 {
         return None;
     }
+    client.next_out = shape.seq.wrapping_add(shape.payload);
+    client.next_in = shape.ack;
     let known = client.answer_len;
     let mut rest = Rest {
         at: shape.start,

@@ -354,6 +354,10 @@ pub struct Client {
     pub answer_len: u32,
     /// Sequence number of the first byte of `request`.
     pub asked_seq: u32,
+    /// Sequence number behind what the gateway had received as it answered last.
+    pub next_in: u32,
+    /// The least sequence number that what comes next of the answer can have.
+    pub next_out: u32,
     /// The first bytes of the answer, until there are enough of them to tell what it is.
     pub answer: [u8; CLIENT_ANSWER_ROOM],
     /// The first bytes of that request.
@@ -681,7 +685,7 @@ layout! {
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
     ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
-    Client { size: 1120, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, answer: 68, request: 96 }
+    Client { size: 1128, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }

@@ -85,8 +85,9 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
-    /// Its sequence number.
+    /// Its sequence and acknowledgement numbers.
     pub(crate) seq: u32,
+    pub(crate) ack: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,
 }
@@ -235,12 +236,13 @@ impl Segment {
             return None;
         }
         let tcp_len = usize::from(byte(tcp + 12) >> 4) << 2;
-        let seq = [byte(tcp + 4), byte(tcp + 5), byte(tcp + 6), byte(tcp + 7)];
+        let word = |at| [byte(at), byte(at + 1), byte(at + 2), byte(at + 3)];
         let start = (ip_len + tcp_len) as u32;
         Some(Shape {
             start,
             payload: self.wire_len.checked_sub(start)?,
-            seq: u32::from_be_bytes(seq),
+            seq: u32::from_be_bytes(word(tcp + 4)),
+            ack: u32::from_be_bytes(word(tcp + 8)),
             plain: byte(tcp + 13) & ENDS == 0,
         })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hopscope::live::LiveConfig;
 use hopscope::model::Departure;
 
+use crate::accepted::alone;
 use crate::support::{Seen, Watch};
 
 pub(crate) const REQUEST: &[u8] = b"GET /shop?q=1 HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\n\r\n";
@@ -181,6 +182,10 @@ fn own_thread() -> u32 {
 
 #[test]
 fn a_client_that_leaves_had_something_to_wait_for_or_not() {
+    alone(departures);
+}
+
+fn departures() {
     let mut watch = Watch::start(&config());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut departure = |ask: &dyn Fn(&mut Pair)| {
