@@ -19,7 +19,7 @@ mod traffic;
 #[cfg(test)]
 mod tests;
 
-use core::hash::{BuildHasher as _, BuildHasherDefault};
+use core::hash::BuildHasher as _;
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -183,8 +183,7 @@ impl Engine {
             limits,
             stats: Stats::default(),
             now: Timestamp::default(),
-            // A table that grows moves all that it holds, over and over.
-            hops: ByHop::with_capacity_and_hasher(limits.hops, BuildHasherDefault::new()),
+            hops: ByHop::default(),
             over: VecDeque::new(),
             kept_bytes: 0,
             ends: HashTable::new(),
@@ -733,6 +732,10 @@ impl Engine {
         };
         if let Slot::Live(tracked) = std::mem::replace(slot, Slot::Over) {
             self.let_go(id, &tracked);
+            // They are a help, and the more there are, the less of the table stays near the processor.
+            if self.over.len() >= self.limits.hops / 4 {
+                self.forget_oldest_over();
+            }
             self.over.push_back((self.now.after(hop::LINGER), id));
             if self.spare.len() < MAX_SPARE && tracked.kept_bytes == 0 {
                 self.spare.push(tracked);

@@ -7,7 +7,8 @@
 //! contradicts is corrected by a new hop, since the engine cannot turn one around.
 //!
 //! A SYN with another initial sequence number is a new hop: ports are used again.
-//! Memory is bounded: connections that were idle longest are forgotten, and counted.
+//! Memory is bounded: closed connections are forgotten first, then those that were idle longest, which
+//! are counted.
 
 use core::net::SocketAddr;
 use std::time::Duration;
@@ -159,6 +160,16 @@ enum Connection {
 
 const _: () = assert!(size_of::<Option<Connection>>() <= 32);
 
+impl Connection {
+    /// Whether it was closed: what comes late of it says nothing that matters.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Tracked(tracked) => tracked.closed(),
+            Self::Waiting(_) => false,
+        }
+    }
+}
+
 /// Where a segment belongs.
 pub(super) enum Route {
     /// To this hop, going this way.
@@ -195,7 +206,7 @@ impl Hops {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            connections: Table::new(),
+            connections: Table::new(Connection::is_over),
             next: 0,
             waiting: 0,
             tallies: Vec::new(),

@@ -223,6 +223,11 @@ fn departures() {
     assert_eq!(has_its_answer, [Departure::Answered]);
     let never_asked = departure(&|_| {});
     assert_eq!(never_asked, [Departure::Answered]);
-    let cannot_be_read = departure(&|pair| pair.ask(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"));
+    let hello = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".as_slice(),
+        &[7; 100],
+    ]
+    .concat();
+    let cannot_be_read = departure(&|pair| pair.ask(&hello));
     assert_eq!(cannot_be_read, [Departure::Unknown]);
 }

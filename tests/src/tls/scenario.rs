@@ -571,6 +571,20 @@ pub fn inside(versions: Versions) -> Vec<Scenario> {
     all
 }
 
+/// A good response and a bad one of the same upstream inside TLS: the second breaks a rule.
+pub fn compared(versions: Versions) -> Scenario {
+    let rule = "http1.header_syntax";
+    let seen = [Seen::Status(502); 3];
+    let server = Server {
+        versions,
+        then: Then::AnswerThen(LEAKY, Close::Notify),
+        ..Server::HEALTHY
+    };
+    fails("compared", rule, PROVEN, seen)
+        .library(server)
+        .driven(Drive::Twice)
+}
+
 /// Healthy traffic, and what looks like a failure and is none.
 pub fn healthy() -> Vec<Scenario> {
     const EOF_BODY: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok\n";
