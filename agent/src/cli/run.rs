@@ -31,6 +31,7 @@ const MIN_RING_BYTES: u32 = 256 * 1024;
 
 /// Flags of `hopscope run`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Args {
     /// Address for gRPC [default: 127.0.0.1:7502].
     #[arg(long, value_name = "ADDRESS:PORT")]
