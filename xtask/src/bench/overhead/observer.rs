@@ -51,6 +51,8 @@ pub(super) enum Kind {
     NoSystemCalls,
     /// The agent with `--tls-plaintext`, where there is TLS.
     TlsPlaintext,
+    /// The agent without the client side: what it costs to watch that is the difference.
+    NoClientSide,
     /// `tcpdump -i any -s 256`, written to nowhere: no disk slows it down.
     Tcpdump,
     /// A script on the agent's tracepoints: no packets.
@@ -61,8 +63,9 @@ impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Hopscope => "hopscope",
-            Self::NoSystemCalls => "no_system_calls",
-            Self::TlsPlaintext => "tls_plaintext",
+            Self::NoSystemCalls => "no-system-calls",
+            Self::NoClientSide => "no-client-side",
+            Self::TlsPlaintext => "tls-plaintext",
             Self::Tcpdump => "tcpdump",
             Self::Bpftrace => "bpftrace",
         }
@@ -71,6 +74,17 @@ impl Kind {
     /// Whether there is anything for it in this case.
     pub(super) fn watches(self, case: Case) -> bool {
         self != Self::TlsPlaintext || case == Case::Tls
+    }
+
+    /// Flags of the agent, where it is one.
+    pub(super) const fn agent(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Hopscope => Some(&[]),
+            Self::NoSystemCalls => Some(&["--no-system-calls"]),
+            Self::NoClientSide => Some(&["--no-client-side"]),
+            Self::TlsPlaintext => Some(&["--tls-plaintext"]),
+            Self::Tcpdump | Self::Bpftrace => None,
+        }
     }
 }
 
@@ -155,46 +169,37 @@ impl Watching {
 
 impl Observer {
     fn start(kind: Kind, bed: &Bed) -> Result<Self> {
+        if let Some(flags) = kind.agent() {
+            let agent = Agent::start_with(flags)?;
+            // It listens first; it answers once everything is attached.
+            status::counters(&agent)?;
+            let mut before = 0;
+            if kind == Kind::TlsPlaintext {
+                // The libraries are looked for in the background.
+                wait_for("what is inside TLS to be read", START, || {
+                    before += bed.load(Case::Tls, 1)?.failures;
+                    let counters = status::counters(&agent)?;
+                    let reads =
+                        |(name, count): &(String, u64)| name == "engine_plaintexts" && *count > 0;
+                    Ok(counters.iter().any(reads).then_some(()))
+                })?;
+            }
+            return Ok(Self::Agent {
+                agent,
+                namespace: bed.namespace().inode()?,
+                before,
+            });
+        }
         let log = bed.files().join(kind.name());
-        let mut command = match kind {
-            Kind::Hopscope | Kind::NoSystemCalls | Kind::TlsPlaintext => {
-                let arguments: &[&str] = match kind {
-                    Kind::NoSystemCalls => &["--no-system-calls"],
-                    Kind::TlsPlaintext => &["--tls-plaintext"],
-                    _ => &[],
-                };
-                let agent = Agent::start_with(arguments)?;
-                // It listens first; it answers once everything is attached.
-                status::counters(&agent)?;
-                let mut before = 0;
-                if kind == Kind::TlsPlaintext {
-                    // The libraries are looked for in the background.
-                    wait_for("what is inside TLS to be read", START, || {
-                        before += bed.load(Case::Tls, 1)?.failures;
-                        let counters = status::counters(&agent)?;
-                        let reads = |(name, count): &(String, u64)| {
-                            name == "engine_plaintexts" && *count > 0
-                        };
-                        Ok(counters.iter().any(reads).then_some(()))
-                    })?;
-                }
-                return Ok(Self::Agent {
-                    agent,
-                    namespace: bed.namespace().inode()?,
-                    before,
-                });
-            }
-            Kind::Tcpdump => {
-                let mut command = Command::new("tcpdump");
-                // Without -Z it gives up root first, which not every host allows.
-                command.args(["-i", "any", "-s", "256", "-Z", "root", "-w", "/dev/null"]);
-                command
-            }
-            Kind::Bpftrace => {
-                let mut command = Command::new("bpftrace");
-                command.args(["-e", SCRIPT]);
-                command
-            }
+        let mut command = if kind == Kind::Tcpdump {
+            let mut command = Command::new("tcpdump");
+            // Without -Z it gives up root first, which not every host allows.
+            command.args(["-i", "any", "-s", "256", "-Z", "root", "-w", "/dev/null"]);
+            command
+        } else {
+            let mut command = Command::new("bpftrace");
+            command.args(["-e", SCRIPT]);
+            command
         };
         let output = File::create(&log)?;
         command
@@ -294,7 +299,7 @@ fn lost(kind: Kind, said: &str) -> u64 {
             .filter(|line| line.starts_with("Lost "))
             .filter_map(number)
             .sum(),
-        Kind::Hopscope | Kind::NoSystemCalls | Kind::TlsPlaintext => 0,
+        Kind::Hopscope | Kind::NoSystemCalls | Kind::NoClientSide | Kind::TlsPlaintext => 0,
     }
 }
 
