@@ -221,11 +221,12 @@ pub struct UnixConnectRecord {
     pub path: [u8; UNIX_PATH_LEN],
 }
 
-/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them.
+/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them. Where there are
+/// `marks`, as many [`RecordMark`]s follow behind room for [`HEADER_ROOM`] of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentHeader {
-    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes.
+    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes, or the room for both.
     pub header: Header,
     /// Length of the packet from the IP header on, as the socket saw it: segmentation offload makes
     /// packets longer than the IP total length field.
@@ -234,8 +235,20 @@ pub struct SegmentHeader {
     pub captured: u32,
     /// One for egress (to the upstream), zero for ingress.
     pub egress: u32,
+    /// How many headers of TLS records are told.
+    pub marks: u32,
+}
+
+/// Header of a TLS record inside a segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RecordMark {
+    /// Its place in the payload.
+    pub at: u32,
+    /// The header (RFC 8446 section 5.1).
+    pub header: [u8; 5],
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 /// A socket that asks name servers; value of the `DNS_SOCKETS` map, whose key is the socket cookie.
@@ -685,7 +698,8 @@ layout! {
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     PlainHeader { size: 48, header: 0, offset: 24, len: 32, captured: 36, egress: 40, reserved: 44 }
-    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
+    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, marks: 36 }
+    RecordMark { size: 12, at: 0, header: 4, reserved: 9 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }
     Hop { size: 8, pid: 0, flags: 4 }

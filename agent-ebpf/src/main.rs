@@ -29,6 +29,7 @@ mod emit;
 mod gateway;
 mod maps;
 mod plain;
+mod records;
 mod segment;
 mod socket;
 mod stage;

@@ -12,6 +12,7 @@ use hopscope_ebpf::{
 use crate::client;
 use crate::dns;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
+use crate::records;
 use crate::stage::{self, Fate, Record};
 
 /// What the programs always return: the packet goes on as if nothing had looked at it.
@@ -53,6 +54,7 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let wanted = SNAP_LEN.load() + HEADER_ROOM;
     let most = match stage::fate(&segment.cut(wanted))? {
         Fate::Kept => return Some(()),
+        Fate::Marked => return records::send_up(&segment),
         Fate::Head => HEADER_ROOM,
         Fate::Whole => MAX_SNAP_LEN + HEADER_ROOM,
         Fate::Up => {
@@ -84,6 +86,8 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
+    /// Sequence number of the first of them.
+    pub(crate) seq: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,
 }
@@ -118,7 +122,7 @@ impl Segment {
 
     /// Sends the segment up.
     #[inline(always)]
-    fn send_up(&self) -> Option<()> {
+    pub(crate) fn send_up(&self) -> Option<()> {
         if self.captured <= SEGMENT_TIERS[0] {
             self.send::<{ SEGMENT_TIERS[0] as usize }>()
         } else if self.captured <= SEGMENT_TIERS[1] {
@@ -189,7 +193,7 @@ impl Segment {
             wire_len: self.wire_len,
             captured,
             egress: self.egress,
-            reserved: 0,
+            marks: 0,
         };
         // SAFETY: as above.
         unsafe { (&raw mut (*record).header).write(header) };
@@ -236,6 +240,7 @@ impl Segment {
         Some(Shape {
             start,
             payload: self.wire_len.checked_sub(start)?,
+            seq: u32::from_be_bytes([byte(tcp + 4), byte(tcp + 5), byte(tcp + 6), byte(tcp + 7)]),
             plain: byte(tcp + 13) & ENDS == 0,
         })
     }
@@ -252,9 +257,21 @@ impl Segment {
         self.bytes(shape.start).map(Record::read)
     }
 
+    /// The header of a TLS record that begins at this place of the payload, perhaps.
+    #[inline(always)]
+    pub(crate) fn record_at(&self, shape: &Shape, at: u32) -> Option<Record> {
+        self.bytes(shape.start + at).map(Record::read)
+    }
+
+    /// Whether less of it is captured than there is.
+    #[inline(always)]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.captured < self.wire_len
+    }
+
     /// The `N` bytes from `at` on, where there are as many.
     #[inline(always)]
-    fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+    pub(crate) fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: `bytes` has room for as many. It fails where the packet is shorter.
         let loaded =

@@ -17,6 +17,7 @@ mod held;
 mod late;
 mod library;
 mod network;
+mod openssl;
 mod pair;
 mod places;
 mod plaintext;

@@ -215,6 +215,8 @@ pub(crate) enum Seen {
         flags: TcpFlags,
         payload: Vec<u8>,
         wire_len: u32,
+        /// Places of the TLS records whose headers were told.
+        records: Vec<u32>,
     },
     /// What was written or read inside TLS.
     Text {
@@ -309,6 +311,7 @@ impl Watch {
                         let payload = segment.payload.to_vec();
                         let (direction, flags) = (segment.direction, segment.flags);
                         let wire_len = segment.wire_len;
+                        let records = segment.records.iter();
                         (
                             Some(hop),
                             Seen::Segment {
@@ -317,6 +320,7 @@ impl Watch {
                                 flags,
                                 payload,
                                 wire_len,
+                                records: records.map(|(place, _)| place).collect(),
                             },
                         )
                     }
