@@ -345,6 +345,9 @@ pub struct ClientRecord {
     pub response: [u8; CLIENT_RESPONSE_LEN],
 }
 
+/// Room for two times the bytes that tell what an answer is.
+pub const CLIENT_ANSWER_ROOM: usize = 28;
+
 /// The task is getting shut down (`include/linux/sched.h`).
 pub const PF_EXITING: u32 = 4;
 
@@ -362,8 +365,16 @@ pub struct Client {
     pub request_len: u32,
     /// Bits of [`client_flag`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of `answer` that count.
+    pub answer_len: u32,
+    /// Sequence number of the first byte of `request`.
+    pub asked_seq: u32,
+    /// Sequence number behind what the gateway had received as it answered last.
+    pub next_in: u32,
+    /// The least sequence number that what comes next of the answer can have.
+    pub next_out: u32,
+    /// The first bytes of the answer, until there are enough of them to tell what it is.
+    pub answer: [u8; CLIENT_ANSWER_ROOM],
     /// The first bytes of that request.
     pub request: [u8; CLIENT_REQUEST_LEN],
 }
@@ -374,10 +385,17 @@ pub mod client_flag {
     pub const ASKED: u32 = 1;
     /// The client closed its side, or reset it.
     pub const GONE: u32 = 2;
-    /// Its requests cannot be read.
+    /// Its requests cannot be read, or which answer belongs to which.
     pub const OPAQUE: u32 = 4;
     /// When it closed its side, it waited for an answer.
     pub const LEFT: u32 = 8;
+    /// An interim response (1xx) began, and no final one yet.
+    pub const INTERIM: u32 = 16;
+    /// Another request began before the answer to this one.
+    pub const PIPELINED: u32 = 32;
+    /// Bytes passed behind the last request that was read, or before the first, of which it is not known what
+    /// they ask.
+    pub const UNREAD: u32 = 64;
 }
 
 /// Key of the `LISTENERS` map.
@@ -557,7 +575,8 @@ pub enum Counter {
     Opaque = 9,
     /// Clients' connections that are not watched because a table took no entry.
     ClientMapFull = 10,
-    /// Clients' connections whose requests cannot be read: TLS or HTTP/2. Their answers are not seen.
+    /// Clients' connections whose requests cannot be read, as with TLS and HTTP/2, or are pipelined. Their
+    /// answers are not seen.
     ClientOpaque = 11,
     /// Answers to clients that begin no HTTP/1 response, such as bytes that a gateway passes on raw.
     ClientRaw = 12,
@@ -692,7 +711,7 @@ layout! {
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
     ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
-    Client { size: 1088, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, reserved: 60, request: 64 }
+    Client { size: 1128, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }

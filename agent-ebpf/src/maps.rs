@@ -197,6 +197,8 @@ globals! {
     SAMPLE: u32 = 0;
     /// Milliseconds after which a first response byte is late.
     SLOW_MS: u32 = 1000;
+    /// Not zero where the accepted connections of gateways are looked at.
+    CLIENT_SIDE: u32 = 1;
     /// Bits of `hopscope_ebpf::filter`.
     FILTERS: u32 = 0;
     /// Offset in `pt_regs` of the first register that survives a call, and how many there are.

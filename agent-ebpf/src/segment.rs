@@ -31,12 +31,13 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
-    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
     let to_resolver = dns::may_pass(skb, port as u16, egress);
-    if !to_resolver && !is_hop_port(port as u16) {
+    let goes_out = to_resolver || is_hop_port(port as u16);
+    client::passed(ctx, egress, goes_out);
+    if !goes_out {
         return None;
     }
     let wire_len = ctx.len();
@@ -86,8 +87,9 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
-    /// Sequence number of the first of them.
+    /// Its sequence and acknowledgement numbers.
     pub(crate) seq: u32,
+    pub(crate) ack: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,
 }
@@ -236,11 +238,13 @@ impl Segment {
             return None;
         }
         let tcp_len = usize::from(byte(tcp + 12) >> 4) << 2;
+        let word = |at| [byte(at), byte(at + 1), byte(at + 2), byte(at + 3)];
         let start = (ip_len + tcp_len) as u32;
         Some(Shape {
             start,
             payload: self.wire_len.checked_sub(start)?,
-            seq: u32::from_be_bytes([byte(tcp + 4), byte(tcp + 5), byte(tcp + 6), byte(tcp + 7)]),
+            seq: u32::from_be_bytes(word(tcp + 4)),
+            ack: u32::from_be_bytes(word(tcp + 8)),
             plain: byte(tcp + 13) & ENDS == 0,
         })
     }

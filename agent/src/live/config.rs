@@ -42,6 +42,7 @@ const GATEWAYS: &[&str] = &[
 
 /// What to watch and how much to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct LiveConfig {
     /// Names of gateway processes.
     pub gateways: Vec<String>,
@@ -68,6 +69,8 @@ pub struct LiveConfig {
     /// Whether system calls of gateways that fail are looked at. The kernel makes every system call of
     /// every process a little slower for that.
     pub system_calls: bool,
+    /// Whether the accepted connections of gateways are looked at, so that it is known what their clients got.
+    pub client_side: bool,
     /// Whether what gateways write and read inside TLS is looked at, where their TLS library can be asked.
     pub tls_plaintext: bool,
     /// Whether the kernel programs' own debug lines go to `tracing`.
@@ -89,6 +92,7 @@ impl Default for LiveConfig {
             slow_first_byte_ms: 1000,
             packets_of: Vec::new(),
             system_calls: true,
+            client_side: true,
             tls_plaintext: false,
             kernel_log: false,
         }

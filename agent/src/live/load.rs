@@ -36,7 +36,7 @@ pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 const TRACEPOINTS: [(&str, &str, &str); 8] = [
     (STATE, "inet_sock_set_state", "no hop is seen"),
     (
-        "client_state",
+        CLIENT_STATE,
         "inet_sock_set_state",
         "what clients of gateways get is not seen",
     ),
@@ -75,11 +75,18 @@ const TRACEPOINTS: [(&str, &str, &str); 8] = [
 /// The program without which nothing works.
 const STATE: &str = "state";
 
+/// The program that finds listeners and accepted connections.
+const CLIENT_STATE: &str = "client_state";
+
+/// Why something is not attached that nobody wants.
+const TURNED_OFF: &str = "turned off";
+
 /// What is attached, and what is known about this kernel.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) probes: Vec<ProbeStatus>,
-    pub(super) clients: Clients,
+    /// None where the client side is not wanted.
+    pub(super) clients: Option<Clients>,
     pub(super) places: Places,
     pub(super) reset_reasons: ResetReasons,
 }
@@ -95,7 +102,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let no_calls = if config.system_calls {
         offsets.no_connect.as_deref()
     } else {
-        Some("turned off")
+        Some(TURNED_OFF)
+    };
+    // What they tell says why a gateway answered its client.
+    let no_other_calls = if config.client_side {
+        no_calls
+    } else {
+        Some(TURNED_OFF)
     };
 
     let traced = calls::layout(&mut globals);
@@ -106,6 +119,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         ("SAMPLE", config.sample),
         ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
+        ("CLIENT_SIDE", u32::from(config.client_side)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),
         ("STACK_AT", tls::STACK_AND_RESULT.0),
@@ -131,7 +145,11 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     fill_filters(&mut ebpf, config)?;
 
     for (name, hook, loss) in TRACEPOINTS {
-        let result = attach_tracepoint(&mut ebpf, name, hook, &aya_btf);
+        let result = if name == CLIENT_STATE && !config.client_side {
+            Err(TURNED_OFF.to_owned())
+        } else {
+            attach_tracepoint(&mut ebpf, name, hook, &aya_btf)
+        };
         if let (STATE, Err(reason)) = (name, &result) {
             return Err(LiveError::Essential {
                 name,
@@ -140,8 +158,14 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         probes.push(status(name, result, loss));
     }
-    calls::attach(&mut ebpf, &aya_btf, no_calls, traced, &mut probes);
-    let (clients, result) = Clients::take(&mut ebpf)?;
+    let unwanted = [no_calls, no_other_calls];
+    calls::attach(&mut ebpf, &aya_btf, unwanted, traced, &mut probes);
+    let (clients, result) = if config.client_side {
+        let (clients, result) = Clients::take(&mut ebpf)?;
+        (Some(clients), result)
+    } else {
+        (None, Err(TURNED_OFF.to_owned()))
+    };
     probes.push(status(
         "clients",
         result,

@@ -91,7 +91,8 @@ pub struct LiveSource {
     hops: Table<u64, [u32; 2]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
-    clients: Clients,
+    /// None where the client side is not wanted.
+    clients: Option<Clients>,
     places: Places,
     missed: Missed,
     counts: PerCpuArray<MapData, u64>,
@@ -267,7 +268,8 @@ impl LiveSource {
     /// Since when the client has waited for its answer that has waited longest, in each network namespace
     /// where one does. Looks at every client's connection: not for every record.
     pub fn waiting(&self) -> Vec<(u64, Timestamp)> {
-        let oldest = self.clients.waiting();
+        let oldest = self.clients.as_ref().map(Clients::waiting);
+        let oldest = oldest.unwrap_or_default();
         let wall = |(netns, ns)| (netns, self.clock.wall(ns));
         oldest.into_iter().map(wall).collect()
     }
@@ -440,16 +442,22 @@ impl LiveSource {
                 }
             }
             Found::Listener { process, local } => {
-                self.clients.listen(process.netns, local);
-                self.listening
-                    .extend(self.processes.listeners.add(process, local));
+                if let Some(clients) = &mut self.clients {
+                    clients.listen(process.netns, local);
+                    let added = self.processes.listeners.add(process, local);
+                    self.listening.extend(added);
+                }
             }
             Found::Client {
                 cookie,
                 netns,
                 local,
                 remote,
-            } => self.clients.seed(cookie, netns, local, remote),
+            } => {
+                if let Some(clients) = &mut self.clients {
+                    clients.seed(cookie, netns, local, remote);
+                }
+            }
             Found::Namespace { netns, sockets } => {
                 self.icmp.insert(netns, sockets);
             }

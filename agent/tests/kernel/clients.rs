@@ -7,13 +7,14 @@ use std::time::Duration;
 use hopscope::live::LiveConfig;
 use hopscope::model::Departure;
 
+use crate::accepted::alone;
 use crate::support::{Seen, Watch};
 
-const REQUEST: &[u8] = b"GET /shop?q=1 HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\n\r\n";
-const BAD: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
-const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const REQUEST: &[u8] = b"GET /shop?q=1 HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\n\r\n";
+pub(crate) const BAD: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-fn config() -> LiveConfig {
+pub(crate) fn config() -> LiveConfig {
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     LiveConfig {
         gateways: vec![comm.trim_end().to_owned()],
@@ -25,33 +26,39 @@ fn config() -> LiveConfig {
 const LONG_AGO: Duration = Duration::from_millis(300);
 
 /// A client's connection and the gateway's end of it.
-struct Pair {
-    client: TcpStream,
-    accepted: TcpStream,
+pub(crate) struct Pair {
+    pub(crate) client: TcpStream,
+    pub(crate) accepted: TcpStream,
 }
 
 impl Pair {
-    fn of(listener: &TcpListener) -> Self {
+    pub(crate) fn of(listener: &TcpListener) -> Self {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         Self { client, accepted }
     }
 
     /// The client asks; the gateway takes it.
-    fn ask(&mut self, request: &[u8]) {
+    pub(crate) fn ask(&mut self, request: &[u8]) {
         self.client.write_all(request).unwrap();
+        self.take(request);
+    }
+
+    /// The gateway takes what the client sent.
+    pub(crate) fn take(&mut self, request: &[u8]) {
         let mut taken = vec![0; request.len()];
         self.accepted.read_exact(&mut taken).unwrap();
+        assert_eq!(taken, request);
     }
 
     /// The gateway answers; the client takes it.
-    fn answer(&mut self, response: &[u8]) {
+    pub(crate) fn answer(&mut self, response: &[u8]) {
         self.accepted.write_all(response).unwrap();
         let mut taken = vec![0; response.len()];
         self.client.read_exact(&mut taken).unwrap();
     }
 
-    fn ends(&self) -> (SocketAddr, SocketAddr) {
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
         (
             self.accepted.local_addr().unwrap(),
             self.client.local_addr().unwrap(),
@@ -59,7 +66,7 @@ impl Pair {
     }
 }
 
-fn answers(watch: &Watch, of: (SocketAddr, SocketAddr)) -> Vec<&Seen> {
+pub(crate) fn answers(watch: &Watch, of: (SocketAddr, SocketAddr)) -> Vec<&Seen> {
     watch
         .seen
         .iter()
@@ -175,6 +182,10 @@ fn own_thread() -> u32 {
 
 #[test]
 fn a_client_that_leaves_had_something_to_wait_for_or_not() {
+    alone(departures);
+}
+
+fn departures() {
     let mut watch = Watch::start(&config());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut departure = |ask: &dyn Fn(&mut Pair)| {

@@ -9,6 +9,8 @@
     reason = "what a test needs and does not get is a failed test"
 )]
 
+mod accepted;
+mod answered;
 mod attach;
 mod clients;
 mod connects;
