@@ -125,7 +125,15 @@ impl Places {
     /// Takes note of a socket that a gateway holds and that was made in the cgroup with this id: by another process,
     /// or before the gateway was moved.
     pub(super) fn admit_socket(&self, pid: u32, id: u64) {
-        self.table().admit_socket(pid, id);
+        let Some(root) = self.table().seeks(pid, id) else {
+            return;
+        };
+        // Nobody waits for this: the whole tree may have to be looked at.
+        if let Some(path) = cgroup::path_with(&root, id) {
+            self.table().admit_socket(pid, id, &absolute(&path));
+        } else {
+            tracing::debug!(pid, id, "the cgroup of a socket is not there");
+        }
     }
 
     /// Takes note of all of them, and gives up the places that nobody needs any more.
@@ -247,34 +255,32 @@ impl Table {
         self.use_place("", pid);
     }
 
-    fn admit_socket(&mut self, pid: u32, id: u64) {
+    /// The tree in which the cgroup of a gateway's socket is to be looked for, unless it is known.
+    fn seeks(&mut self, pid: u32, id: u64) -> Option<PathBuf> {
         if !self.follows || id == 0 {
-            return;
+            return None;
         }
         if let Some(place) = self.places.iter_mut().find(|place| place.id == id) {
             place.pids.insert(pid);
-            return;
+            return None;
         }
-        if self.known.contains_key(&id) {
-            return;
-        }
-        let Some(path) = cgroup::path_with(&self.root, id) else {
-            tracing::debug!(pid, id, "the cgroup of a socket is not there");
-            return;
-        };
-        let path = absolute(&path);
-        if !self.use_place(&path, pid) {
-            match self.attach(&path) {
+        (!self.known.contains_key(&id)).then(|| self.root.clone())
+    }
+
+    fn admit_socket(&mut self, pid: u32, id: u64, path: &str) {
+        if !self.use_place(path, pid) {
+            match self.attach(path) {
                 Ok(place) => {
                     self.enter(place);
-                    self.use_place(&path, pid);
+                    self.use_place(path, pid);
                 }
                 Err(error) => {
                     tracing::debug!(path, %error, "cannot attach to the cgroup of a socket");
                 }
             }
         }
-        if let Some(place) = self.places.iter().find(|place| covers(&place.path, &path)) {
+        let place = self.places.iter().find(|place| covers(&place.path, path));
+        if let Some(place) = place {
             self.known.insert(id, place.since_ns);
         }
     }
