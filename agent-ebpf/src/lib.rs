@@ -61,6 +61,8 @@ pub mod kind {
     pub const LISTEN: u16 = 21;
     /// A [`super::SocketCallRecord`].
     pub const SOCKET_CALL: u16 = 22;
+    /// An [`super::ArrivalRecord`], in the ring of those.
+    pub const ARRIVAL: u16 = 23;
     /// A [`super::LibraryRecord`].
     pub const LIBRARY: u16 = 13;
     /// A [`super::PlainHeader`] and the first of the bytes.
@@ -219,11 +221,12 @@ pub struct UnixConnectRecord {
     pub path: [u8; UNIX_PATH_LEN],
 }
 
-/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them.
+/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them. Where there are
+/// `marks`, as many [`RecordMark`]s follow behind room for [`HEADER_ROOM`] of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentHeader {
-    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes.
+    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes, or the room for both.
     pub header: Header,
     /// Length of the packet from the IP header on, as the socket saw it: segmentation offload makes
     /// packets longer than the IP total length field.
@@ -232,8 +235,20 @@ pub struct SegmentHeader {
     pub captured: u32,
     /// One for egress (to the upstream), zero for ingress.
     pub egress: u32,
+    /// How many headers of TLS records are told.
+    pub marks: u32,
+}
+
+/// Header of a TLS record inside a segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RecordMark {
+    /// Its place in the payload.
+    pub at: u32,
+    /// The header (RFC 8446 section 5.1).
+    pub header: [u8; 5],
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 /// A socket that asks name servers; value of the `DNS_SOCKETS` map, whose key is the socket cookie.
@@ -417,6 +432,17 @@ pub struct SocketCallRecord {
     pub call: u32,
     /// The error, positive.
     pub errno: i32,
+}
+
+/// A gateway, or a resolver of this host, began to run as the program that it is. These records have the
+/// `ARRIVALS` ring to themselves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ArrivalRecord {
+    /// Header, [`kind::ARRIVAL`], without a cookie.
+    pub header: Header,
+    /// The process.
+    pub caller: Caller,
 }
 
 /// Exchanges that were held back, summed up.
@@ -687,10 +713,12 @@ layout! {
     ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
     Client { size: 1128, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
+    ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     PlainHeader { size: 48, header: 0, offset: 24, len: 32, captured: 36, egress: 40, reserved: 44 }
-    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
+    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, marks: 36 }
+    RecordMark { size: 12, at: 0, header: 4, reserved: 9 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }
     Hop { size: 8, pid: 0, flags: 4 }

@@ -91,8 +91,9 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         // Full or not, a tuple that is missing only loses who sent a reset, or why.
         let _ = TUPLES.insert(reversed(&ends, netns), known, 0);
     }
-    let bytes_acked = sk.field::<u64>(&maps::TCP_BYTES_ACKED);
-    let srtt = sk.field::<u32>(&maps::TCP_SRTT);
+    let tcp = sk.tcp();
+    let bytes_acked = tcp.and_then(|tcp| ctx::direct::<u64>(tcp, &maps::TCP_BYTES_ACKED));
+    let srtt = tcp.and_then(|tcp| ctx::direct::<u32>(tcp, &maps::TCP_SRTT));
     debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
     emit(StateRecord {
         header: header::<StateRecord>(kind::STATE, cookie),
@@ -122,7 +123,7 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
     }
     let kind = client::departure(sk.cookie());
     if kind != kind::CLIENT_LEFT_WAITING {
-        let sent = sk.field::<u32>(&maps::TCP_LSNDTIME)?;
+        let sent: u32 = ctx::direct(sk.tcp()?, &maps::TCP_LSNDTIME)?;
         if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
             return None;
         }

@@ -7,6 +7,7 @@ mod live {
     pub(crate) mod captures;
     mod cases;
     mod dns;
+    mod places;
     mod plaintext;
     pub(crate) mod status;
     mod stopped;

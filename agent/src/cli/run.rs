@@ -76,8 +76,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION")]
     slow_first_byte: Option<Wait>,
 
-    /// Cgroup below which all gateways run; repeat for more. The packets of other processes are then
-    /// left alone, and cost nothing [default: the root].
+    /// Cgroup whose packets are looked at, with those below it; repeat for more, `/` is the whole host. Of
+    /// hops elsewhere only connects are seen [default: the cgroups of gateways, found as they start].
     #[arg(long = "packets-of", value_name = "PATH")]
     packets_of: Vec<PathBuf>,
 

@@ -458,6 +458,10 @@ impl Hop {
                 self.process = Some(process);
                 self.local = Some(local);
             }
+            Signal::Unwatched => {
+                cx.stats.hops_mid_stream += u64::from(!self.mid_stream);
+                self.mid_stream = true;
+            }
             Signal::State {
                 old,
                 new,

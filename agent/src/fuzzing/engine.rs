@@ -10,7 +10,7 @@ use crate::engine::{Config, Engine, UpstreamTally};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Departure, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process,
-    Proof, ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
+    Proof, RecordHeads, ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -197,6 +197,7 @@ impl World {
                 .saturating_add(more),
             ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
+            records: RecordHeads::NONE,
             packet: &[],
         };
         let id = HopId(hop as u64);

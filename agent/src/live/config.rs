@@ -63,7 +63,8 @@ pub struct LiveConfig {
     pub sample: u32,
     /// Milliseconds after which a first response byte is late, so that its exchange is sent up.
     pub slow_first_byte_ms: u32,
-    /// cgroups whose packets are looked at; empty for the root, which is every process of the host.
+    /// cgroups whose packets are looked at; empty for those of gateways, and of the resolvers that ask name
+    /// servers for them. Where `upstreams` are given, that is the root: every process of the host.
     pub packets_of: Vec<PathBuf>,
     /// Whether system calls of gateways that fail are looked at. The kernel makes every system call of
     /// every process a little slower for that.

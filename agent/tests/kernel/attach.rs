@@ -15,7 +15,7 @@ use crate::accepted::alone;
 use crate::clients::{BAD, Pair, REQUEST, config};
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 16] = [
     "state",
     "client_state",
     "reset_in",
@@ -23,6 +23,7 @@ const PROGRAMS: [&str; 15] = [
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "socket_exit",
     "accept_exit",
     "bind_exit",

@@ -27,7 +27,7 @@ const MALFORMED: u16 = 20_002;
 const NO_ROUTE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 20_003));
 
 /// Every kernel program, as `hopscope check` names them; `clients` are those that the segment programs jump to.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "state",
     "client_state",
     "clients",
@@ -36,6 +36,7 @@ const PROGRAMS: [&str; 11] = [
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "segment_egress",
     "segment_ingress",
     "dns_socket",

@@ -91,8 +91,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bench_case(*case, &kinds, &bed, args)?;
     }
     if text {
+        if kinds.contains(&Kind::NoSystemCalls) {
+            say(
+                "\nno_system_calls: the agent without its programs on system calls, which is what it costs where the",
+            );
+            say(
+                "        kernel has fentry: where it has not, their tracepoints slow every system call",
+            );
+        }
         say(
-            "\nwanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
+            "\nclient, gateway and upstream have a cgroup each, and only the gateway's is watched;",
+        );
+        say(
+            "wanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
         );
         say("        and as many failures seen as there were");
     }
@@ -179,7 +190,7 @@ fn head(case: Case, alone: &[Load], rounds: usize, seconds: u64) {
         of(|load| load.gateway_us / load.requests),
     ));
     say(
-        "                 requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
+        "               requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
     );
 }
 
@@ -187,7 +198,7 @@ fn row(kind: Kind, rounds: &[Round]) -> String {
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
     let (failures, seen) = failures(rounds);
     format!(
-        "{:<14} {:>12.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
+        "{:<15} {:>9.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
         kind.name(),
         of(|round| round.throughput),
         of(|round| round.p99),
