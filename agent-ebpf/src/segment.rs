@@ -87,9 +87,8 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
-    /// Sequence number of the first of them.
+    /// Its sequence and acknowledgement numbers.
     pub(crate) seq: u32,
-    /// Acknowledgement number.
     pub(crate) ack: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,

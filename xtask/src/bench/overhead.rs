@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if text {
         if kinds.contains(&Kind::NoSystemCalls) {
             say(
-                "\nno_system_calls: the agent without its programs on system calls, which is what it costs where the",
+                "\nno-system-calls: the agent without its programs on system calls, which is what it costs where the",
             );
             say(
                 "        kernel has fentry: where it has not, their tracepoints slow every system call",

@@ -46,11 +46,11 @@ tracepoint:syscalls:sys_exit_connect /comm == "nginx" && args->ret < 0/ { printf
 pub(super) enum Kind {
     /// The agent.
     Hopscope,
-    /// The agent without the client side: what it costs to watch that is the difference.
-    NoClientSide,
     /// The agent with `--no-system-calls`: what it costs on a kernel with fentry, where its programs on system
     /// calls slow none but those that they are on.
     NoSystemCalls,
+    /// The agent without the client side: what it costs to watch that is the difference.
+    NoClientSide,
     /// `tcpdump -i any -s 256`, written to nowhere: no disk slows it down.
     Tcpdump,
     /// A script on the agent's tracepoints: no packets.
@@ -61,8 +61,8 @@ impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Hopscope => "hopscope",
-            Self::NoClientSide => "no_client_side",
-            Self::NoSystemCalls => "no_system_calls",
+            Self::NoSystemCalls => "no-system-calls",
+            Self::NoClientSide => "no-client-side",
             Self::Tcpdump => "tcpdump",
             Self::Bpftrace => "bpftrace",
         }
@@ -72,8 +72,8 @@ impl Kind {
     pub(super) const fn agent(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Hopscope => Some(&[]),
-            Self::NoClientSide => Some(&["--no-client-side"]),
             Self::NoSystemCalls => Some(&["--no-system-calls"]),
+            Self::NoClientSide => Some(&["--no-client-side"]),
             Self::Tcpdump | Self::Bpftrace => None,
         }
     }
@@ -271,7 +271,7 @@ fn lost(kind: Kind, said: &str) -> u64 {
             .filter(|line| line.starts_with("Lost "))
             .filter_map(number)
             .sum(),
-        Kind::Hopscope | Kind::NoClientSide | Kind::NoSystemCalls => 0,
+        Kind::Hopscope | Kind::NoSystemCalls | Kind::NoClientSide => 0,
     }
 }
 
