@@ -195,7 +195,7 @@ fn head(case: Case, alone: &[Load], rounds: usize, seconds: u64) {
         of(|load| load.gateway_us / load.requests),
     ));
     say(
-        "                 requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
+        "               requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
     );
 }
 
