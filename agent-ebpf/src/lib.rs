@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -42,8 +42,13 @@ pub mod kind {
     /// A [`super::ConnectRecord`].
     pub const CONNECT: u16 = 8;
     /// An [`super::OpenRecord`] about a client's connection, not a hop: a gateway closed it after the
-    /// client had, in order or by a reset, and had sent nothing on it lately. The client left without an answer.
+    /// client had, in order or by a reset, and had sent nothing on it lately. Whether the client waited for
+    /// an answer is not known.
     pub const CLIENT_LEFT: u16 = 10;
+    /// The same of a client that waited for an answer, however long.
+    pub const CLIENT_LEFT_WAITING: u16 = 16;
+    /// The same of a client that had nothing to wait for, or whose answer had begun.
+    pub const CLIENT_LEFT_ANSWERED: u16 = 17;
     /// A [`super::UnixConnectRecord`].
     pub const UNIX_CONNECT: u16 = 11;
     /// A [`super::HeldRecord`].
@@ -56,6 +61,8 @@ pub mod kind {
     pub const LISTEN: u16 = 21;
     /// A [`super::SocketCallRecord`].
     pub const SOCKET_CALL: u16 = 22;
+    /// An [`super::ArrivalRecord`], in the ring of those.
+    pub const ARRIVAL: u16 = 23;
     /// A [`super::LibraryRecord`].
     pub const LIBRARY: u16 = 13;
     /// A [`super::PlainHeader`] and the first of the bytes.
@@ -214,11 +221,12 @@ pub struct UnixConnectRecord {
     pub path: [u8; UNIX_PATH_LEN],
 }
 
-/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them.
+/// Segment of a tracked socket. The bytes from the IP header on follow, `captured` of them. Where there are
+/// `marks`, as many [`RecordMark`]s follow behind room for [`HEADER_ROOM`] of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentHeader {
-    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes.
+    /// Header, [`kind::SEGMENT`]; `len` covers this struct and the captured bytes, or the room for both.
     pub header: Header,
     /// Length of the packet from the IP header on, as the socket saw it: segmentation offload makes
     /// packets longer than the IP total length field.
@@ -227,8 +235,20 @@ pub struct SegmentHeader {
     pub captured: u32,
     /// One for egress (to the upstream), zero for ingress.
     pub egress: u32,
+    /// How many headers of TLS records are told.
+    pub marks: u32,
+}
+
+/// Header of a TLS record inside a segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RecordMark {
+    /// Its place in the payload.
+    pub at: u32,
+    /// The header (RFC 8446 section 5.1).
+    pub header: [u8; 5],
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 /// A socket that asks name servers; value of the `DNS_SOCKETS` map, whose key is the socket cookie.
@@ -325,6 +345,9 @@ pub struct ClientRecord {
     pub response: [u8; CLIENT_RESPONSE_LEN],
 }
 
+/// Room for two times the bytes that tell what an answer is.
+pub const CLIENT_ANSWER_ROOM: usize = 28;
+
 /// The task is getting shut down (`include/linux/sched.h`).
 pub const PF_EXITING: u32 = 4;
 
@@ -342,8 +365,16 @@ pub struct Client {
     pub request_len: u32,
     /// Bits of [`client_flag`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of `answer` that count.
+    pub answer_len: u32,
+    /// Sequence number of the first byte of `request`.
+    pub asked_seq: u32,
+    /// Sequence number behind what the gateway had received as it answered last.
+    pub next_in: u32,
+    /// The least sequence number that what comes next of the answer can have.
+    pub next_out: u32,
+    /// The first bytes of the answer, until there are enough of them to tell what it is.
+    pub answer: [u8; CLIENT_ANSWER_ROOM],
     /// The first bytes of that request.
     pub request: [u8; CLIENT_REQUEST_LEN],
 }
@@ -354,8 +385,17 @@ pub mod client_flag {
     pub const ASKED: u32 = 1;
     /// The client closed its side, or reset it.
     pub const GONE: u32 = 2;
-    /// Its requests cannot be read.
+    /// Its requests cannot be read, or which answer belongs to which.
     pub const OPAQUE: u32 = 4;
+    /// When it closed its side, it waited for an answer.
+    pub const LEFT: u32 = 8;
+    /// An interim response (1xx) began, and no final one yet.
+    pub const INTERIM: u32 = 16;
+    /// Another request began before the answer to this one.
+    pub const PIPELINED: u32 = 32;
+    /// Bytes passed behind the last request that was read, or before the first, of which it is not known what
+    /// they ask.
+    pub const UNREAD: u32 = 64;
 }
 
 /// Key of the `LISTENERS` map.
@@ -392,6 +432,17 @@ pub struct SocketCallRecord {
     pub call: u32,
     /// The error, positive.
     pub errno: i32,
+}
+
+/// A gateway, or a resolver of this host, began to run as the program that it is. These records have the
+/// `ARRIVALS` ring to themselves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ArrivalRecord {
+    /// Header, [`kind::ARRIVAL`], without a cookie.
+    pub header: Header,
+    /// The process.
+    pub caller: Caller,
 }
 
 /// Exchanges that were held back, summed up.
@@ -524,7 +575,8 @@ pub enum Counter {
     Opaque = 9,
     /// Clients' connections that are not watched because a table took no entry.
     ClientMapFull = 10,
-    /// Clients' connections whose requests cannot be read: TLS or HTTP/2. Their answers are not seen.
+    /// Clients' connections whose requests cannot be read, as with TLS and HTTP/2, or are pipelined. Their
+    /// answers are not seen.
     ClientOpaque = 11,
     /// Answers to clients that begin no HTTP/1 response, such as bytes that a gateway passes on raw.
     ClientRaw = 12,
@@ -659,12 +711,14 @@ layout! {
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
     ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
-    Client { size: 1088, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, reserved: 60, request: 64 }
+    Client { size: 1128, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
+    ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }
     LibraryRecord { size: 40, header: 0, what: 24, library: 28, value: 32, reserved: 36 }
     PlainHeader { size: 48, header: 0, offset: 24, len: 32, captured: 36, egress: 40, reserved: 44 }
-    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, reserved: 36 }
+    SegmentHeader { size: 40, header: 0, wire_len: 24, captured: 28, egress: 32, marks: 36 }
+    RecordMark { size: 12, at: 0, header: 4, reserved: 9 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }
     Hop { size: 8, pid: 0, flags: 4 }

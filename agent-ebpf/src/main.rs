@@ -20,6 +20,7 @@
     reason = "the attribute of an entry point hands its context over by value"
 )]
 
+mod arrival;
 mod client;
 mod connect;
 mod ctx;
@@ -28,6 +29,7 @@ mod emit;
 mod gateway;
 mod maps;
 mod plain;
+mod records;
 mod segment;
 mod socket;
 mod stage;
@@ -145,6 +147,12 @@ fn dns_socket(ctx: SockContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn client_state(ctx: BtfTracePointContext) -> i32 {
     let _ = client::state_changed(&ctx);
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+fn executed(_ctx: BtfTracePointContext) -> i32 {
+    let _ = arrival::executed();
     0
 }
 

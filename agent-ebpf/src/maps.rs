@@ -26,6 +26,9 @@ const NO_PREALLOC: u32 = 1;
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
 
+/// Directions of hops with TLS of which exchanges are seen, not held.
+const RECORDS_CAP: u32 = 32_768;
+
 /// Datagram sockets of gateways and resolvers: libraries make one for each name that they look up.
 const DNS_SOCKETS_CAP: u32 = 16_384;
 
@@ -73,6 +76,11 @@ pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
 /// Sockets that are no hops and that the other side reset while they were open.
 #[map]
 pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
+
+/// Sequence number at which the next TLS record of a direction of a hop begins, by its cookie and direction.
+/// Who falls out has a gap.
+#[map]
+pub(crate) static RECORDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(RECORDS_CAP, 0);
 
 /// What is held back of hops, by socket cookie. Entries are made when a hop is used again and go with its
 /// socket, so that hops for one exchange never have one. Where there is no room, nothing is held back.
@@ -189,6 +197,8 @@ globals! {
     SAMPLE: u32 = 0;
     /// Milliseconds after which a first response byte is late.
     SLOW_MS: u32 = 1000;
+    /// Not zero where the accepted connections of gateways are looked at.
+    CLIENT_SIDE: u32 = 1;
     /// Bits of `hopscope_ebpf::filter`.
     FILTERS: u32 = 0;
     /// Offset in `pt_regs` of the first register that survives a call, and how many there are.

@@ -12,6 +12,7 @@ use hopscope_ebpf::{
 use crate::client;
 use crate::dns;
 use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
+use crate::records;
 use crate::stage::{self, Fate, Record};
 
 /// What the programs always return: the packet goes on as if nothing had looked at it.
@@ -30,12 +31,13 @@ pub(crate) struct SegmentRecord<const CAP: usize> {
 /// A packet passed a socket.
 #[inline(always)]
 pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
-    client::passed(ctx, egress);
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let port = u32::from_be(unsafe { (*skb).remote_port });
     let to_resolver = dns::may_pass(skb, port as u16, egress);
-    if !to_resolver && !is_hop_port(port as u16) {
+    let goes_out = to_resolver || is_hop_port(port as u16);
+    client::passed(ctx, egress, goes_out);
+    if !goes_out {
         return None;
     }
     let wire_len = ctx.len();
@@ -53,6 +55,7 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let wanted = SNAP_LEN.load() + HEADER_ROOM;
     let most = match stage::fate(&segment.cut(wanted))? {
         Fate::Kept => return Some(()),
+        Fate::Marked => return records::send_up(&segment),
         Fate::Head => HEADER_ROOM,
         Fate::Whole => MAX_SNAP_LEN + HEADER_ROOM,
         Fate::Up => {
@@ -84,6 +87,9 @@ pub(crate) struct Shape {
     pub(crate) start: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
+    /// Its sequence and acknowledgement numbers.
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
     /// It neither opens nor ends a direction.
     pub(crate) plain: bool,
 }
@@ -118,7 +124,7 @@ impl Segment {
 
     /// Sends the segment up.
     #[inline(always)]
-    fn send_up(&self) -> Option<()> {
+    pub(crate) fn send_up(&self) -> Option<()> {
         if self.captured <= SEGMENT_TIERS[0] {
             self.send::<{ SEGMENT_TIERS[0] as usize }>()
         } else if self.captured <= SEGMENT_TIERS[1] {
@@ -189,7 +195,7 @@ impl Segment {
             wire_len: self.wire_len,
             captured,
             egress: self.egress,
-            reserved: 0,
+            marks: 0,
         };
         // SAFETY: as above.
         unsafe { (&raw mut (*record).header).write(header) };
@@ -232,10 +238,13 @@ impl Segment {
             return None;
         }
         let tcp_len = usize::from(byte(tcp + 12) >> 4) << 2;
+        let word = |at| [byte(at), byte(at + 1), byte(at + 2), byte(at + 3)];
         let start = (ip_len + tcp_len) as u32;
         Some(Shape {
             start,
             payload: self.wire_len.checked_sub(start)?,
+            seq: u32::from_be_bytes(word(tcp + 4)),
+            ack: u32::from_be_bytes(word(tcp + 8)),
             plain: byte(tcp + 13) & ENDS == 0,
         })
     }
@@ -252,9 +261,21 @@ impl Segment {
         self.bytes(shape.start).map(Record::read)
     }
 
+    /// The header of a TLS record that begins at this place of the payload, perhaps.
+    #[inline(always)]
+    pub(crate) fn record_at(&self, shape: &Shape, at: u32) -> Option<Record> {
+        self.bytes(shape.start + at).map(Record::read)
+    }
+
+    /// Whether less of it is captured than there is.
+    #[inline(always)]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.captured < self.wire_len
+    }
+
     /// The `N` bytes from `at` on, where there are as many.
     #[inline(always)]
-    fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+    pub(crate) fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: `bytes` has room for as many. It fails where the packet is shorter.
         let loaded =

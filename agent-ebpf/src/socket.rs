@@ -91,8 +91,9 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
         // Full or not, a tuple that is missing only loses who sent a reset, or why.
         let _ = TUPLES.insert(reversed(&ends, netns), known, 0);
     }
-    let bytes_acked = sk.field::<u64>(&maps::TCP_BYTES_ACKED);
-    let srtt = sk.field::<u32>(&maps::TCP_SRTT);
+    let tcp = sk.tcp();
+    let bytes_acked = tcp.and_then(|tcp| ctx::direct::<u64>(tcp, &maps::TCP_BYTES_ACKED));
+    let srtt = tcp.and_then(|tcp| ctx::direct::<u32>(tcp, &maps::TCP_SRTT));
     debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
     emit(StateRecord {
         header: header::<StateRecord>(kind::STATE, cookie),
@@ -112,19 +113,22 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
 }
 
 /// A socket that is no hop changed state. Closing a connection that the other side closed first happens
-/// in process context; where a gateway does that to a client that it has sent nothing lately, the client
-/// left without an answer, and what the gateway closes towards its upstreams in the same moment is no
-/// failure of theirs.
+/// in process context; where a gateway does that to a client that waited for an answer, what it closes
+/// towards its upstreams in the same moment is no failure of theirs. Of a client whose requests are not
+/// known, that it was sent nothing lately says as much.
 #[inline(always)]
 fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Option<()> {
     if old != CLOSE_WAIT || new != LAST_ACK {
         return None;
     }
-    let sent = sk.field::<u32>(&maps::TCP_LSNDTIME)?;
-    if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
-        return None;
+    let kind = client::departure(sk.cookie());
+    if kind != kind::CLIENT_LEFT_WAITING {
+        let sent: u32 = ctx::direct(sk.tcp()?, &maps::TCP_LSNDTIME)?;
+        if ctx::jiffies().wrapping_sub(sent) < ANSWERED_JIFFIES {
+            return None;
+        }
     }
-    let_go(ctx, sk)
+    let_go(ctx, sk, kind)
 }
 
 /// `tcp_destroy_sock(sk)`: of a socket that was reset while it was open, at the end of the owner's close.
@@ -139,15 +143,16 @@ pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
         let _ = STAGES.remove(cookie);
         let _ = client::let_go_of_hop(cookie);
     }
+    let kind = client::departure(cookie);
     client::gone(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
-    let_go(ctx, sk)
+    let_go(ctx, sk, kind)
 }
 
 /// The current process lets go of a connection that the other side has ended.
 #[inline(always)]
-fn let_go(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
+fn let_go(ctx: &BtfTracePointContext, sk: Sock, kind: u16) -> Option<()> {
     let comm = ctx::comm();
     let ends = sk.ends();
     if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
@@ -155,7 +160,7 @@ fn let_go(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
     }
     debug!(ctx, "a client of {} left", bpf_get_current_pid_tgid() >> 32);
     emit(OpenRecord {
-        header: header::<OpenRecord>(kind::CLIENT_LEFT, 0),
+        header: header::<OpenRecord>(kind, 0),
         ends,
         caller: ctx::caller(comm),
     })

@@ -61,6 +61,8 @@ pub(crate) enum Fate {
     Up,
     /// Its headers and first bytes go up: nothing behind them can be read.
     Head,
+    /// The same, and the headers of the TLS records in it.
+    Marked,
     /// All of it goes up, as far as a record can hold it.
     Whole,
 }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod deadlines;
+mod departures;
 mod emit;
 mod exchange;
 mod hop;
@@ -20,7 +21,7 @@ mod tests;
 
 use core::hash::BuildHasher as _;
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use hashbrown::HashTable;
 
 use self::answers::{Answers, Attempt};
 use self::deadlines::Deadlines;
+use self::departures::Departures;
 use self::hop::{Context, Hop, News, Outcome};
 use self::names::Names;
 use self::peers::{Exchanged, Peers, Place};
@@ -53,14 +55,9 @@ pub use self::traffic::Traffic;
 /// the same addresses for different hops.
 type Site = (u64, Ends);
 
-/// When a gateway last let go of a client that had left without an answer, by the turn that did.
-type Departures = HashMap<Turn, Timestamp, RandomState>;
-
-/// Turns remembered at once: far more than gateways take while a verdict waits.
-const MAX_TURNS: usize = 16_384;
-
-/// Deadlines that may be stale before they are looked for: so many that looking costs next to nothing.
-const MAX_STALE_TIMERS: usize = 1024;
+/// Deadlines, and places in the order of eviction, that may be stale before they are looked for: so many
+/// that looking costs next to nothing.
+const MAX_STALE: usize = 1024;
 
 /// Boxes kept for the next hops.
 const MAX_SPARE: usize = 64;
@@ -243,7 +240,7 @@ impl Engine {
             } => self.answers.socket_failed(at, process, turn, call, errno),
             Input::Icmp { error, .. } => self.icmp(at, error),
             Input::Dns(message) => self.dns(at, &message),
-            Input::ClientLeft { turn } => self.client_left(at, turn),
+            Input::ClientLeft { turn, departure } => self.departures.note(at, turn, departure),
             Input::Lost { records } => {
                 self.stats.records_lost += records;
                 self.answers.lost();
@@ -652,17 +649,6 @@ impl Engine {
         self.emit(Attempt::new(event, at, turn).in_one_turn());
     }
 
-    fn client_left(&mut self, at: Timestamp, turn: Turn) {
-        // Only the latest moments count: what is older is forgotten before the table grows.
-        if self.departures.len() >= MAX_TURNS {
-            self.departures
-                .retain(|_, left| at.since(*left) < Duration::from_secs(1));
-        }
-        if self.departures.len() < MAX_TURNS {
-            self.departures.insert(turn, at);
-        }
-    }
-
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
     fn track(&mut self, at: Timestamp, id: HopId, place: Place, mid_stream: bool) {
         while self.hops.len() >= self.limits.hops
@@ -696,7 +682,8 @@ impl Engine {
         }
         self.hops.insert(id, Slot::Live(tracked));
         // Hops that were forgotten leave their place in the queue behind: clear those now and then.
-        if self.eviction.len() > 2 * self.limits.hops.max(1) {
+        let most = (MAX_STALE + 2 * self.open_hops()).min(2 * self.limits.hops.max(1));
+        if self.eviction.len() > most {
             let hops = &self.hops;
             self.eviction.retain(|(at, id)| match hops.get(id) {
                 Some(Slot::Live(hop)) => hop.queued == *at,
@@ -758,6 +745,10 @@ impl Engine {
         };
         if let Slot::Live(tracked) = std::mem::replace(slot, Slot::Over) {
             self.let_go(id, &tracked);
+            // They are a help, and the more there are, the less of the table stays near the processor.
+            if self.over.len() >= self.limits.hops / 4 {
+                self.forget_oldest_over();
+            }
             self.over.push_back((self.now.after(hop::LINGER), id));
             if self.spare.len() < MAX_SPARE && tracked.kept_bytes == 0 {
                 self.spare.push(tracked);
@@ -841,7 +832,7 @@ impl Engine {
         }
         while self.kept_bytes > self.limits.kept_bytes && self.evict_oldest() {}
         // Deadlines of hops that were forgotten, and earlier ones of the others, stay behind.
-        if self.timers.len() > MAX_STALE_TIMERS + 2 * self.open_hops() {
+        if self.timers.len() > MAX_STALE + 2 * self.open_hops() {
             let hops = &self.hops;
             self.timers.retain(|at, id| match hops.get(&id) {
                 Some(Slot::Live(tracked)) => tracked.armed == Some(at),

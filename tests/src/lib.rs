@@ -8,6 +8,7 @@ pub mod access;
 pub mod agent;
 mod apache;
 pub mod case;
+pub mod cgroup;
 pub mod cleanup;
 pub mod client;
 pub mod clock;

@@ -1,6 +1,6 @@
 //! A name server for the lab: what it does with a query is written in the name that is asked for.
 //!
-//! It serves `127.0.0.1:53` over UDP and TCP, so it needs a network namespace of its own.
+//! It serves port 53 over UDP and TCP, so it needs a network namespace of its own.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use crate::netns::Netns;
 
 /// Where it serves.
-const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 53);
+const PORT: u16 = 53;
 
 /// How often it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -75,11 +75,17 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Starts it inside `namespace`.
+    /// Starts it inside `namespace` on loopback.
     pub fn start(namespace: &Netns) -> Result<Self> {
+        Self::start_at(namespace, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at this address.
+    pub fn start_at(namespace: &Netns, address: Ipv4Addr) -> Result<Self> {
+        let at = (address, PORT);
         let (datagrams, streams) = namespace.enter(|| {
-            let datagrams = UdpSocket::bind(ADDRESS).context("could not serve DNS over UDP")?;
-            let streams = TcpListener::bind(ADDRESS).context("could not serve DNS over TCP")?;
+            let datagrams = UdpSocket::bind(at).context("could not serve DNS over UDP")?;
+            let streams = TcpListener::bind(at).context("could not serve DNS over TCP")?;
             datagrams.set_read_timeout(Some(LOOK))?;
             streams.set_nonblocking(true)?;
             Ok((datagrams, streams))

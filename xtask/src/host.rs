@@ -11,8 +11,8 @@ use crate::exec::{ask, find_program};
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs that the live tests and the demo start.
-const LIVE_PROGRAMS: [&str; 7] = [
-    "nginx", "haproxy", "apache2", "caddy", "openssl", "ip", "nft",
+const LIVE_PROGRAMS: [&str; 8] = [
+    "nginx", "haproxy", "apache2", "caddy", "dnsmasq", "openssl", "ip", "nft",
 ];
 
 /// Whether this process is root.

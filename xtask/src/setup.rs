@@ -8,12 +8,13 @@ use anyhow::{Result, bail};
 use crate::exec::{self, say};
 use crate::{host, toolchain};
 
-/// Real gateways, and the tools for the namespaces around them.
-const LIVE_PACKAGES: [&str; 8] = [
+/// Real gateways, a stub resolver, and the tools for the namespaces around them.
+const LIVE_PACKAGES: [&str; 9] = [
     "nginx",
     "haproxy",
     "apache2",
     "caddy",
+    "dnsmasq-base",
     "openssl",
     "libssl-dev",
     "iproute2",

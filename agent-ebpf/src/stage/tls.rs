@@ -1,5 +1,5 @@
-//! TLS: its handshakes go up whole, and behind them of each segment the headers and the first bytes, enough
-//! for the header of a record (RFC 8446 section 5.1). Nothing behind that can be read.
+//! TLS: its handshakes go up whole, and behind them of each segment the headers and the first bytes, with the
+//! headers of its records (RFC 8446 section 5.1) until exchanges are held. Nothing else can be read.
 //!
 //! An exchange is a run of application data to the upstream and a run back. It is held until the gateway
 //! begins the next run, and sent up where anything but application data begins a run, where a segment is
@@ -12,6 +12,7 @@ use super::{
     ANSWERED, ASKED, Fate, HEAD_CAP, Opening, PASSING, Stage, begin, drop_exchange, is_late,
     output, release, report, set, spend,
 };
+use crate::records;
 use crate::segment::{Segment, SegmentRecord, Shape, bounded, now};
 
 /// Segments that are held of one exchange.
@@ -60,6 +61,12 @@ impl Record {
         self.kind >= 20 && self.kind <= APPLICATION_DATA && self.major == 3 && self.minor <= 4
     }
 
+    /// Bytes of it and its body.
+    #[inline(always)]
+    pub(crate) fn wire_len(self) -> u32 {
+        Self::LEN as u32 + u32::from(self.len)
+    }
+
     /// Whether it may be that of an alert.
     #[inline(always)]
     fn is_alert(self) -> bool {
@@ -91,11 +98,17 @@ pub(super) struct Tls {
 /// A segment with payload of a hop of which nothing was held so far.
 #[inline(always)]
 pub(super) fn opening(segment: &Segment, shape: &Shape, hop: *mut Hop) -> Opening {
-    if !shape.plain {
-        return Opening::Goes(Fate::Up);
-    }
     // SAFETY: as in the caller.
     let flags = unsafe { (*hop).flags };
+    let marked = flags & hop_flag::DATA != 0;
+    if !shape.plain {
+        let fate = if marked && segment.is_cut() {
+            Fate::Marked
+        } else {
+            Fate::Up
+        };
+        return Opening::Goes(fate);
+    }
     let is_data = segment.record(shape).is_some_and(Record::is_data);
     if segment.egress == 0 {
         if is_data && flags & hop_flag::DATA != 0 {
@@ -106,18 +119,20 @@ pub(super) fn opening(segment: &Segment, shape: &Shape, hop: *mut Hop) -> Openin
             return Opening::Used { is_tls: true };
         }
         set(hop, hop_flag::DATA);
-        return Opening::Goes(Fate::Head);
+        return Opening::Goes(Fate::Marked);
     }
+    if marked {
+        return Opening::Goes(Fate::Marked);
+    }
+    let _ = records::pass(segment, shape);
     let cost = shape.payload / UNIT;
     let cost = if cost < LEAST { LEAST } else { cost };
     // The last one may be larger than what there is left.
-    Opening::Goes(
-        if flags & hop_flag::DATA == 0 && spend(hop, cost, HANDSHAKE) {
-            Fate::Whole
-        } else {
-            Fate::Head
-        },
-    )
+    Opening::Goes(if spend(hop, cost, HANDSHAKE) {
+        Fate::Whole
+    } else {
+        Fate::Head
+    })
 }
 
 /// Offers a segment to be held; `out` says that everything is to be sent up.

@@ -246,7 +246,7 @@ fn behind_told(behind: &Behind) -> Evidence {
         |process| format!("{}[{}]", process.comm, process.pid),
     );
     let asked = &behind.asked;
-    let text = match &asked.reply {
+    let text = match asked.reply.as_ref().or(asked.ignored.as_ref()) {
         Some(reply) => {
             let what = outcome(asked, reply);
             let ede = reply.ede.first().map(ede_text);

@@ -182,7 +182,12 @@ pub fn seen_inside_tls(mut verdict: Verdict, wire: &Facts, fin: bool) -> Verdict
         Cause::Http1BodyTruncated | Cause::Http1LastChunkMissing
     );
     let notified = wire.alerts.iter().any(|alert| alert.by == Actor::Upstream);
-    if cut && fin && !wire.from.gap && !notified {
+    if cut && fin && !notified && wire.from.gap {
+        verdict = verdict.against(
+            &[Cause::TlsTruncated],
+            "whether the upstream's last record is a close_notify: not every record could be followed",
+        );
+    } else if cut && fin && !notified {
         verdict.cause = Cause::TlsTruncated;
         let text = "the upstream closed without a close_notify: what is missing may have been cut off on the way";
         return verdict.with([packet("no_close_notify", text)]);

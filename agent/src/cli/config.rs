@@ -45,6 +45,7 @@ pub(super) struct Run {
     pub(super) slow_first_byte: Option<Wait>,
     pub(super) packets_of: Vec<PathBuf>,
     pub(super) no_system_calls: bool,
+    pub(super) no_client_side: bool,
     pub(super) tls_plaintext: bool,
     pub(super) kernel_log: bool,
     tls_cert: Option<PathBuf>,

@@ -31,6 +31,7 @@ const MIN_RING_BYTES: u32 = 256 * 1024;
 
 /// Flags of `hopscope run`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Args {
     /// Address for gRPC [default: 127.0.0.1:7502].
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -75,8 +76,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION")]
     slow_first_byte: Option<Wait>,
 
-    /// Cgroup below which all gateways run; repeat for more. The packets of other processes are then
-    /// left alone, and cost nothing [default: the root].
+    /// Cgroup whose packets are looked at, with those below it; repeat for more, `/` is the whole host. Of
+    /// hops elsewhere only connects are seen [default: the cgroups of gateways, found as they start].
     #[arg(long = "packets-of", value_name = "PATH")]
     packets_of: Vec<PathBuf>,
 
@@ -84,6 +85,11 @@ pub(super) struct Args {
     /// and a connect that fails before its first SYN, or to a unix socket, is not seen.
     #[arg(long)]
     no_system_calls: bool,
+
+    /// Do not look at what the gateways' own clients get: no event says what the client got then, and a 5xx
+    /// that a gateway makes without asking an upstream is not seen.
+    #[arg(long)]
+    no_client_side: bool,
 
     /// Read what gateways write and read inside TLS, where their TLS library can be asked: exchanges over
     /// TLS are then judged and captured like others, secrets masked the same way. It costs four
@@ -186,6 +192,7 @@ impl Settings {
         }
         live.packets_of = given(args.packets_of, file.packets_of);
         live.system_calls = !(args.no_system_calls || file.no_system_calls);
+        live.client_side = !(args.no_client_side || file.no_client_side);
         live.tls_plaintext = args.tls_plaintext || file.tls_plaintext;
         live.kernel_log = args.kernel_log || file.kernel_log;
         let collectors = collector_tls.endpoints(&given(args.collectors, file.collectors))?;

@@ -258,7 +258,11 @@ fn probes(text: &mut String, probes: &[proto::Probe], all: bool) {
     let attached = probes.iter().filter(|probe| probe.attached).count();
     let _ = writeln!(text, "\nprobes: {attached} of {} work", probes.len());
     let mut table = plain();
-    for probe in probes.iter().filter(|probe| all || !probe.attached) {
+    // Of those that work, those are told that say where.
+    for probe in probes
+        .iter()
+        .filter(|probe| all || !probe.attached || !probe.reason.is_empty())
+    {
         let works = if probe.attached { "yes" } else { "no" };
         table.add_row([&printable(&probe.name), works, &printable(&probe.reason)]);
     }

@@ -228,6 +228,23 @@ impl Lookups {
         self.open.values().filter(waits).count()
     }
 
+    /// The newest query for `name` that a resolver of the gateway's host sent by `at` and that no usable
+    /// answer came to yet, with that resolver.
+    pub fn waiting_on_behalf(
+        &self,
+        name: &Name,
+        at: Timestamp,
+    ) -> Option<(Option<Arc<Process>>, Asked)> {
+        let waits = |lookup: &&Lookup| {
+            lookup.on_behalf && lookup.name == *name && lookup.state() == State::Waiting
+        };
+        let unanswered = |asked: &&Asked| asked.reply.is_none() && asked.first <= at;
+        self.open.values().rev().filter(waits).find_map(|lookup| {
+            let asked = lookup.asked.iter().rev().find(unanswered)?;
+            Some((lookup.process.clone(), asked.clone()))
+        })
+    }
+
     /// When [`Lookups::poll`] wants to be called next.
     #[inline]
     pub fn next_due(&self) -> Option<Timestamp> {

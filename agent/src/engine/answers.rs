@@ -948,16 +948,14 @@ impl Answers {
             }
         }
         self.count(&told, event.cause == Cause::UpstreamOwnError, doubtful);
-        if told.candidates.is_empty()
-            && !doubtful
-            && let Some(path) = &told.path
-        {
+        let clear = told.candidates.is_empty() && !doubtful;
+        if clear && let Some(path) = &told.path {
             let upstreams = told.attempts.iter().map(|attempt| &attempt.upstream);
             for upstream in upstreams.filter_map(crate::model::UpstreamInfo::socket_addr) {
                 self.routes.learn(answer.process.pid, upstream, path);
             }
         }
-        for (entry, at) in told.attempts.iter().zip(times) {
+        for (entry, at) in told.attempts.iter().zip(times).filter(|_| clear) {
             let earlier = EarlierFailure {
                 at,
                 event: entry.event.clone(),

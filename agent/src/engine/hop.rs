@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use self::across::Held;
 use self::connecting::ConnectEnd;
-use super::Departures;
 use super::deadlines::Deadlines;
+use super::departures::Departures;
 use super::exchange::{Done, Exchange, Exchanges};
 use super::names::Known;
 use super::peers::{Peers, Place};
@@ -462,6 +462,10 @@ impl Hop {
             Signal::Seeded { process, local, .. } => {
                 self.process = Some(process);
                 self.local = Some(local);
+            }
+            Signal::Unwatched => {
+                cx.stats.hops_mid_stream += u64::from(!self.mid_stream);
+                self.mid_stream = true;
             }
             Signal::State {
                 old,

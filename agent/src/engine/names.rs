@@ -311,14 +311,20 @@ impl Names {
         self.behind.push_back((decided, name, behind));
     }
 
-    /// What a resolver of this host had been answered when the gateway asked it.
-    fn behind(&self, resolution: &Resolution) -> Option<&Behind> {
+    /// What a resolver of this host had been answered when the gateway asked it, or waits for still.
+    fn behind(&self, resolution: &Resolution) -> Option<Behind> {
         let found = self.behind.iter().rev().find(|(at, name, behind)| {
             *name == resolution.name
                 && resolution.decided.since(*at) <= BEHIND
                 && behind.asked.first.after(BEHIND) >= resolution.began
         });
-        found.map(|(.., behind)| behind)
+        found.map(|(.., behind)| behind.clone()).or_else(|| {
+            // It asked behind the gateway's query, and may go on for longer than the gateway waits.
+            let waiting = self
+                .lookups
+                .waiting_on_behalf(&resolution.name, resolution.decided);
+            waiting.map(|(process, asked)| Behind { process, asked })
+        })
     }
 }
 
@@ -383,7 +389,7 @@ impl Engine {
             self.names.note_behind(resolution);
             return;
         }
-        let Some(verdict) = unresolved(&resolution, self.names.behind(&resolution)) else {
+        let Some(verdict) = unresolved(&resolution, self.names.behind(&resolution).as_ref()) else {
             return;
         };
         let lost = self.stats.records_lost - resolution.lost_before;

@@ -14,3 +14,4 @@ mod robust;
 mod sim;
 mod tcp;
 mod tls;
+mod unwatched;

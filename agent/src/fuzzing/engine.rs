@@ -9,8 +9,8 @@ use super::Bytes;
 use crate::engine::{Config, Engine, UpstreamTally};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Proof,
-    ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Departure, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process,
+    Proof, RecordHeads, ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -197,6 +197,7 @@ impl World {
                 .saturating_add(more),
             ttl: if flags & 0x40 == 0 { 64 } else { 57 },
             ip_id: None,
+            records: RecordHeads::NONE,
             packet: &[],
         };
         let id = HopId(hop as u64);
@@ -420,7 +421,14 @@ impl World {
             0 => Input::Lost {
                 records: u64::from(how >> 2),
             },
-            1 => Input::ClientLeft { turn: turn(how) },
+            1 => Input::ClientLeft {
+                turn: turn(how),
+                departure: match how % 3 {
+                    0 => Departure::Waiting,
+                    1 => Departure::Answered,
+                    _ => Departure::Unknown,
+                },
+            },
             _ => Input::ConnectFailed {
                 process: process(how),
                 upstream: if how & 1 == 0 {

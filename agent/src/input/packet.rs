@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use thiserror::Error;
 
 use crate::dns;
-use crate::model::{Direction, IcmpKind, Segment, TcpFlags};
+use crate::model::{Direction, IcmpKind, RecordHeads, Segment, TcpFlags};
 
 /// IP protocol numbers, also used as IPv6 next-header values.
 pub(crate) mod protocol {
@@ -103,6 +103,7 @@ impl<'a> TcpPacket<'a> {
             wire_len: self.wire_len,
             ttl: self.ttl,
             ip_id: self.ip_id,
+            records: RecordHeads::NONE,
             packet: &[],
         }
     }
@@ -291,6 +292,7 @@ fn ipv4(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, PacketError> {
         protocol: header[9],
         ttl: header[8],
         ip_id: Some(u16::from_be_bytes([header[4], header[5]])),
+
         // More fragments, or an offset.
         fragment: fragment & 0x3fff != 0,
         payload: clip(bytes.get(header_len..).unwrap_or_default(), wire_len),
@@ -325,6 +327,7 @@ fn ipv6(bytes: &[u8], wire_len: u32) -> Result<IpLayer<'_>, PacketError> {
         protocol: next,
         ttl: header[7],
         ip_id: None,
+
         fragment: false,
         payload: clip(rest, wire_len),
         wire_len,

@@ -98,11 +98,12 @@ pub(super) fn layout(globals: &mut Vec<(&'static str, u32)>) -> Result<(), Strin
     Ok(())
 }
 
-/// Attaches all of them, unless there is a `problem`; `traced` is what [`layout`] gave.
+/// Attaches all of them, unless there is a problem with those on `connect()` or with the others; `traced` is
+/// what [`layout`] gave.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    problem: Option<&str>,
+    [mut no_connect, no_others]: [Option<&str>; 2],
     traced: Result<(), String>,
     probes: &mut Vec<ProbeStatus>,
 ) {
@@ -116,7 +117,6 @@ pub(super) fn attach(
         fentry: true,
         traced,
     };
-    let mut no_connect = problem;
     for program in &CONNECT {
         let row = host.row(program, no_connect, NO_CONNECT);
         // Either half is useless without the other.
@@ -126,7 +126,7 @@ pub(super) fn attach(
         probes.push(row);
     }
     for program in &OTHERS {
-        probes.push(host.row(program, problem, NO_OTHERS));
+        probes.push(host.row(program, no_others, NO_OTHERS));
     }
 }
 

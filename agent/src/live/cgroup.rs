@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// Mount point of the cgroup v2 root, which is not always `/sys/fs/cgroup`.
@@ -77,6 +77,32 @@ pub(super) fn id(directory: &Path) -> io::Result<u64> {
     Ok(meta.ino())
 }
 
+/// Path below the root of the cgroup with this id; `None` where there is none that can be seen from here. It looks at
+/// the whole tree.
+pub(super) fn path_with(root: &Path, id: u64) -> Option<String> {
+    /// Far more than there are on a host, and seconds of looking.
+    const MOST: usize = 1 << 16;
+    if self::id(root).is_ok_and(|own| own == id) {
+        return Some("/".to_owned());
+    }
+    let mut left = vec![root.to_owned()];
+    for _ in 0..MOST {
+        let directory = left.pop()?;
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.ino() == id {
+                let path = entry.path();
+                let below = path.strip_prefix(root).ok()?;
+                return Some(format!("/{}", below.display()));
+            }
+            left.push(entry.path());
+        }
+    }
+    None
+}
+
 /// Path of the cgroup below the v2 root, from the text of `/proc/PID/cgroup`.
 pub(super) fn path_of(proc_cgroup: &str) -> Option<&str> {
     proc_cgroup
@@ -123,6 +149,18 @@ mod tests {
                 Path::new("/sys/fs/cgroup/a/b")
             );
         }
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_its_id() {
+        let root = tempfile::TempDir::new().unwrap();
+        let inner = root.path().join("a.slice/b.scope");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::write(root.path().join("cgroup.procs"), "").unwrap();
+        let of = |directory: &Path| path_with(root.path(), id(directory).unwrap());
+        assert_eq!(of(&inner).as_deref(), Some("/a.slice/b.scope"));
+        assert_eq!(of(root.path()).as_deref(), Some("/"));
+        assert_eq!(path_with(root.path(), u64::MAX), None);
     }
 
     #[test]

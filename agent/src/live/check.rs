@@ -33,13 +33,22 @@ pub fn check() -> Vec<ProbeStatus> {
         }),
     ));
     match load::load(load::PROGRAMS, &LiveConfig::default()) {
-        Ok(Loaded { probes, ebpf, .. }) => {
+        Ok(Loaded {
+            probes,
+            ebpf,
+            places,
+            ..
+        }) => {
             rows.push(row("privileges", Ok(())));
             rows.extend(probes);
             let mut libraries = Libraries::new(ebpf, true);
             if let Ok(gateways) = scout::gateways(&LiveConfig::default()) {
+                let pids: Vec<u32> = gateways.iter().map(|(pid, _)| *pid).collect();
+                places.present(&pids);
                 libraries.look(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
             }
+            places.try_out();
+            rows.extend(places.rows());
             rows.extend_from_slice(libraries.rows());
         }
         Err(error) => {

@@ -121,7 +121,7 @@ fn listener_key(netns: u64, port: u16) -> [u8; size_of::<ListenerKey>()] {
     key
 }
 
-/// An entry of the table of clients that was asked nothing yet.
+/// An entry of the table of clients of which it is not known what was asked before.
 fn entry(netns: u64, local: SocketAddr, remote: SocketAddr) -> [u8; size_of::<Client>()] {
     let mut value = [0; size_of::<Client>()];
     let at = core::mem::offset_of!(Client, ends);
@@ -155,6 +155,8 @@ fn entry(netns: u64, local: SocketAddr, remote: SocketAddr) -> [u8; size_of::<Cl
         core::mem::offset_of!(Endpoints, netns),
         &netns.to_ne_bytes(),
     );
+    let flags = core::mem::offset_of!(Client, flags) - at;
+    put(flags, &client_flag::UNREAD.to_ne_bytes());
     value
 }
 
@@ -214,7 +216,10 @@ mod tests {
         assert_eq!(value[32..34], 80_u16.to_ne_bytes());
         assert_eq!(value[34..36], 50_000_u16.to_ne_bytes());
         assert_eq!(value[36..40], 7_u32.to_ne_bytes());
-        assert!(value[40..].iter().all(|byte| *byte == 0));
+        let flags = core::mem::offset_of!(Client, flags);
+        assert_eq!(value[flags..flags + 4], client_flag::UNREAD.to_ne_bytes());
+        let rest = value[40..flags].iter().chain(&value[flags + 4..]);
+        assert!(rest.copied().all(|byte| byte == 0));
     }
 
     #[test]

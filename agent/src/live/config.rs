@@ -42,6 +42,7 @@ const GATEWAYS: &[&str] = &[
 
 /// What to watch and how much to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct LiveConfig {
     /// Names of gateway processes.
     pub gateways: Vec<String>,
@@ -62,11 +63,14 @@ pub struct LiveConfig {
     pub sample: u32,
     /// Milliseconds after which a first response byte is late, so that its exchange is sent up.
     pub slow_first_byte_ms: u32,
-    /// cgroups whose packets are looked at; empty for the root, which is every process of the host.
+    /// cgroups whose packets are looked at; empty for those of gateways, and of the resolvers that ask name
+    /// servers for them. Where `upstreams` are given, that is the root: every process of the host.
     pub packets_of: Vec<PathBuf>,
     /// Whether system calls of gateways that fail are looked at. The kernel makes every system call of
     /// every process a little slower for that.
     pub system_calls: bool,
+    /// Whether the accepted connections of gateways are looked at, so that it is known what their clients got.
+    pub client_side: bool,
     /// Whether what gateways write and read inside TLS is looked at, where their TLS library can be asked.
     pub tls_plaintext: bool,
     /// Whether the kernel programs' own debug lines go to `tracing`.
@@ -88,6 +92,7 @@ impl Default for LiveConfig {
             slow_first_byte_ms: 1000,
             packets_of: Vec::new(),
             system_calls: true,
+            client_side: true,
             tls_plaintext: false,
             kernel_log: false,
         }

@@ -5,14 +5,15 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord, ConnectRecord,
-    DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, Header, Held, HeldRecord, LibraryRecord,
-    OpenRecord, PF_EXITING, PlainHeader, SegmentHeader, SocketCallRecord, SocketRecord,
-    StateRecord, UnixConnectRecord, call, dns_role, flag, kind, library,
+    ArrivalRecord, CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord,
+    ConnectRecord, DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, HEADER_ROOM, Header, Held,
+    HeldRecord, LibraryRecord, OpenRecord, PF_EXITING, PlainHeader, RecordMark, SegmentHeader,
+    SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, dns_role, flag, kind,
+    library,
 };
 use thiserror::Error;
 
-use crate::model::{LibraryFact, SocketCall, TcpState, Turn};
+use crate::model::{Departure, LibraryFact, RecordHeads, SocketCall, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -77,6 +78,7 @@ pub(super) enum Body<'a> {
     },
     ClientLeft {
         turn: Turn,
+        departure: Departure,
     },
     Held(HeldBack),
     Client(ClientSaw<'a>),
@@ -122,6 +124,7 @@ pub(super) enum Body<'a> {
         egress: bool,
         wire_len: u32,
         bytes: &'a [u8],
+        records: RecordHeads<'a>,
     },
     Plain {
         egress: bool,
@@ -215,9 +218,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
-        kind::CLIENT_LEFT => {
+        kind::CLIENT_LEFT | kind::CLIENT_LEFT_WAITING | kind::CLIENT_LEFT_ANSWERED => {
             exact(size_of::<OpenRecord>())?;
             Body::ClientLeft {
+                departure: match kind {
+                    kind::CLIENT_LEFT_WAITING => Departure::Waiting,
+                    kind::CLIENT_LEFT_ANSWERED => Departure::Answered,
+                    _ => Departure::Unknown,
+                },
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
             }
         }
@@ -290,6 +298,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         cookie: fields.u64(offset_of!(Header, cookie))?,
         body,
     })
+}
+
+/// The process that an [`ArrivalRecord`] is about, which come through a ring of their own.
+pub(super) fn arrival(bytes: &[u8]) -> Result<Process, Malformed> {
+    let kind = kind::ARRIVAL;
+    let fields = Fields { bytes, kind };
+    let found = fields.u16(offset_of!(Header, kind))?;
+    if found != kind {
+        return Err(Malformed::Kind(found));
+    }
+    let len = fields.u32(offset_of!(Header, len))?;
+    if usize::try_from(len) != Ok(bytes.len()) || bytes.len() != size_of::<ArrivalRecord>() {
+        return Err(Malformed::Length { kind, len });
+    }
+    fields.caller(offset_of!(ArrivalRecord, caller))
 }
 
 /// The bytes of a record, read by offset.
@@ -477,11 +500,35 @@ impl<'a> Fields<'a> {
 
     fn segment(&self) -> Result<Body<'a>, Malformed> {
         let captured = self.u32(offset_of!(SegmentHeader, captured))?;
+        let marks = self.u32(offset_of!(SegmentHeader, marks))?;
+        let (bytes, records) = match marks {
+            0 => (
+                self.captured(size_of::<SegmentHeader>(), captured)?,
+                RecordHeads::NONE,
+            ),
+            _ => self.marked(captured, marks)?,
+        };
         Ok(Body::Segment {
             egress: self.u32(offset_of!(SegmentHeader, egress))? != 0,
             wire_len: self.u32(offset_of!(SegmentHeader, wire_len))?,
-            bytes: self.captured(size_of::<SegmentHeader>(), captured)?,
+            bytes,
+            records,
         })
+    }
+
+    /// The bytes of a segment, and behind the room for them the headers of records.
+    fn marked(&self, captured: u32, marks: u32) -> Result<(&'a [u8], RecordHeads<'a>), Malformed> {
+        const MARKS: usize = size_of::<SegmentHeader>() + HEADER_ROOM as usize;
+        const { assert!(size_of::<RecordMark>() == RecordHeads::BYTES) };
+        let part = |from: usize, len: u32, of: usize| {
+            let len = usize::try_from(len).ok()?.checked_mul(of)?;
+            self.bytes.get(from..from.checked_add(len)?)
+        };
+        let room =
+            part(size_of::<SegmentHeader>(), captured, 1).filter(|_| captured <= HEADER_ROOM);
+        let marks = part(MARKS, marks, RecordHeads::BYTES);
+        let short = Malformed::Short { kind: self.kind };
+        Ok((room.ok_or(short)?, RecordHeads::new(marks.ok_or(short)?)))
     }
 
     fn plain(&self) -> Result<Body<'a>, Malformed> {

@@ -206,20 +206,23 @@ fn addresses_and_names_are_read() {
 
 #[test]
 fn a_departure_names_thread_and_turn() {
-    let mut bytes = record(kind::CLIENT_LEFT, size_of::<OpenRecord>(), 0);
-    let caller = offset_of!(OpenRecord, caller);
-    let (tid, turn) = (offset_of!(Caller, tid), offset_of!(Caller, turn));
-    put(&mut bytes, caller + tid, &45_u32.to_ne_bytes());
-    put(&mut bytes, caller + turn, &9_u32.to_ne_bytes());
-    assert_eq!(
-        decode(&bytes).unwrap().body,
-        Body::ClientLeft {
-            turn: Turn {
-                thread: 45,
-                number: 9
-            }
-        }
-    );
+    for (kind, departure) in [
+        (kind::CLIENT_LEFT, Departure::Unknown),
+        (kind::CLIENT_LEFT_WAITING, Departure::Waiting),
+        (kind::CLIENT_LEFT_ANSWERED, Departure::Answered),
+    ] {
+        let mut bytes = record(kind, size_of::<OpenRecord>(), 0);
+        let caller = offset_of!(OpenRecord, caller);
+        let (tid, turn) = (offset_of!(Caller, tid), offset_of!(Caller, turn));
+        put(&mut bytes, caller + tid, &45_u32.to_ne_bytes());
+        put(&mut bytes, caller + turn, &9_u32.to_ne_bytes());
+        let turn = Turn {
+            thread: 45,
+            number: 9,
+        };
+        let left = Body::ClientLeft { turn, departure };
+        assert_eq!(decode(&bytes).unwrap().body, left);
+    }
 }
 
 #[test]
@@ -241,6 +244,51 @@ fn a_unix_path_has_the_length_that_was_given() {
 }
 
 #[test]
+fn a_segment_carries_headers_of_records_behind_the_room_for_its_bytes() {
+    let marks = size_of::<SegmentHeader>() + HEADER_ROOM as usize;
+    let mut bytes = record(kind::SEGMENT, marks + 3 * size_of::<RecordMark>(), 0xee);
+    let put_u32 = |bytes: &mut Vec<u8>, at, value: u32| put(bytes, at, &value.to_ne_bytes());
+    put_u32(&mut bytes, offset_of!(SegmentHeader, captured), 100);
+    put_u32(&mut bytes, offset_of!(SegmentHeader, marks), 2);
+    for (n, place) in [(0, 7), (1, 16_400)] {
+        let at = marks + n * size_of::<RecordMark>();
+        put_u32(&mut bytes, at + offset_of!(RecordMark, at), place);
+        put(
+            &mut bytes,
+            at + offset_of!(RecordMark, header),
+            b"\x17\x03\x03\x40\x11",
+        );
+    }
+    let Body::Segment {
+        bytes: captured,
+        records,
+        ..
+    } = decode(&bytes).unwrap().body
+    else {
+        panic!("no segment");
+    };
+    assert_eq!(captured, [0xee; 100]);
+    let head = &b"\x17\x03\x03\x40\x11"[..];
+    assert_eq!(
+        records.iter().collect::<Vec<_>>(),
+        [(7, head), (16_400, head)]
+    );
+    // More of either than there is room for.
+    for (field, most) in [
+        (offset_of!(SegmentHeader, captured), HEADER_ROOM),
+        (offset_of!(SegmentHeader, marks), 3),
+    ] {
+        let mut wrong = bytes.clone();
+        put_u32(&mut wrong, field, most);
+        assert!(decode(&wrong).is_ok());
+        for more in [most + 1, u32::MAX] {
+            put_u32(&mut wrong, field, more);
+            assert!(decode(&wrong).is_err());
+        }
+    }
+}
+
+#[test]
 fn a_segment_carries_its_bytes() {
     let bytes = segment(b"bytes");
     assert_eq!(
@@ -248,7 +296,8 @@ fn a_segment_carries_its_bytes() {
         Body::Segment {
             egress: true,
             wire_len: 9000,
-            bytes: b"bytes"
+            bytes: b"bytes",
+            records: RecordHeads::NONE,
         }
     );
     let mut longer = bytes.clone();
@@ -363,4 +412,22 @@ fn what_a_client_got_is_read_within_its_bounds() {
     let bytes = client_record(1024, 256, 0);
     assert!(decode(&bytes).is_ok());
     assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+}
+
+#[test]
+fn word_of_a_gateway_names_its_process() {
+    let mut bytes = record(kind::ARRIVAL, size_of::<ArrivalRecord>(), 0);
+    let pid = offset_of!(ArrivalRecord, caller) + offset_of!(Caller, pid);
+    put(&mut bytes, pid, &4711_u32.to_ne_bytes());
+    assert_eq!(arrival(&bytes).unwrap().pid, 4711);
+    assert!(arrival(&bytes[..bytes.len() - 1]).is_err());
+    let other = record(kind::OPEN, size_of::<ArrivalRecord>(), 0);
+    assert!(arrival(&other).is_err());
+}
+
+proptest! {
+    #[test]
+    fn word_of_a_gateway_may_be_anything(bytes in proptest::collection::vec(any::<u8>(), 0..96)) {
+        let _ = arrival(&bytes);
+    }
 }

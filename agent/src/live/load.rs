@@ -10,9 +10,7 @@ use std::path::PathBuf;
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
-use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramError,
-};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSock, ProgramError};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, Endianness};
 use hopscope_ebpf::{ABI_SECTION, ABI_VERSION, COMM_LEN, MAX_SNAP_LEN, filter};
 use object::{Object as _, ObjectSection as _};
@@ -23,6 +21,7 @@ use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
 use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
+use super::places::Places;
 use super::{calls, cgroup, tls};
 use crate::stats::ProbeStatus;
 
@@ -34,10 +33,10 @@ pub(super) static PROGRAMS: &[u8] =
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Programs on tracepoints with typed arguments: name, tracepoint, and what is lost without it.
-const TRACEPOINTS: [(&str, &str, &str); 7] = [
+const TRACEPOINTS: [(&str, &str, &str); 8] = [
     (STATE, "inet_sock_set_state", "no hop is seen"),
     (
-        "client_state",
+        CLIENT_STATE,
         "inet_sock_set_state",
         "what clients of gateways get is not seen",
     ),
@@ -66,22 +65,29 @@ const TRACEPOINTS: [(&str, &str, &str); 7] = [
         "inet_sk_error_report",
         "errors of sockets are known from their state changes only",
     ),
+    (
+        "executed",
+        "sched_process_exec",
+        "a gateway that starts is found within two seconds, or by its first connect; until then its packets are not seen",
+    ),
 ];
 
 /// The program without which nothing works.
 const STATE: &str = "state";
 
-/// Programs on the cgroup root.
-const SEGMENTS: [(&str, CgroupSkbAttachType); 2] = [
-    ("segment_egress", CgroupSkbAttachType::Egress),
-    ("segment_ingress", CgroupSkbAttachType::Ingress),
-];
+/// The program that finds listeners and accepted connections.
+const CLIENT_STATE: &str = "client_state";
+
+/// Why something is not attached that nobody wants.
+const TURNED_OFF: &str = "turned off";
 
 /// What is attached, and what is known about this kernel.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) probes: Vec<ProbeStatus>,
-    pub(super) clients: Clients,
+    /// None where the client side is not wanted.
+    pub(super) clients: Option<Clients>,
+    pub(super) places: Places,
     pub(super) reset_reasons: ResetReasons,
 }
 
@@ -96,7 +102,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let no_calls = if config.system_calls {
         offsets.no_connect.as_deref()
     } else {
-        Some("turned off")
+        Some(TURNED_OFF)
+    };
+    // What they tell says why a gateway answered its client.
+    let no_other_calls = if config.client_side {
+        no_calls
+    } else {
+        Some(TURNED_OFF)
     };
 
     let traced = calls::layout(&mut globals);
@@ -107,6 +119,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         ("SAMPLE", config.sample),
         ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
+        ("CLIENT_SIDE", u32::from(config.client_side)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),
         ("STACK_AT", tls::STACK_AND_RESULT.0),
@@ -132,7 +145,11 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     fill_filters(&mut ebpf, config)?;
 
     for (name, hook, loss) in TRACEPOINTS {
-        let result = attach_tracepoint(&mut ebpf, name, hook, &aya_btf);
+        let result = if name == CLIENT_STATE && !config.client_side {
+            Err(TURNED_OFF.to_owned())
+        } else {
+            attach_tracepoint(&mut ebpf, name, hook, &aya_btf)
+        };
         if let (STATE, Err(reason)) = (name, &result) {
             return Err(LiveError::Essential {
                 name,
@@ -141,19 +158,26 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         }
         probes.push(status(name, result, loss));
     }
-    calls::attach(&mut ebpf, &aya_btf, no_calls, traced, &mut probes);
-    let (clients, result) = Clients::take(&mut ebpf)?;
+    let unwanted = [no_calls, no_other_calls];
+    calls::attach(&mut ebpf, &aya_btf, unwanted, traced, &mut probes);
+    let (clients, result) = if config.client_side {
+        let (clients, result) = Clients::take(&mut ebpf)?;
+        (Some(clients), result)
+    } else {
+        (None, Err(TURNED_OFF.to_owned()))
+    };
     probes.push(status(
         "clients",
         result,
         "what clients of gateways get is not seen",
     ));
-    attach_segments(&mut ebpf, &config.packets_of, &mut probes);
     attach_dns(&mut ebpf, &mut probes);
+    let places = Places::new(&mut ebpf, config);
     Ok(Loaded {
         ebpf,
         probes,
         clients,
+        places,
         reset_reasons: offsets.reset_reasons,
     })
 }
@@ -317,40 +341,12 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, hook: &str, btf: &AyaBtf) -> R
     Ok(())
 }
 
-fn attach_segments(ebpf: &mut Ebpf, packets_of: &[PathBuf], probes: &mut Vec<ProbeStatus>) {
-    const LOSS: &str = "no bytes are seen that way, so that responses cannot be judged";
-    let places = places(packets_of);
-    for (name, direction) in SEGMENTS {
-        let result = match &places {
-            Ok(places) => attach_segment(ebpf, name, places, direction),
-            Err(reason) => Err(reason.clone()),
-        };
-        probes.push(status(name, result, LOSS));
-    }
-}
-
-/// The cgroups whose packets are looked at, opened for attaching.
-fn places(packets_of: &[PathBuf]) -> Result<Vec<File>, String> {
-    let root = cgroup::root().map_err(|error| no_cgroup(&error))?;
-    if packets_of.is_empty() {
-        let root = File::open(root).map_err(|error| no_cgroup(&error))?;
-        return Ok(vec![root]);
-    }
-    let open = |path: &PathBuf| {
-        let path = cgroup::directory(&root, path);
-        File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))
-    };
-    packets_of.iter().map(open).collect()
-}
-
 fn attach_dns(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
     const NAME: &str = "dns_socket";
     const LOSS: &str = "names that a gateway looks up are seen only from sockets that were open before, so that most failed lookups are not named";
-    let result = places(&[]).and_then(|roots| {
-        roots
-            .iter()
-            .try_for_each(|root| attach_sockets(ebpf, NAME, root))
-    });
+    let result = cgroup::open_root()
+        .map_err(|error| no_cgroup(&error))
+        .and_then(|root| attach_sockets(ebpf, NAME, &root));
     probes.push(status(NAME, result, LOSS));
 }
 
@@ -368,24 +364,6 @@ pub(super) fn no_cgroup(error: &io::Error) -> String {
     format!(
         "cannot open the cgroup v2 root: {error}; mount it with `mount -t cgroup2 none /sys/fs/cgroup`"
     )
-}
-
-fn attach_segment(
-    ebpf: &mut Ebpf,
-    name: &str,
-    places: &[File],
-    direction: CgroupSkbAttachType,
-) -> Result<(), String> {
-    let program: &mut CgroupSkb = program(ebpf, name)?;
-    program.load().map_err(|error| reason(&error))?;
-    for place in places {
-        // Links live beside each other whatever the mode; the mode goes on as link flags, which have to
-        // be zero.
-        program
-            .attach(place, direction, CgroupAttachMode::Single)
-            .map_err(|error| reason(&error))?;
-    }
-    Ok(())
 }
 
 pub(super) fn status(name: &'static str, result: Result<(), String>, loss: &str) -> ProbeStatus {

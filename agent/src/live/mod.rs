@@ -3,6 +3,7 @@
 //! Decides what the kernel's records say, as inputs of the engine. What they mean is the engine's
 //! business. The kernel programs themselves are in package `hopscope-ebpf`.
 
+mod arrivals;
 mod boost;
 mod btf;
 mod calls;
@@ -16,10 +17,12 @@ mod error;
 mod icmp;
 mod load;
 mod log;
+mod missed;
 mod names;
 mod netns;
 mod occupancy;
 mod offsets;
+mod places;
 mod process;
 mod scout;
 mod seed;

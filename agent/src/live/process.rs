@@ -1,6 +1,7 @@
 //! Who a process is: name, cgroup, container, network namespace; and whether it is a gateway.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ impl Processes {
 
 /// What `/proc` says about a process.
 pub(super) fn describe(pid: u32, comm: &str, netns: u64) -> Process {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = cgroup::path_of(&text).unwrap_or_default();
+    let path = cgroup_of(pid).ok().flatten();
+    let path = path.as_deref().unwrap_or_default();
     Process {
         pid,
         comm: Arc::from(comm),
@@ -53,6 +54,12 @@ pub(super) fn describe(pid: u32, comm: &str, netns: u64) -> Process {
         cgroup: Arc::from(path),
         container_id: cgroup::container_id(path).map(Arc::from),
     }
+}
+
+/// Path of the cgroup v2 of a process below the root, if it is in one. It fails where the process is gone.
+pub(super) fn cgroup_of(pid: u32) -> io::Result<Option<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    Ok(cgroup::path_of(&text).map(str::to_owned))
 }
 
 /// Name of a process that is there.
@@ -135,8 +142,7 @@ impl Matcher {
     pub(super) fn is_gateway(&self, pid: u32, comm: &str) -> bool {
         self.names.iter().any(|name| name == comm)
             || (!self.cgroups.is_empty()
-                && std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                    .is_ok_and(|text| cgroup::path_of(&text).is_some_and(|path| self.covers(path))))
+                && cgroup_of(pid).is_ok_and(|path| path.is_some_and(|path| self.covers(&path))))
     }
 
     fn covers(&self, path: &str) -> bool {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::config::LiveConfig;
 use super::names::RESOLVERS;
+use super::places::Places;
 use super::process::{self, Matcher};
 use super::source::Waker;
 use super::tls::Libraries;
@@ -72,6 +73,7 @@ pub(super) struct Scout {
     matcher: Matcher,
     upstreams: Vec<UpstreamPattern>,
     libraries: Libraries,
+    places: Places,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// The same of resolvers, which ask on behalf of others.
@@ -83,11 +85,16 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(config: &LiveConfig, libraries: Libraries) -> Result<Self, LiveError> {
+    pub(super) fn new(
+        config: &LiveConfig,
+        libraries: Libraries,
+        places: Places,
+    ) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
             upstreams: config.upstreams.clone(),
             libraries,
+            places,
             gateways: HashMap::new(),
             resolvers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -126,6 +133,10 @@ impl Scout {
             }
         }
 
+        // First of all: what opens from now on is to be seen whole.
+        let present: Vec<u32> = gateways.keys().chain(resolvers.keys()).copied().collect();
+        self.places.present(&present);
+
         let mut to_seed: HashMap<u64, u32> = HashMap::new();
         for (pid, netns) in &gateways {
             if self.gateways.get(pid) != Some(netns) {
@@ -149,6 +160,7 @@ impl Scout {
             let owners = owners(netns, &gateways, &others);
             match seed::sockets(&process::netns_path(pid)) {
                 Ok(sockets) => {
+                    self.whereabouts(&sockets, &owners);
                     clients(netns, &sockets, &owners, &names, &mut found);
                     for connection in sockets.outgoing {
                         self.seeded(netns, &connection, &owners, &names, &mut found);
@@ -163,6 +175,23 @@ impl Scout {
         self.look_for_resolvers(&gateways, &resolvers, &names, &mut found);
         self.gateways = gateways;
         self.resolvers = resolvers;
+    }
+
+    /// Tells where the sockets of gateways were made: not always where the gateways are.
+    fn whereabouts(&self, sockets: &seed::Sockets, owners: &HashMap<u64, (u32, bool)>) {
+        let seed::Sockets {
+            outgoing,
+            accepted,
+            listening,
+        } = sockets;
+        let mut told = HashSet::new();
+        for socket in outgoing.iter().chain(accepted).chain(listening) {
+            if let Some((pid, true)) = owners.get(&socket.inode)
+                && told.insert((*pid, socket.cgroup))
+            {
+                self.places.admit_socket(*pid, socket.cgroup);
+            }
+        }
     }
 
     /// Hands over the datagram sockets of gateways and resolvers that were not there the last time.
@@ -241,6 +270,7 @@ impl Scout {
             inode,
             local,
             remote,
+            ..
         } = *connection;
         let owner = owners.get(&inode);
         let wanted = owner.is_some_and(|(_, is_gateway)| *is_gateway)

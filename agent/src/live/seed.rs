@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
     AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN,
 };
+use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
@@ -30,6 +31,8 @@ use crate::dns::PORT;
 pub(super) struct Connection {
     pub(super) cookie: u64,
     pub(super) inode: u64,
+    /// The cgroup in which its socket was made, zero where unknown.
+    pub(super) cgroup: u64,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
 }
@@ -169,10 +172,23 @@ fn describe(response: &InetResponse) -> Described {
         connection: Connection {
             cookie: half(4) << 32 | half(0),
             inode: u64::from(response.header.inode),
+            cgroup: response.nlas.iter().find_map(cgroup).unwrap_or(0),
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
         },
     }
+}
+
+/// The id of a socket's cgroup, where the attribute is that. Kernels before Linux 5.8 do not tell.
+fn cgroup(attribute: &Nla) -> Option<u64> {
+    /// `INET_DIAG_CGROUP_ID` of `include/uapi/linux/inet_diag.h`.
+    const CGROUP_ID: u16 = 21;
+    let mut id = [0; size_of::<u64>()];
+    if attribute.kind() != CGROUP_ID || attribute.value_len() != id.len() {
+        return None;
+    }
+    attribute.emit_value(&mut id);
+    Some(u64::from_ne_bytes(id))
 }
 
 #[cfg(test)]
@@ -180,12 +196,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::live::{cgroup, process};
 
     fn socket(listening: bool, cookie: u64, local: u16, remote: u16) -> Described {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let connection = Connection {
             cookie,
             inode: 0,
+            cgroup: 0,
             local: at(local),
             remote: at(remote),
         };
@@ -227,5 +245,11 @@ mod tests {
         };
         assert_eq!(found.local, stream.local_addr().unwrap());
         assert_ne!(found.cookie, 0);
+        // That of this process, wherever the tree is mounted.
+        if let (Ok(root), Ok(Some(path))) = (cgroup::root(), process::cgroup_of(std::process::id()))
+        {
+            let own = cgroup::id(&root.join(path.trim_start_matches('/'))).unwrap();
+            assert_eq!(found.cgroup, own);
+        }
     }
 }

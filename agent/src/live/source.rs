@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, HOPS_CAP, dns_role, ho
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
+use super::arrivals::Arrivals;
 use super::boost::Boosts;
 use super::clients::Clients;
 use super::clock::{Clock, monotonic_ns};
@@ -21,9 +22,11 @@ use super::decode::{Body, decode};
 use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
+use super::missed::Missed;
 use super::names::Names;
 use super::occupancy::Occupancy;
 use super::offsets::ResetReasons;
+use super::places::Places;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::tls::Libraries;
@@ -60,7 +63,7 @@ const NO_EXIST: u64 = 1;
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(eventfd(
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
@@ -71,6 +74,10 @@ impl Waker {
     pub fn wake(&self) {
         // It fails only where the counter is full, and then the pump is awake already.
         let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn clear(&self) {
@@ -84,7 +91,10 @@ pub struct LiveSource {
     hops: Table<u64, [u32; 2]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
-    clients: Clients,
+    /// None where the client side is not wanted.
+    clients: Option<Clients>,
+    places: Places,
+    missed: Missed,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
     processes: Processes,
@@ -97,6 +107,7 @@ pub struct LiveSource {
     waker: Waker,
     /// Holds the kernel programs and their links as well.
     patrol: Patrol,
+    _arrivals: Arrivals,
     icmp: Namespaces,
     /// Hops that were seeded and not handed over yet.
     waiting: Vec<(HopId, Signal)>,
@@ -109,6 +120,8 @@ pub struct LiveSource {
     seeded: u64,
     not_tcp: u64,
     not_dns: u64,
+    /// Hops that were opened where their packets are not seen.
+    unwatched: u64,
     lost: u64,
     lost_checked_ns: u64,
 }
@@ -133,9 +146,11 @@ impl LiveSource {
             mut ebpf,
             mut probes,
             clients,
+            places,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
+        let arrivals = load::take_map(&mut ebpf, "ARRIVALS")?;
         let hops = load::take_map(&mut ebpf, "HOPS")?;
         let ports = load::take_map(&mut ebpf, "PORTS")?;
         let dns_sockets = load::take_map(&mut ebpf, "DNS_SOCKETS")?;
@@ -152,21 +167,23 @@ impl LiveSource {
         })?;
 
         probes.extend(scout::rows());
+        let missed = Missed::of(&ebpf);
         let libraries = Libraries::new(ebpf, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
-        let mut scout = Scout::new(config, libraries)?;
+        // What arrives from now on is heard of, and what is there already is found.
+        let arrivals = Arrivals::start(arrivals, places.clone()).map_err(no_thread)?;
+        let mut scout = Scout::new(config, libraries, places.clone())?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
-        let patrol = Patrol::start(scout, waker.clone()).map_err(|source| LiveError::Io {
-            what: "start a thread",
-            source,
-        })?;
+        let patrol = Patrol::start(scout, waker.clone()).map_err(no_thread)?;
         let mut source = Self {
             ring,
             hops,
             ports,
             boosts,
             clients,
+            places,
+            missed,
             counts,
             clock: Clock::new(),
             processes: Processes::default(),
@@ -178,6 +195,7 @@ impl LiveSource {
             log,
             waker,
             patrol,
+            _arrivals: arrivals,
             icmp: Namespaces::default(),
             waiting: Vec::new(),
             listening: Vec::new(),
@@ -187,6 +205,7 @@ impl LiveSource {
             seeded: 0,
             not_tcp: 0,
             not_dns: 0,
+            unwatched: 0,
             lost: 0,
             lost_checked_ns: 0,
         };
@@ -220,10 +239,10 @@ impl LiveSource {
         for input in self.listening.drain(..) {
             sink(now, input);
         }
-        if heard {
-            hear(&self.icmp, now, sink);
-        }
         self.drain_ring(now_ns, sink);
+        if heard {
+            hear(&self.icmp, &self.clock, sink);
+        }
         if let Some(records) = self.newly_lost(now_ns)? {
             sink(now, Input::Lost { records });
         }
@@ -249,7 +268,8 @@ impl LiveSource {
     /// Since when the client has waited for its answer that has waited longest, in each network namespace
     /// where one does. Looks at every client's connection: not for every record.
     pub fn waiting(&self) -> Vec<(u64, Timestamp)> {
-        let oldest = self.clients.waiting();
+        let oldest = self.clients.as_ref().map(Clients::waiting);
+        let oldest = oldest.unwrap_or_default();
         let wall = |(netns, ns)| (netns, self.clock.wall(ns));
         oldest.into_iter().map(wall).collect()
     }
@@ -257,7 +277,9 @@ impl LiveSource {
     /// What is attached and what is not, and what is lost by that.
     pub fn probes(&self) -> Vec<ProbeStatus> {
         let libraries = self.libraries.iter().cloned();
-        self.probes.iter().cloned().chain(libraries).collect()
+        let places = self.places.rows();
+        let probes = self.probes.iter().cloned();
+        probes.chain(places).chain(libraries).collect()
     }
 
     /// Every counter of the kernel programs and of this source.
@@ -271,6 +293,8 @@ impl LiveSource {
             ("live_not_tcp", self.not_tcp),
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
+            ("live_hops_unwatched", self.unwatched),
+            ("kernel_runs_missed", self.missed.runs()),
             ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
@@ -343,7 +367,7 @@ impl LiveSource {
             // The kernel hands an ICMP error to raw sockets before it fails the socket that it is
             // about, and so do we.
             if names_icmp(&record.body) {
-                hear(&self.icmp, time, sink);
+                hear(&self.icmp, &self.clock, sink);
             }
             let later = record.time_ns > now_ns;
             if let Body::Dns(packet) = &record.body {
@@ -356,6 +380,8 @@ impl LiveSource {
                     tracing::debug!(%error, "left a packet of a name server alone");
                 }
             }
+            let unwatched = self.places.missed(&record, &mut self.processes);
+            self.unwatched += u64::from(unwatched);
             match translate::input(&record, &mut self.processes, &self.reset_reasons) {
                 Ok(Some(input)) => sink(time, input),
                 Ok(None) => {}
@@ -363,6 +389,11 @@ impl LiveSource {
                     self.not_tcp += 1;
                     tracing::debug!(%error, "left a packet of a hop alone");
                 }
+            }
+            if unwatched {
+                let hop = HopId(record.cookie);
+                let signal = Signal::Unwatched;
+                sink(time, Input::Signal { hop, signal });
             }
             if later {
                 break;
@@ -411,16 +442,22 @@ impl LiveSource {
                 }
             }
             Found::Listener { process, local } => {
-                self.clients.listen(process.netns, local);
-                self.listening
-                    .extend(self.processes.listeners.add(process, local));
+                if let Some(clients) = &mut self.clients {
+                    clients.listen(process.netns, local);
+                    let added = self.processes.listeners.add(process, local);
+                    self.listening.extend(added);
+                }
             }
             Found::Client {
                 cookie,
                 netns,
                 local,
                 remote,
-            } => self.clients.seed(cookie, netns, local, remote),
+            } => {
+                if let Some(clients) = &mut self.clients {
+                    clients.seed(cookie, netns, local, remote);
+                }
+            }
             Found::Namespace { netns, sockets } => {
                 self.icmp.insert(netns, sockets);
             }
@@ -441,7 +478,7 @@ impl LiveSource {
             return Ok(None);
         }
         self.lost_checked_ns = now_ns;
-        let mut total = self.malformed;
+        let mut total = self.malformed + self.missed.runs();
         for counter in [Counter::RingFull, Counter::HopMapFull, Counter::LoadFailed] {
             total += self.count(counter).map_err(|source| LiveError::Map {
                 name: "COUNTERS",
@@ -466,6 +503,13 @@ impl LiveSource {
                 Err(error) => tracing::debug!(%error, cookie, "a closed hop was not forgotten"),
             }
         }
+    }
+}
+
+fn no_thread(source: io::Error) -> LiveError {
+    LiveError::Io {
+        what: "start a thread",
+        source,
     }
 }
 
@@ -500,11 +544,12 @@ fn dns_socket(process: &Process, on_behalf: bool) -> [u8; DNS_SOCKET_BYTES] {
     entry
 }
 
-/// Hands over the ICMP errors that have arrived.
-fn hear(namespaces: &Namespaces, now: Timestamp, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
+/// Hands over the ICMP errors that have arrived, each as of when it is read: no earlier than the segment that it
+/// quotes, however long this thread waited for its turn.
+fn hear(namespaces: &Namespaces, clock: &Clock, sink: &mut dyn FnMut(Timestamp, Input<'_>)) {
     for (netns, sockets) in namespaces {
         icmp::drain(*netns, sockets, |error, packet| {
-            sink(now, Input::Icmp { error, packet });
+            sink(clock.wall(monotonic_ns()), Input::Icmp { error, packet });
         });
     }
 }

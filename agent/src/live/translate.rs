@@ -39,6 +39,7 @@ pub(super) fn input<'a>(
             egress,
             wire_len,
             bytes,
+            records,
         } => {
             let direction = if egress {
                 Direction::ToUpstream
@@ -52,6 +53,7 @@ pub(super) fn input<'a>(
                 hop: HopId(record.cookie),
                 segment: Segment {
                     packet: bytes,
+                    records,
                     ..packet.segment(direction)
                 },
             }));
@@ -132,7 +134,9 @@ pub(super) fn input<'a>(
             }));
         }
         Body::Library(fact) => Signal::Library(fact),
-        Body::ClientLeft { turn } => return Ok(Some(Input::ClientLeft { turn })),
+        Body::ClientLeft { turn, departure } => {
+            return Ok(Some(Input::ClientLeft { turn, departure }));
+        }
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },
@@ -343,6 +347,7 @@ mod tests {
             egress: true,
             wire_len: 4,
             bytes: &[0x45, 0, 0, 4],
+            records: crate::model::RecordHeads::NONE,
         };
         assert_eq!(translate(5, body), "Err(Unreadable(Truncated))");
     }

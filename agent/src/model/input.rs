@@ -8,6 +8,17 @@ use super::{
     TcpFlags, TcpState, Timestamp,
 };
 
+/// What a client that left had of its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It waited for an answer that had not begun.
+    Waiting,
+    /// Its answer had begun, or it had asked for nothing.
+    Answered,
+    /// That is not known: its requests cannot be read.
+    Unknown,
+}
+
 /// One observation. Its time is passed beside it.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
@@ -69,11 +80,13 @@ pub enum Input<'a> {
         /// What it was told.
         errno: Errno,
     },
-    /// A gateway's thread closed the connection of a client that had closed it before and had not been
-    /// answered. Hops that the same thread closes in the same turn did not fail.
+    /// A gateway's thread closed the connection of a client that had closed it before. Hops that the same
+    /// thread closes in the same turn for want of a client did not fail.
     ClientLeft {
         /// Of which thread, and when in its life.
         turn: Turn,
+        /// What the client left.
+        departure: Departure,
     },
     /// An ICMP error that quotes a segment of some hop.
     Icmp {
@@ -128,6 +141,36 @@ pub struct Segment<'a> {
     pub ttl: u8,
     /// IPv4 identification, where there is one.
     pub ip_id: Option<u16>,
+    /// Headers of TLS records in the payload, most of them behind what was captured of it.
+    pub records: RecordHeads<'a>,
+}
+
+/// Headers of TLS records inside a segment, in order: bytes of the payload, each with its place there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordHeads<'a>(&'a [u8]);
+
+impl<'a> RecordHeads<'a> {
+    /// Bytes of one: its place as four bytes of this machine's order, the five bytes of the header
+    /// (RFC 8446 section 5.1), and three more.
+    pub const BYTES: usize = 12;
+
+    /// None.
+    pub const NONE: Self = Self(&[]);
+
+    /// As the kernel lays them out, one behind the other.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Place and bytes of each.
+    pub fn iter(self) -> impl Iterator<Item = (u32, &'a [u8])> {
+        let (heads, _) = self.0.as_chunks::<{ RecordHeads::BYTES }>();
+        heads.iter().map(|head| {
+            let (place, rest) = head.split_at(size_of::<u32>());
+            let place = place.try_into().map_or(u32::MAX, u32::from_ne_bytes);
+            (place, rest.split_at(5).0)
+        })
+    }
 }
 
 /// What the gateway's TLS library took from the gateway for the upstream, or gave to it, in one call. Where
@@ -199,6 +242,9 @@ pub enum Signal {
         /// The upstream's end.
         upstream: SocketAddr,
     },
+    /// The hop was opened where its packets are not seen, or not from the first on: what is seen of it begins
+    /// mid-stream. Follows [`Opened`](Self::Opened).
+    Unwatched,
     /// The gateway's socket changed state (`inet_sock_set_state`).
     State {
         /// State before.

@@ -21,7 +21,8 @@ use foldhash::fast::RandomState;
 use super::capture::CapturedPacket;
 use crate::input::pdu::{self, Pdu};
 use crate::model::{
-    Direction, HopId, IcmpError, Input, Plaintext, Segment, Signal, TcpFlags, TcpState, Timestamp,
+    Direction, HopId, IcmpError, Input, Plaintext, RecordHeads, Segment, Signal, TcpFlags,
+    TcpState, Timestamp,
 };
 
 /// How long the packets of a closed hop are kept where nothing more is to be said of it, and where a verdict
@@ -329,6 +330,7 @@ impl Flight {
             packet: &packet,
             ttl: 0,
             ip_id: None,
+            records: RecordHeads::NONE,
         };
         self.segment(at, hop, &segment);
     }

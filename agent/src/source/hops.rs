@@ -7,7 +7,8 @@
 //! contradicts is corrected by a new hop, since the engine cannot turn one around.
 //!
 //! A SYN with another initial sequence number is a new hop: ports are used again.
-//! Memory is bounded: connections that were idle longest are forgotten, and counted.
+//! Memory is bounded: closed connections are forgotten first, then those that were idle longest, which
+//! are counted.
 
 use core::net::SocketAddr;
 use std::time::Duration;
@@ -96,36 +97,43 @@ impl Gateway {
     }
 }
 
+/// A connection. There are many, so that what it holds is small.
 struct Tracked {
     hop: HopId,
+    /// When it was reset, or [`NEVER`].
+    reset: Timestamp,
+    /// Initial sequence number of the gateway's side, if `begun`.
+    isn: u32,
+    /// Its place among the tallies, or [`UNTALLIED`].
+    tally: u32,
     gateway: Gateway,
     /// Whether the role is known, not guessed.
     sure: bool,
     /// Excluded by the options.
     filtered: bool,
-    /// Initial sequence number of the gateway's side.
-    isn: Option<u32>,
+    /// Whether its SYN was seen.
+    begun: bool,
     /// Whether the upstream sent anything.
     answered: bool,
     /// FIN from the low end, FIN from the high end.
     ended: [bool; 2],
-    /// When it was reset.
-    reset: Option<Timestamp>,
-    /// Its place among the tallies.
-    tally: Option<u32>,
 }
 
+const NEVER: Timestamp = Timestamp::MAX;
+const UNTALLIED: u32 = u32::MAX;
+
 impl Tracked {
-    const fn closed(&self) -> bool {
-        matches!(self.ended, [true, true]) || self.reset.is_some()
+    fn closed(&self) -> bool {
+        matches!(self.ended, [true, true]) || self.reset != NEVER
     }
 
     /// Whether an engine knows no more of it, or cares no more for a bare acknowledgement. Soon after a
     /// reset one shows whether that was taken.
     fn forgotten(&self, at: Timestamp) -> bool {
-        match self.reset {
-            Some(reset) => at.since(reset) > RESET_LINGER,
-            None => self.closed(),
+        if self.reset == NEVER {
+            self.closed()
+        } else {
+            at.since(self.reset) > RESET_LINGER
         }
     }
 
@@ -148,6 +156,18 @@ struct Held {
 enum Connection {
     Tracked(Tracked),
     Waiting(Vec<Held>),
+}
+
+const _: () = assert!(size_of::<Option<Connection>>() <= 32);
+
+impl Connection {
+    /// Whether it was closed: what comes late of it says nothing that matters.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Tracked(tracked) => tracked.closed(),
+            Self::Waiting(_) => false,
+        }
+    }
 }
 
 /// Where a segment belongs.
@@ -186,7 +206,7 @@ impl Hops {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            connections: Table::new(),
+            connections: Table::new(Connection::is_over),
             next: 0,
             waiting: 0,
             tallies: Vec::new(),
@@ -422,32 +442,32 @@ impl Hops {
             Direction::FromUpstream => (tcp.dst, tcp.src),
         };
         let filtered = !self.options.admit(local, upstream);
-        let mut tally = None;
+        let mut tally = UNTALLIED;
         if !filtered {
             self.next += 1;
             self.counters.hops += 1;
             self.counters.guessed += u64::from(!sure);
             tally = self.tally(upstream, at);
         }
-        let syn = tcp.flags.contains(TcpFlags::SYN);
-        let isn = syn.then(|| match gateway.direction(from_low) {
-            Direction::ToUpstream => tcp.seq,
-            Direction::FromUpstream => tcp.ack.wrapping_sub(1),
-        });
         Tracked {
             hop: HopId(self.next),
+            reset: NEVER,
+            isn: match gateway.direction(from_low) {
+                Direction::ToUpstream => tcp.seq,
+                Direction::FromUpstream => tcp.ack.wrapping_sub(1),
+            },
+            tally,
             gateway,
             sure,
             filtered,
-            isn,
+            begun: tcp.flags.contains(TcpFlags::SYN),
             answered: false,
             ended: [false; 2],
-            reset: None,
-            tally,
         }
     }
 
-    fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> Option<u32> {
+    /// Counts a connection to `upstream`. Returns the place of its tally.
+    fn tally(&mut self, upstream: SocketAddr, at: Timestamp) -> u32 {
         let next = u32::try_from(self.tallies.len()).unwrap_or(u32::MAX);
         let index = match self.tally_of.get(&upstream) {
             Some(index) => *index,
@@ -463,13 +483,13 @@ impl Hops {
             }
             None => {
                 self.counters.untallied += 1;
-                return None;
+                return UNTALLIED;
             }
         };
         if let Some(tally) = self.tallies.get_mut(index as usize) {
             tally.hops += 1;
         }
-        Some(index)
+        index
     }
 
     /// Keeps a segment, unless it tells the roles or there is no more room to wait.
@@ -586,7 +606,7 @@ fn begins_anew(tracked: &Tracked, tcp: &TcpPacket<'_>, from_low: bool) -> bool {
         return false;
     }
     match tracked.gateway.direction(from_low) {
-        Direction::ToUpstream => tracked.isn != Some(tcp.seq),
+        Direction::ToUpstream => !tracked.begun || tracked.isn != tcp.seq,
         // Both ends may open at the same time; otherwise the roles are the other way round now.
         Direction::FromUpstream => tracked.answered || tracked.closed(),
     }
@@ -651,12 +671,9 @@ fn admit(
     let [low, high] = &mut tracked.ended;
     *(if from_low { low } else { high }) |= tcp.flags.contains(TcpFlags::FIN);
     if tcp.flags.contains(TcpFlags::RST) {
-        tracked.reset.get_or_insert(at);
+        tracked.reset = tracked.reset.min(at);
     }
-    if let Some(tally) = tracked
-        .tally
-        .and_then(|index| tallies.get_mut(index as usize))
-    {
+    if let Some(tally) = tallies.get_mut(tracked.tally as usize) {
         tally.first = tally.first.min(at);
         tally.last = tally.last.max(at);
     }

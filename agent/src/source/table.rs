@@ -2,7 +2,8 @@
 //! forgotten together.
 //!
 //! Entries lie one behind the other in the order in which they came, and the hash table holds their
-//! places only. So the connections of one moment share cache lines and pages, however many there are.
+//! places only. So the connections of one moment share cache lines and pages, however many there are. Where
+//! the first of them matter no more by then, those that come take their places, and little memory is used at all.
 
 use core::hash::BuildHasher as _;
 
@@ -13,6 +14,9 @@ use crate::tcp::Ends;
 
 /// Entries in one of the two generations.
 pub(super) const GENERATION: usize = 65_536;
+
+/// So many newer ones come before an entry that matters no more gives its place away.
+const KEPT: usize = 16_384;
 
 /// Places that are remembered beside the hash table: more than connections take turns, in few cache
 /// lines.
@@ -26,6 +30,10 @@ pub(super) struct Table<T> {
     old: Generation<T>,
     /// Where the young entry may lie whose hash ends so: it is looked at before the hash table is.
     hints: Box<[u16; HINTS]>,
+    /// Whether an entry matters no more.
+    spent: fn(&T) -> bool,
+    /// The young entry that gives its place away next, if it may.
+    next: usize,
 }
 
 struct Generation<T> {
@@ -38,9 +46,9 @@ struct Generation<T> {
 impl<T> Generation<T> {
     fn new() -> Self {
         Self {
-            // A table that grows moves all that it holds, over and over.
+            // What grows moves all that it holds, over and over. Memory that is not written to is not taken.
             places: HashTable::with_capacity(GENERATION),
-            entries: Vec::new(),
+            entries: Vec::with_capacity(GENERATION),
         }
     }
 
@@ -68,12 +76,15 @@ impl<T> Generation<T> {
 }
 
 impl<T> Table<T> {
-    pub(super) fn new() -> Self {
+    /// An empty table, whose entries may be forgotten early once they are `spent`.
+    pub(super) fn new(spent: fn(&T) -> bool) -> Self {
         Self {
             hasher: RandomState::default(),
             young: Generation::new(),
             old: Generation::new(),
             hints: Box::new([0; HINTS]),
+            spent,
+            next: 0,
         }
     }
 
@@ -110,8 +121,7 @@ impl<T> Table<T> {
     /// Makes an old entry young. Returns its place.
     fn recall(&mut self, hash: u64, ends: &Ends) -> Option<usize> {
         let entry = self.old.take(hash, ends)?;
-        self.push(hash, *ends, entry);
-        self.young.entries.len().checked_sub(1)
+        self.push(hash, *ends, entry)
     }
 
     /// The entry of these ends, as it is.
@@ -130,7 +140,9 @@ impl<T> Table<T> {
         let place = self.young.find(hash, &ends);
         match place.and_then(|place| self.young.entries.get_mut(place)) {
             Some((_, known)) => *known = Some(entry),
-            None => self.push(hash, ends, entry),
+            None => {
+                self.push(hash, ends, entry);
+            }
         }
     }
 
@@ -139,18 +151,43 @@ impl<T> Table<T> {
         self.push(self.hasher.hash_one(ends), ends, entry);
     }
 
-    /// Adds an entry whose ends are not there.
-    fn push(&mut self, hash: u64, ends: Ends, entry: T) {
+    /// Adds an entry whose ends are not there. Returns its place.
+    fn push(&mut self, hash: u64, ends: Ends, entry: T) -> Option<usize> {
+        let free = self.free();
         let Generation { places, entries } = &mut self.young;
-        let Ok(place) = u32::try_from(entries.len()) else {
-            return;
-        };
+        let at = free.unwrap_or(entries.len());
+        let place = u32::try_from(at).ok()?;
         self.hints[hint_of(hash)] = u16::try_from(place).unwrap_or_default();
-        entries.push((ends, Some(entry)));
+        match entries.get_mut(at) {
+            Some(known) => *known = (ends, Some(entry)),
+            None => entries.push((ends, Some(entry))),
+        }
         places.insert_unique(hash, place, |place| {
             let entry = entries.get(*place as usize);
             entry.map_or(0, |(ends, _)| self.hasher.hash_one(ends))
         });
+        Some(at)
+    }
+
+    /// Takes the place of the next young entry in turn, if that matters no more.
+    fn free(&mut self) -> Option<usize> {
+        let Generation { places, entries } = &mut self.young;
+        if entries.len() < KEPT {
+            return None;
+        }
+        let at = self.next;
+        self.next = if at + 1 < entries.len() { at + 1 } else { 0 };
+        let (ends, entry) = entries.get(at)?;
+        match entry {
+            None => Some(at),
+            Some(entry) if (self.spent)(entry) => {
+                let hash = self.hasher.hash_one(ends);
+                let found = places.find_entry(hash, |place| *place as usize == at);
+                found.ok()?.remove();
+                Some(at)
+            }
+            Some(_) => None,
+        }
     }
 
     /// Takes the entry of these ends out.
@@ -173,6 +210,7 @@ impl<T> Table<T> {
             return None;
         }
         std::mem::swap(&mut self.young, &mut self.old);
+        self.next = 0;
         self.young.places.clear();
         let forgotten = self.young.entries.drain(..);
         Some(forgotten.filter_map(|(_, entry)| entry))
@@ -201,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_used_stays_and_the_rest_is_forgotten_together() {
-        let mut table = Table::new();
+        let mut table = Table::new(|_| false);
         for number in 0..GENERATION {
             assert!(table.age().is_none());
             table.insert(ends(number), number);
@@ -227,8 +265,27 @@ mod tests {
     }
 
     #[test]
+    fn what_matters_no_more_makes_room() {
+        // Every tenth is of use for good.
+        let mut table = Table::new(|number| number % 10 != 0);
+        for number in 0..8 * KEPT {
+            assert!(table.age().is_none());
+            table.insert_new(ends(number), number);
+            assert_eq!(table.find(&ends(number)), Some(&mut { number }));
+        }
+        assert!(table.young.entries.len() < 3 * KEPT);
+        assert_eq!(table.young.places.len(), table.iter().count());
+        for number in (0..8 * KEPT).step_by(10).chain(7 * KEPT..8 * KEPT) {
+            assert_eq!(table.peek(&ends(number)), Some(&number));
+        }
+        assert_eq!(table.find(&ends(1)), None);
+        assert_eq!(table.remove(&ends(10)), Some(10));
+        assert_eq!(table.find(&ends(10)), None);
+    }
+
+    #[test]
     fn an_entry_is_replaced_and_taken_out() {
-        let mut table = Table::new();
+        let mut table = Table::new(|_| false);
         table.insert(ends(1), 'a');
         table.insert(ends(1), 'b');
         assert_eq!(table.iter().count(), 1);

@@ -165,11 +165,7 @@ impl Flow {
         if segment.wire_len > 0 {
             self.note_size(first, segment.wire_len);
             let again = self.is_again(at, first, segment.wire_len);
-            if !self
-                .bytes
-                .push(first, segment.payload, segment.wire_len, limits, sink)
-                && !again
-            {
+            if !self.push(first, segment, limits, sink) && !again {
                 self.repeated += 1;
                 self.note_repeat(at, first, segment.wire_len);
             }
@@ -178,6 +174,41 @@ impl Flow {
         if segment.flags.contains(TcpFlags::FIN) {
             self.fin(at, first.wrapping_add(segment.wire_len));
         }
+    }
+
+    /// Takes the bytes of a segment: what was captured at its beginning, and what is known of the rest.
+    /// Returns whether any is new.
+    fn push(
+        &mut self,
+        first: u32,
+        segment: &Segment<'_>,
+        limits: &Limits,
+        mut sink: impl FnMut(Chunk<'_>),
+    ) -> bool {
+        let mut new = false;
+        let (mut from, mut bytes) = (0, segment.payload);
+        for (at, head) in segment.records.iter() {
+            // What was captured may end inside a header.
+            let known = (from as usize).saturating_add(bytes.len());
+            let skip = known.saturating_sub(at as usize);
+            let head = head.get(skip..).unwrap_or_default();
+            let Some(at) = u32::try_from(skip)
+                .ok()
+                .and_then(|skip| at.checked_add(skip))
+            else {
+                continue;
+            };
+            let rest = segment.wire_len.saturating_sub(at) as usize;
+            if head.is_empty() || head.len() > rest {
+                continue;
+            }
+            let start = first.wrapping_add(from);
+            new |= self.bytes.push(start, bytes, at - from, limits, &mut sink);
+            (from, bytes) = (at, head);
+        }
+        let len = segment.wire_len - from;
+        let first = first.wrapping_add(from);
+        self.bytes.push(first, bytes, len, limits, sink) || new
     }
 
     /// Takes a FIN of this sequence number.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use hopscope::engine::{Config, Engine};
 use hopscope::limits::Limits;
-use hopscope::model::{Cause, Direction, HopEvent, HopId, Input, Segment, TcpFlags, Timestamp};
+use hopscope::model::{
+    Cause, Direction, HopEvent, HopId, Input, RecordHeads, Segment, TcpFlags, Timestamp,
+};
 use hopscope::stats::Stats;
 
 pub(crate) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -106,6 +108,7 @@ impl Feed {
             wire_len: u32::try_from(payload.len()).unwrap(),
             ttl: 64,
             ip_id: None,
+            records: RecordHeads::NONE,
         };
         let hop = HopId(self.hop);
         self.engine

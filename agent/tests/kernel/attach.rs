@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use aya::programs::loaded_programs;
 use hopscope::live::{LiveConfig, LiveError, LiveSource, check, programs};
-use hopscope::model::Signal;
+use hopscope::model::{Input, Signal};
 use object::{Object as _, ObjectSection as _};
 
+use crate::accepted::alone;
+use crate::clients::{BAD, Pair, REQUEST, config};
 use crate::support::{DEADLINE, Gateway, Seen, Watch, assert_complete, now, own_programs};
 
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 16] = [
     "state",
     "client_state",
     "reset_in",
@@ -21,6 +23,7 @@ const PROGRAMS: [&str; 15] = [
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "socket_exit",
     "accept_exit",
     "bind_exit",
@@ -61,6 +64,52 @@ fn system_calls_are_left_alone_where_nobody_wants_them() {
     let connect = source.probes();
     let connect = connect.iter().find(|row| row.name == "connect_exit");
     assert!(!connect.unwrap().attached);
+}
+
+#[test]
+fn clients_are_left_alone_where_nobody_wants_them() {
+    const OFF: [&str; 5] = [
+        "client_state",
+        "clients",
+        "socket_exit",
+        "accept_exit",
+        "bind_exit",
+    ];
+    alone(|| {
+        let mut source = LiveSource::start(&LiveConfig {
+            client_side: false,
+            ..config()
+        })
+        .unwrap();
+        for probe in source.probes() {
+            let off = OFF.contains(&probe.name);
+            assert!(
+                probe.attached != off || probe.name == "reset_reason",
+                "{}: {}",
+                probe.name,
+                probe.reason
+            );
+            assert!(!off || probe.reason.starts_with("turned off"));
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut pair = Pair::of(&listener);
+        pair.ask(REQUEST);
+        pair.answer(BAD);
+        // This side of it is a hop, which is seen as ever.
+        let mut is_answered = false;
+        let start = now();
+        while !is_answered {
+            assert!(start.elapsed() < DEADLINE);
+            source
+                .pump(Duration::from_millis(20), &mut |_, input| match input {
+                    Input::Segment { segment, .. } => is_answered |= segment.payload == BAD,
+                    Input::Answer(_) | Input::Listening { .. } => panic!("{input:?}"),
+                    _ => {}
+                })
+                .unwrap();
+        }
+        assert!(source.waiting().is_empty());
+    });
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use hopscope::live::LiveConfig;
+use hopscope::model::Departure;
 
+use crate::accepted::alone;
 use crate::support::{Seen, Watch};
 
-const REQUEST: &[u8] = b"GET /shop?q=1 HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\n\r\n";
-const BAD: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
-const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const REQUEST: &[u8] = b"GET /shop?q=1 HTTP/1.1\r\nHost: h\r\nX-Request-ID: 7\r\n\r\n";
+pub(crate) const BAD: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const GOOD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
-fn config() -> LiveConfig {
+pub(crate) fn config() -> LiveConfig {
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     LiveConfig {
         gateways: vec![comm.trim_end().to_owned()],
@@ -19,34 +22,43 @@ fn config() -> LiveConfig {
     }
 }
 
+/// Longer than what a gateway sent last counts as lately.
+const LONG_AGO: Duration = Duration::from_millis(300);
+
 /// A client's connection and the gateway's end of it.
-struct Pair {
-    client: TcpStream,
-    accepted: TcpStream,
+pub(crate) struct Pair {
+    pub(crate) client: TcpStream,
+    pub(crate) accepted: TcpStream,
 }
 
 impl Pair {
-    fn of(listener: &TcpListener) -> Self {
+    pub(crate) fn of(listener: &TcpListener) -> Self {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         Self { client, accepted }
     }
 
     /// The client asks; the gateway takes it.
-    fn ask(&mut self, request: &[u8]) {
+    pub(crate) fn ask(&mut self, request: &[u8]) {
         self.client.write_all(request).unwrap();
+        self.take(request);
+    }
+
+    /// The gateway takes what the client sent.
+    pub(crate) fn take(&mut self, request: &[u8]) {
         let mut taken = vec![0; request.len()];
         self.accepted.read_exact(&mut taken).unwrap();
+        assert_eq!(taken, request);
     }
 
     /// The gateway answers; the client takes it.
-    fn answer(&mut self, response: &[u8]) {
+    pub(crate) fn answer(&mut self, response: &[u8]) {
         self.accepted.write_all(response).unwrap();
         let mut taken = vec![0; response.len()];
         self.client.read_exact(&mut taken).unwrap();
     }
 
-    fn ends(&self) -> (SocketAddr, SocketAddr) {
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
         (
             self.accepted.local_addr().unwrap(),
             self.client.local_addr().unwrap(),
@@ -54,7 +66,7 @@ impl Pair {
     }
 }
 
-fn answers(watch: &Watch, of: (SocketAddr, SocketAddr)) -> Vec<&Seen> {
+pub(crate) fn answers(watch: &Watch, of: (SocketAddr, SocketAddr)) -> Vec<&Seen> {
     watch
         .seen
         .iter()
@@ -166,4 +178,56 @@ fn what_cannot_be_read_is_counted() {
 fn own_thread() -> u32 {
     let link = std::fs::read_link("/proc/thread-self").unwrap();
     link.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_client_that_leaves_had_something_to_wait_for_or_not() {
+    alone(departures);
+}
+
+fn departures() {
+    let mut watch = Watch::start(&config());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut departure = |ask: &dyn Fn(&mut Pair)| {
+        let mut pair = Pair::of(&listener);
+        ask(&mut pair);
+        // Time has to pass for the kernel: nothing is waited for.
+        std::thread::sleep(LONG_AGO);
+        watch.seen.clear();
+        drop(pair.client);
+        assert_eq!(pair.accepted.read(&mut [0]).unwrap(), 0);
+        drop(pair.accepted);
+        let departures = |watch: &Watch| {
+            let all = watch.seen.iter();
+            all.filter_map(|(_, seen)| match seen {
+                Seen::ClientLeft(departure) => Some(*departure),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+        };
+        watch.until("departure", |watch| !departures(watch).is_empty());
+        departures(&watch)
+    };
+    let waits = departure(&|pair| pair.ask(REQUEST));
+    assert_eq!(waits, [Departure::Waiting]);
+    let asks_again = departure(&|pair| {
+        pair.ask(REQUEST);
+        pair.answer(GOOD);
+        pair.ask(REQUEST);
+    });
+    assert_eq!(asks_again, [Departure::Waiting]);
+    let has_its_answer = departure(&|pair| {
+        pair.ask(REQUEST);
+        pair.answer(GOOD);
+    });
+    assert_eq!(has_its_answer, [Departure::Answered]);
+    let never_asked = departure(&|_| {});
+    assert_eq!(never_asked, [Departure::Answered]);
+    let hello = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".as_slice(),
+        &[7; 100],
+    ]
+    .concat();
+    let cannot_be_read = departure(&|pair| pair.ask(&hello));
+    assert_eq!(cannot_be_read, [Departure::Unknown]);
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use hopscope::live::LiveConfig;
 use hopscope::model::{Actor, Direction, Errno, ResetReason, Signal, Target, TcpFlags, TcpState};
 
-use crate::support::{Gateway, Seen, Watch};
+use crate::support::{Cgroup, Gateway, Seen, Watch};
 
 const TO: Direction = Direction::ToUpstream;
 const FROM: Direction = Direction::FromUpstream;
@@ -400,36 +400,6 @@ fn packets_of_other_cgroups_are_left_alone() {
     assert_eq!(segments(hop_of(outside.pid())), 0);
     assert_eq!(segments(hop_of(inside.pid())), 3, "{}", watch.trace());
     drop(inside);
-}
-
-/// A cgroup of this test's own.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn create(name: &str) -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mounts
-            .lines()
-            .find(|line| line.contains(" - cgroup2 "))
-            .unwrap();
-        let path = std::path::Path::new(line.split(' ').nth(4).unwrap()).join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn add(&self, pid: u32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Empty only once the member is gone, which may still be going.
-        let start = crate::support::now();
-        while std::fs::remove_dir(&self.0).is_err() && start.elapsed() < crate::support::DEADLINE {
-            std::thread::yield_now();
-        }
-    }
 }
 
 #[test]

@@ -27,26 +27,37 @@ fn sum(bytes: &[u8]) -> u32 {
     words.sum()
 }
 
-/// A segment without data, IP header included.
-fn packet(from: SocketAddr, to: SocketAddr, flags: TcpFlags) -> Vec<u8> {
+/// A segment, IP header included.
+pub(crate) fn packet(
+    from: SocketAddr,
+    to: SocketAddr,
+    flags: TcpFlags,
+    (seq, ack): (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut tcp = Vec::new();
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
-    tcp.extend([0, 0, 0, 7, 0, 0, 0, 9, 0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
+    tcp.extend(seq.to_be_bytes());
+    tcp.extend(ack.to_be_bytes());
+    tcp.extend([0x50, flags.0, 0x20, 0, 0, 0, 0, 0]);
+    tcp.extend(payload);
+    let len = u16::try_from(tcp.len()).unwrap();
     let (mut ip, addresses) = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let addresses = [from.octets(), to.octets()].concat();
-            // The kernel fills the checksum of this header in.
-            let header = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+            // The kernel fills the length and the checksum of this header in.
+            let header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0];
             (header, addresses)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let addresses = [from.octets(), to.octets()].concat();
-            (vec![0x60, 0, 0, 0, 0, 20, 6, 64], addresses)
+            let [high, low] = len.to_be_bytes();
+            (vec![0x60, 0, 0, 0, high, low, 6, 64], addresses)
         }
         _ => panic!("two families"),
     };
-    let mut total = sum(&addresses) + sum(&tcp) + 6 + 20;
+    let mut total = sum(&addresses) + sum(&tcp) + 6 + u32::from(len);
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
     }
@@ -60,7 +71,7 @@ fn packet(from: SocketAddr, to: SocketAddr, flags: TcpFlags) -> Vec<u8> {
 /// Sends a segment from the network namespace of `other`.
 fn send(other: &Gateway, from: SocketAddr, to: SocketAddr, flags: TcpFlags) {
     let namespace = File::open(format!("/proc/{}/ns/net", other.pid())).unwrap();
-    let packet = packet(from, to, flags);
+    let packet = packet(from, to, flags, (7, 9), &[]);
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
             let kind = Some(LinkNameSpaceType::Network);

@@ -9,6 +9,8 @@
     reason = "what a test needs and does not get is a failed test"
 )]
 
+mod accepted;
+mod answered;
 mod attach;
 mod clients;
 mod connects;
@@ -17,7 +19,9 @@ mod held;
 mod late;
 mod library;
 mod network;
+mod openssl;
 mod pair;
+mod places;
 mod plaintext;
 mod segments;
 mod support;

@@ -103,56 +103,79 @@ fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
             .status()
             .unwrap();
         assert!(compiled.success(), "cc with a static OpenSSL is needed");
-        let child = Command::new(bed.path(&name))
-            .arg(functions)
-            .args(ports.map(|port| port.to_string()))
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut program = Running(child);
-        let mut watch = Watch::start(&LiveConfig {
-            gateways: vec![name.clone()],
-            tls_plaintext: true,
-            ..LiveConfig::default()
-        });
-        watch.until("the program's OpenSSL", |watch| {
-            let rows = watch.source.probes();
-            rows.iter()
-                .any(|row| row.name == "tls_library" && row.attached && row.reason.contains(&name))
-        });
-        let from = watch.seen.len();
-        program.0.stdin.take().unwrap().write_all(b"\n").unwrap();
-        assert_eq!(program.0.wait().unwrap().code(), Some(0));
-        watch.settle();
-        let opened = |from: usize| {
-            let opens = |seen: &(_, Seen)| matches!(seen.1, Seen::Signal(Signal::Opened { .. }));
-            from + watch.seen[from..].iter().position(opens).unwrap()
-        };
-        let first = opened(from);
-        let second = opened(first + 1);
-        let ranges = [first..second, second..watch.seen.len()];
-        for (range, port) in ranges.into_iter().zip(ports) {
-            let hop = hop_to(&watch, range.start, port);
-            let [to, back] = inside(&watch, range, hop);
-            assert_eq!(to, b"GET /static HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert!(
-                back.starts_with(b"HTTP/1.0 200 ok\r\n"),
-                "{}",
-                watch.trace()
-            );
-        }
-        assert!(is_read_to_its_end(&watch, from), "{}", watch.trace());
-        // What goes out of a file is not seen, and that is told.
-        let unseen = watch.seen[second..].iter().any(|(_, seen)| {
-            matches!(
-                seen,
-                Seen::Text {
-                    direction: Direction::ToUpstream,
-                    len: 0,
-                    ..
-                }
-            )
-        });
-        assert!(unseen, "{}", watch.trace());
+        let program = start(Command::new(bed.path(&name)), functions, ports);
+        two_requests(&name, program, ports, &[], true);
     }
+}
+
+/// Starts the program of `client.c`, which waits then.
+pub(super) fn start(mut command: Command, functions: &str, ports: [u16; 2]) -> Running {
+    let child = command
+        .arg(functions)
+        .args(ports.map(|port| port.to_string()))
+        .stdin(Stdio::piped())
+        .spawn();
+    Running(child.unwrap())
+}
+
+/// Has it make its requests, and looks at what is seen inside its connections, once its `libraries` are found;
+/// `sends_files` where it ends with `SSL_sendfile`.
+pub(super) fn two_requests(
+    name: &str,
+    mut program: Running,
+    ports: [u16; 2],
+    libraries: &[&str],
+    sends_files: bool,
+) {
+    let mut watch = Watch::start(&LiveConfig {
+        gateways: vec![name.to_owned()],
+        tls_plaintext: true,
+        ..LiveConfig::default()
+    });
+    watch.until("the program's OpenSSL", |watch| {
+        let rows = watch.source.probes();
+        let found = |library: &str| {
+            rows.iter().any(|row| {
+                row.name == "tls_library"
+                    && row.attached
+                    && row.reason.contains(name)
+                    && row.reason.contains(library)
+            })
+        };
+        found("") && libraries.iter().all(|library| found(library))
+    });
+    let from = watch.seen.len();
+    program.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(program.0.wait().unwrap().code(), Some(0));
+    watch.settle();
+    let opened = |from: usize| {
+        let opens = |seen: &(_, Seen)| matches!(seen.1, Seen::Signal(Signal::Opened { .. }));
+        from + watch.seen[from..].iter().position(opens).unwrap()
+    };
+    let first = opened(from);
+    let second = opened(first + 1);
+    let ranges = [first..second, second..watch.seen.len()];
+    for (range, port) in ranges.into_iter().zip(ports) {
+        let hop = hop_to(&watch, range.start, port);
+        let [to, back] = inside(&watch, range, hop);
+        assert_eq!(to, b"GET /static HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(
+            back.starts_with(b"HTTP/1.0 200 ok\r\n"),
+            "{}",
+            watch.trace()
+        );
+    }
+    assert!(is_read_to_its_end(&watch, from), "{}", watch.trace());
+    // What goes out of a file is not seen, and that is told.
+    let unseen = watch.seen[second..].iter().any(|(_, seen)| {
+        matches!(
+            seen,
+            Seen::Text {
+                direction: Direction::ToUpstream,
+                len: 0,
+                ..
+            }
+        )
+    });
+    assert_eq!(unseen, sends_files, "{}", watch.trace());
 }

@@ -4,14 +4,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hopscope::live::{LiveConfig, LiveSource};
 use hopscope::model::{
-    AnswerEnd, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target, TcpFlags,
+    AnswerEnd, Departure, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target,
+    TcpFlags,
 };
 use hopscope::stats::ProbeStatus;
 use tempfile::TempDir;
@@ -37,30 +38,40 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway in the network namespace of the test.
     pub(crate) fn start() -> Self {
-        Self::launch(false)
+        Self::launch(|shell| Command::new(shell))
+    }
+
+    /// A gateway that is in a cgroup before it becomes the program of its name.
+    pub(crate) fn start_in(cgroup: &Cgroup) -> Self {
+        Self::launch(|shell| cgroup.command(shell))
+    }
+
+    /// The same by a name that was chosen before.
+    pub(crate) fn start_as(name: &str, cgroup: &Cgroup) -> Self {
+        Self::launch_as(name.to_owned(), |shell| cgroup.command(shell))
     }
 
     /// A gateway in a new network namespace, where not even the loopback device is up.
     pub(crate) fn start_isolated() -> Self {
-        Self::launch(true)
+        Self::launch(|shell| {
+            let mut command = Command::new("unshare");
+            command.arg("--net").arg(shell);
+            command
+        })
     }
 
-    fn launch(isolated: bool) -> Self {
+    fn launch(start: impl FnOnce(&Path) -> Command) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("gw{}-{number}", std::process::id());
+        Self::launch_as(format!("gw{}-{number}", std::process::id()), start)
+    }
+
+    fn launch_as(name: String, start: impl FnOnce(&Path) -> Command) -> Self {
         let home = TempDir::new().unwrap();
         let shell = home.path().join(&name);
         // A process is named as the link by which it was started.
         symlink("/bin/bash", &shell).unwrap();
-        let mut command = if isolated {
-            let mut command = Command::new("unshare");
-            command.arg("--net").arg(&shell);
-            command
-        } else {
-            Command::new(&shell)
-        };
-        let mut child = command
+        let mut child = start(&shell)
             .args(["--norc", "--noprofile"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -76,7 +87,7 @@ impl Gateway {
             answers,
             home,
         };
-        // The answer says that `unshare` has become the shell.
+        // The answer says that what started it has become the shell.
         gateway.run("true");
         gateway
     }
@@ -148,6 +159,53 @@ impl Drop for Gateway {
     }
 }
 
+/// A cgroup of a test's own, right below the v2 root.
+pub(crate) struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Makes it.
+    pub(crate) fn create(name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = mounts
+            .lines()
+            .find(|line| line.contains(" - cgroup2 "))
+            .unwrap();
+        let path = Path::new(line.split(' ').nth(4).unwrap()).join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// A command that goes there before it becomes `program`.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.0.join("cgroup.procs"))
+            .arg(program);
+        command
+    }
+
+    /// Its name, which is its path below the root as well.
+    pub(crate) fn name(&self) -> &str {
+        self.0.file_name().unwrap().to_str().unwrap()
+    }
+
+    /// Moves a process there.
+    pub(crate) fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Empty only once the member is gone, which may still be going.
+        let start = now();
+        while fs::remove_dir(&self.0).is_err() && start.elapsed() < DEADLINE {
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// An [`Input`] without borrowed bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
@@ -157,6 +215,8 @@ pub(crate) enum Seen {
         flags: TcpFlags,
         payload: Vec<u8>,
         wire_len: u32,
+        /// Places of the TLS records whose headers were told.
+        records: Vec<u32>,
     },
     /// What was written or read inside TLS.
     Text {
@@ -184,7 +244,7 @@ pub(crate) enum Seen {
         errno: Errno,
     },
     Icmp(IcmpError),
-    ClientLeft,
+    ClientLeft(Departure),
     Dns {
         process: Option<Process>,
         direction: Direction,
@@ -251,6 +311,7 @@ impl Watch {
                         let payload = segment.payload.to_vec();
                         let (direction, flags) = (segment.direction, segment.flags);
                         let wire_len = segment.wire_len;
+                        let records = segment.records.iter();
                         (
                             Some(hop),
                             Seen::Segment {
@@ -259,6 +320,7 @@ impl Watch {
                                 flags,
                                 payload,
                                 wire_len,
+                                records: records.map(|(place, _)| place).collect(),
                             },
                         )
                     }
@@ -315,7 +377,7 @@ impl Watch {
                         },
                     ),
                     Input::Waiting(_) | Input::SocketFailed { .. } => (None, Seen::Other),
-                    Input::ClientLeft { .. } => (None, Seen::ClientLeft),
+                    Input::ClientLeft { departure, .. } => (None, Seen::ClientLeft(departure)),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });

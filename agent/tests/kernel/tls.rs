@@ -158,6 +158,50 @@ fn what_may_matter_over_tls_is_sent_up() {
 }
 
 #[test]
+fn every_record_of_a_long_response_is_told() {
+    for handshakes in [[500, 80, 1200, 40], [500, 300, 6000, 300]] {
+        let mut pair = Pair::start(|_| {});
+        let [hello, finished, certificate, end] = handshakes;
+        pair.tell(&record(HANDSHAKE, hello));
+        pair.answer(record(HANDSHAKE, certificate));
+        pair.tell(&record(HANDSHAKE, finished));
+        pair.answer(record(HANDSHAKE, end));
+        pair.tell(&record(DATA, 300));
+        // More than a segment holds, in two writes that end inside of a record.
+        let records: Vec<u8> = (0..6).flat_map(|n| record(DATA, 16_000 + n)).collect();
+        for part in records.chunks(50_000) {
+            pair.answer(part);
+        }
+        let pair = pair.close();
+        let mut told = Vec::new();
+        let mut at = 0;
+        for (_, seen) in &pair.watch.seen {
+            if let Seen::Segment {
+                direction: Direction::FromUpstream,
+                records,
+                wire_len,
+                payload,
+                ..
+            } = seen
+            {
+                let whole = payload.len() == *wire_len as usize;
+                let begins = payload.starts_with(&[DATA, 3, 3]);
+                let first = (begins && records.is_empty()).then_some(&0);
+                let all = records.iter().chain(first).filter(|_| !whole);
+                told.extend(all.map(|place| at + *place));
+                at += if whole { 0 } else { *wire_len };
+            }
+        }
+        let lengths = (0..6).map(|n| 16_005 + n);
+        let expected: Vec<u32> = lengths
+            .scan(0, |at, len| Some(std::mem::replace(at, *at + len)))
+            .collect();
+        assert_eq!(told, expected, "{}", pair.watch.trace());
+        pair.watch.assert_no_loss();
+    }
+}
+
+#[test]
 fn an_alert_of_the_gateway_sends_up_what_drew_it() {
     for alert in [record(ALERT, 2), record(DATA, 19)] {
         let mut pair = Pair::start(|_| {});

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hopscope::engine::{Config, Engine};
 use hopscope::limits::Limits;
 use hopscope::model::{
-    Direction, HopEvent, HopId, Input, Process, Segment, Signal, TcpFlags, TcpState, Timestamp,
-    Turn,
+    Direction, HopEvent, HopId, Input, Process, RecordHeads, Segment, Signal, TcpFlags, TcpState,
+    Timestamp, Turn,
 };
 
 use crate::fixture::Then;
@@ -99,6 +99,7 @@ impl Hop {
             wire_len: len,
             ttl: 64,
             ip_id: None,
+            records: RecordHeads::NONE,
             packet: &[],
         };
         self.input(Input::Segment {

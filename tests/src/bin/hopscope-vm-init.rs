@@ -26,15 +26,17 @@ const MALFORMED: u16 = 20_002;
 /// A machine with nothing but loopback knows no way there; the address is for documentation (RFC 5737).
 const NO_ROUTE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 20_003));
 
-/// Every kernel program, as `hopscope check` names them.
-const PROGRAMS: [&str; 10] = [
+/// Every kernel program, as `hopscope check` names them; `clients` are those that the segment programs jump to.
+const PROGRAMS: [&str; 12] = [
     "state",
     "client_state",
+    "clients",
     "reset_in",
     "destroyed",
     "reset_out",
     "retransmit",
     "error",
+    "executed",
     "segment_egress",
     "segment_ingress",
     "dns_socket",

@@ -482,6 +482,11 @@ fn established() -> Vec<Scenario> {
         let silence = Then::Reply(b"", Close::Without(End::Silence));
         fails(name, "upstream.slow_first_byte", proofs, seen).library(bare(versions, silence))
     };
+    // Where it ends between two records, whether anything is missing is hidden.
+    let long = |name, versions, inside| {
+        let seen = [Seen::Cut(200); 3];
+        fails(name, "tls.truncated", SEEN, seen).library(cut_off(versions, inside))
+    };
     let fin = Close::Without(End::Fin);
     let reset = Close::Without(End::Reset);
     vec![
@@ -519,6 +524,10 @@ fn established() -> Vec<Scenario> {
         .driven(Drive::Again),
         silent("silent_12", Versions::Only12),
         silent("silent_13", Versions::Only13),
+        long("long_body_cut_12", Versions::Only12, false).shown(Shown::Perhaps),
+        long("long_body_cut_13", Versions::Only13, false).shown(Shown::Perhaps),
+        long("long_body_cut_in_record_12", Versions::Only12, true),
+        long("long_body_cut_in_record_13", Versions::Only13, true),
     ]
 }
 
@@ -566,9 +575,42 @@ pub fn inside(versions: Versions) -> Vec<Scenario> {
         [Seen::Status(502); 3],
     );
     all.push(served(leaky, LEAKY, Close::Notify));
+    for (name, inside) in [("long_body_cut", false), ("long_body_cut_in_record", true)] {
+        let long = cut(name, SHORT);
+        all.push(long.library(cut_off(versions, inside)));
+    }
     all.push(cut("body_cut", SHORT));
     all.push(cut("chunks_cut", NO_LAST));
     all
+}
+
+/// The first half of a body of several records, and then FIN without a `close_notify`.
+const fn cut_off(versions: Versions, inside: bool) -> Server {
+    Server {
+        versions,
+        tickets: false,
+        then: Then::Cut {
+            promised: 200_000,
+            sent: 100_000,
+            inside,
+            end: End::Fin,
+        },
+        ..Server::HEALTHY
+    }
+}
+
+/// A good response and a bad one of the same upstream inside TLS: the second breaks a rule.
+pub fn compared(versions: Versions) -> Scenario {
+    let rule = "http1.header_syntax";
+    let seen = [Seen::Status(502); 3];
+    let server = Server {
+        versions,
+        then: Then::AnswerThen(LEAKY, Close::Notify),
+        ..Server::HEALTHY
+    };
+    fails("compared", rule, PROVEN, seen)
+        .library(server)
+        .driven(Drive::Twice)
 }
 
 /// Healthy traffic, and what looks like a failure and is none.

@@ -25,6 +25,9 @@ use crate::upstream::{
 /// Bytes of one write of a large body: a record of the greatest length.
 const BLOCK: usize = 16 * 1024;
 
+/// Bytes of the last record that are not sent where the end is to come inside it.
+const CUT_OFF: usize = 1000;
+
 /// A TLS upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -60,6 +63,20 @@ pub enum Then {
     CloseIdle(Duration, Close),
     /// Announces a body of this many bytes and sends it as fast as the gateway reads.
     Flood(usize),
+    /// Announces a body, sends a part of it in records of the greatest length, many at a time, and ends
+    /// without an alert.
+    Cut {
+        /// By the Content-Length.
+        promised: usize,
+        /// Bytes in records.
+        sent: usize,
+        /// Whether the last record lacks its end.
+        inside: bool,
+        /// What follows.
+        end: End,
+    },
+    /// Answers the first request; sends these bytes in answer to the second and ends like this.
+    AnswerThen(&'static [u8], Close),
     /// Answers the first request; damages one bit of the answer to the second.
     Corrupt,
     /// Answers the first request; answers the second with these bytes, outside of any record.
@@ -92,7 +109,11 @@ impl Server {
     pub const fn keeps(&self) -> bool {
         matches!(
             self.then,
-            Then::Answer | Then::CloseIdle(..) | Then::Corrupt | Then::Inject(_)
+            Then::Answer
+                | Then::AnswerThen(..)
+                | Then::CloseIdle(..)
+                | Then::Corrupt
+                | Then::Inject(_)
         )
     }
 
@@ -206,6 +227,32 @@ impl Server {
                         left -= count;
                     }
                     drain(&mut talk.stream, over)?;
+                }
+            }
+            Then::Cut {
+                promised,
+                sent,
+                inside,
+                end,
+            } => {
+                if talk.read_request()? {
+                    talk.tls.writer().write_all(&flood_head(promised))?;
+                    talk.tls.writer().write_all(&vec![b'x'; sent])?;
+                    let mut records = Vec::new();
+                    while talk.tls.wants_write() {
+                        talk.tls.write_tls(&mut records)?;
+                    }
+                    if inside {
+                        records.truncate(records.len() - CUT_OFF);
+                    }
+                    talk.stream.write_all(&records)?;
+                    finish(talk.stream, end, over)?;
+                }
+            }
+            Then::AnswerThen(bytes, close) => {
+                if talk.answer_one()? && talk.read_request()? {
+                    talk.say(bytes)?;
+                    talk.close(close)?;
                 }
             }
             Then::Corrupt => {

@@ -112,7 +112,7 @@ impl Crowd<'_> {
                 .filter(|event| answer.candidates.contains(&event.id));
             let mut named = candidates.chain([&event]);
             let right = named.any(|event| is_of(reply, &event.upstream));
-            if !(right || (perhaps_local && reply.upstreams.is_empty())) {
+            if !(right || (perhaps_local && is_local(reply))) {
                 return Err("not among what may be meant".to_owned());
             }
             outcome
@@ -194,6 +194,11 @@ impl Crowd<'_> {
         }
         wrong
     }
+}
+
+/// Whether the gateway answers by itself.
+fn is_local(reply: &Reply) -> bool {
+    matches!(reply.case.told, Told::Answer { attempts: [], .. })
 }
 
 fn is_of(reply: &Reply, upstream: &Target) -> bool {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use rustix::process::Signal;
 
 const NGINX: ([u8; 4], u16) = ([127, 0, 0, 1], 8001);
 const HAPROXY: ([u8; 4], u16) = ([127, 0, 0, 1], 8002);
+/// The name server, and where it is where a stub resolver is in front of it.
+const RESOLVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const BEHIND_STUB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// Where names lead to; nothing listens on the second port.
 const UPSTREAM: ([u8; 4], u16) = ([127, 0, 0, 2], 9000);
 const CLOSED: u16 = 9001;
@@ -34,6 +37,7 @@ const VERDICT: Duration = Duration::from_secs(30);
 struct Bench {
     // In this order: the gateway ends before what it depends on.
     gateway: Program,
+    stub: Option<Program>,
     _resolver: Resolver,
     namespace: Netns,
     files: Directory,
@@ -43,6 +47,42 @@ impl Bench {
     fn start(program: &str, config: &str, listens: ([u8; 4], u16)) -> Result<Self> {
         let namespace = Netns::new("dns")?;
         let resolver = Resolver::start(&namespace)?;
+        Self::start_with(namespace, resolver, None, program, config, listens)
+    }
+
+    /// The same with a caching stub resolver in between: the gateway asks that, and it the name server.
+    fn start_behind_stub(program: &str, config: &str, listens: ([u8; 4], u16)) -> Result<Self> {
+        let namespace = Netns::new("stub")?;
+        let resolver = Resolver::start_at(&namespace, BEHIND_STUB)?;
+        let mut command = Command::new("dnsmasq");
+        command
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--pid-file=",
+            ])
+            .args(["--user=root", "--no-resolv", "--no-hosts"])
+            .arg(format!("--server={BEHIND_STUB}"))
+            .arg(format!("--listen-address={RESOLVER}"))
+            .arg("--bind-interfaces")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let child = namespace.enter(|| command.spawn().context("could not start dnsmasq"))?;
+        let stub = Program::new(child);
+        wait_for("the stub to listen", Duration::from_secs(10), || {
+            namespace.enter(|| Ok(TcpStream::connect((RESOLVER, 53)).ok()))
+        })?;
+        Self::start_with(namespace, resolver, Some(stub), program, config, listens)
+    }
+
+    fn start_with(
+        namespace: Netns,
+        resolver: Resolver,
+        stub: Option<Program>,
+        program: &str,
+        config: &str,
+        listens: ([u8; 4], u16),
+    ) -> Result<Self> {
         let upstream = namespace.enter(|| Ok(TcpListener::bind(SocketAddr::from(UPSTREAM))?))?;
         // It ends with the test.
         thread::spawn(move || {
@@ -70,6 +110,7 @@ impl Bench {
         })?;
         let bench = Self {
             gateway: Program::new(child),
+            stub,
             _resolver: resolver,
             namespace,
             files,
@@ -231,6 +272,110 @@ fn every_name_that_nginx_cannot_resolve_is_named_once() {
         servfail.unwrap().contains("No Reachable Authority"),
         "{servfail:?}"
     );
+    let recent = agent.recent().unwrap();
+    assert!(recent.contains("\"name\":\"named.test\""), "{recent}");
+}
+
+/// What nginx is told by a stub resolver, and what the stub was told by the name server behind it.
+const BEHIND: [(&str, &str, &str, &str); 6] = [
+    (
+        "nxdomain.test",
+        "dns.nxdomain",
+        "answered NXDOMAIN",
+        "answered NXDOMAIN",
+    ),
+    (
+        "nodata.test",
+        "dns.nodata",
+        "answered NOERROR without an address",
+        "answered NOERROR without an address",
+    ),
+    (
+        "servfail.test",
+        "dns.servfail",
+        "answered SERVFAIL",
+        "answered SERVFAIL, extended error 22",
+    ),
+    (
+        "refused.test",
+        "dns.refused",
+        "answered REFUSED",
+        "answered REFUSED",
+    ),
+    (
+        "silence.test",
+        "dns.timeout",
+        "no answer from",
+        "was not answered",
+    ),
+    // The stub takes no answer under another id, and goes on waiting.
+    (
+        "wrongid.test",
+        "dns.timeout",
+        "no answer from",
+        "answered under id",
+    ),
+];
+
+#[test]
+fn a_name_that_the_hosts_stub_resolver_cannot_resolve_is_named_once() {
+    let bench = Bench::start_behind_stub("nginx", NGINX_CONFIG, NGINX).unwrap();
+    let agent = Agent::start().unwrap();
+    let events = agent.follow().unwrap();
+    bench.watched(&agent, &events, NGINX).unwrap();
+
+    // Once from the name server, once from what the stub keeps, and once over TCP.
+    for path in [
+        "/healthy.test/9000",
+        "/healthy.test/9000",
+        "/truncated.test/9000",
+    ] {
+        assert_eq!(bench.get(NGINX, path).unwrap(), Seen::Status(200), "{path}");
+    }
+    let refused = bench.get(NGINX, &format!("/named.test/{CLOSED}")).unwrap();
+    assert_eq!(refused, Seen::Status(502));
+    let seen = thread::scope(|scope| {
+        let bench = &bench;
+        let ask = |name: &str| bench.get(NGINX, &format!("/{name}/80"));
+        BEHIND
+            .map(|(name, ..)| scope.spawn(move || ask(name)))
+            .map(|asked| asked.join().unwrap().unwrap())
+    });
+    assert_eq!(seen, [Seen::Status(502); BEHIND.len()]);
+
+    let wanted = BEHIND.len() + 1;
+    let deadline = Deadline::after(VERDICT);
+    let mut all = bench
+        .events(&events, deadline, |all| all.len() >= wanted)
+        .unwrap();
+    // What comes behind the last one expected is one too many.
+    let behind = Deadline::after(Duration::from_secs(3));
+    all.extend(bench.events(&events, behind, |_| false).unwrap());
+
+    let text: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let mut found: Vec<_> = all.iter().map(outcome).collect();
+    found.sort();
+    let upstream = format!("127.0.0.2:{CLOSED}");
+    let causes = BEHIND.map(|(name, cause, ..)| (name, cause));
+    let connect = [(&*upstream, "tcp.connect_refused")];
+    let expected = sorted(causes.into_iter().chain(connect));
+    assert_eq!(found, expected, "{}", text.join("\n"));
+    let stub = bench.stub.as_ref().unwrap().pid();
+    let asked = format!("dnsmasq[{stub}] had asked {BEHIND_STUB}:53 and was ");
+    for event in &all {
+        assert_eq!(event.gateway.as_ref().unwrap().comm, "nginx", "{event}");
+        let name = event.upstream.to_string();
+        let Some((.., told, behind)) = BEHIND.iter().find(|(known, ..)| *known == name) else {
+            continue;
+        };
+        let decisive = &event.evidence[0].text;
+        assert!(decisive.contains(told), "{event}");
+        assert!(decisive.contains("127.0.0.1:53"), "{event}");
+        let chain = event.evidence.iter().find(|one| one.what == "dns_behind");
+        let chain = chain.unwrap_or_else(|| panic!("nothing of the stub's own: {event}"));
+        assert!(chain.text.starts_with(&*asked), "{event}");
+        assert!(chain.text.contains(behind), "{event}");
+    }
     let recent = agent.recent().unwrap();
     assert!(recent.contains("\"name\":\"named.test\""), "{recent}");
 }

@@ -8,7 +8,7 @@ use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::Scenario;
 use hopscope_tests::status::counters;
 use hopscope_tests::tls::Versions;
-use hopscope_tests::tls::scenario::{SECRET, healthy, inside};
+use hopscope_tests::tls::scenario::{SECRET, compared, healthy, inside};
 use hopscope_tests::watch::Watch;
 
 use crate::{faults, live::status};
@@ -27,6 +27,41 @@ fn failures_inside_tls_are_named_as_on_a_bare_connection() {
 #[test]
 fn healthy_traffic_inside_tls_gives_no_event() {
     judge(&Kind::TLS, &healthy()).unwrap();
+}
+
+#[test]
+fn a_failing_and_a_healthy_response_inside_tls_are_compared() {
+    for versions in [Versions::Only12, Versions::Only13] {
+        let kinds = [Kind::Nginx, Kind::Haproxy];
+        let scenarios = [compared(versions)];
+        let arguments = ["--tls-plaintext", "--sample", "1"];
+        let watch = Watch::start_with(&kinds, &scenarios, &arguments).unwrap();
+        let played = watch.play(&scenarios).unwrap();
+        for one in &played {
+            assert_eq!(faults(one, &watch), [""; 0]);
+            let upstream = one.upstream.to_string();
+            let page = watch.agent().ask_captures(&["diff", &upstream]).unwrap();
+            let page = String::from_utf8(page).unwrap();
+            let lines: Vec<&str> = page.lines().map(str::trim).collect();
+            let holds = |words: &[&str]| {
+                let line = lines
+                    .iter()
+                    .position(|line| words.iter().all(|word| line.contains(word)));
+                line.unwrap_or_else(|| panic!("no {words:?} in\n{page}"))
+            };
+            // The values of secrets are masked on both sides; what is wrong is marked.
+            holds(&["failing", "http1.header_syntax", "GET", "/compared"]);
+            holds(&["healthy", "no failure", "GET", "/compared"]);
+            holds(&["both", "HTTP/1.1 200 OK"]);
+            let marked = holds(&["failing", "X-Cache : miss"]);
+            assert!(lines[marked + 1].starts_with("^ space between"), "{page}");
+            holds(&["failing", "Set-Cookie:***"]);
+            holds(&["both", "1 more are the same"]);
+            holds(&["healthy", "Content-Length: complete with 3 bytes"]);
+            assert!(!page.contains(SECRET), "{page}");
+        }
+        assert_eq!(played.len(), kinds.len());
+    }
 }
 
 /// Plays `scenarios` through every gateway before an agent that reads what is inside TLS.

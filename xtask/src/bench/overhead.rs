@@ -91,8 +91,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bench_case(*case, &kinds, &bed, args)?;
     }
     if text {
+        if kinds.contains(&Kind::NoSystemCalls) {
+            say(
+                "\nno-system-calls: the agent without its programs on system calls, which is what it costs where the",
+            );
+            say(
+                "        kernel has fentry: where it has not, their tracepoints slow every system call",
+            );
+        }
         say(
-            "\nwanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
+            "\nclient, gateway and upstream have a cgroup each, and only the gateway's is watched;",
+        );
+        say(
+            "wanted: throughput with hopscope 0.98 or more, at most 64 MiB resident, no record lost,",
         );
         say("        and as many failures seen as there were");
     }
@@ -113,9 +124,14 @@ fn bench_case(case: Case, kinds: &[Kind], bed: &Bed, args: &Args) -> Result<()> 
     bed.load(case, 1)?;
     let mut alone = Vec::new();
     let mut results: Vec<Vec<Round>> = kinds.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
+    for round in 0..rounds {
         let nothing = bed.load(case, seconds)?;
-        for (kind, results) in kinds.iter().zip(&mut results) {
+        let mut turns: Vec<_> = kinds.iter().zip(&mut results).collect();
+        // Who comes late in one round comes early in the next.
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (kind, results) in turns {
             let watching = Watching::start(*kind, bed)?;
             let load = bed.load(case, seconds)?;
             let seen = watching.finish(load.failures)?;
@@ -133,8 +149,17 @@ fn bench_case(case: Case, kinds: &[Kind], bed: &Bed, args: &Args) -> Result<()> 
             json(case, *kind, rounds)
         });
     }
-    if text && kinds.contains(&Kind::Hopscope) {
-        programs(case, bed, seconds)?;
+    let of = |kind| {
+        let at = kinds.iter().position(|other| *other == kind)?;
+        results.get(at)
+    };
+    if let (Some(with), Some(without)) = (of(Kind::Hopscope), of(Kind::NoClientSide)) {
+        say(&client_side(case, with, without, text));
+    }
+    if text {
+        for kind in kinds.iter().filter(|kind| kind.agent().is_some()) {
+            programs(case, *kind, bed, seconds)?;
+        }
     }
     Ok(())
 }
@@ -165,7 +190,7 @@ fn head(case: Case, alone: &[Load], rounds: usize, seconds: u64) {
         of(|load| load.gateway_us / load.requests),
     ));
     say(
-        "               requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
+        "                 requests/s     p99   cpu/request  of gateway  own us/request        RSS    lost  failures   seen",
     );
 }
 
@@ -173,7 +198,7 @@ fn row(kind: Kind, rounds: &[Round]) -> String {
     let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
     let (failures, seen) = failures(rounds);
     format!(
-        "{:<12} {:>12.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
+        "{:<15} {:>9.3} {:>7.2} {:>13.3} {:>11.3} {:>15.2} {:>6.1} MiB {:>7} {failures:>9} {:>6}",
         kind.name(),
         of(|round| round.throughput),
         of(|round| round.p99),
@@ -200,6 +225,27 @@ fn json(case: Case, kind: Kind, rounds: &[Round]) -> String {
         lost(rounds),
         seen.map_or_else(|| "null".to_owned(), |seen| seen.to_string()),
     )
+}
+
+/// What it costs to watch the client side: the agent with it beside the agent without it, round by round.
+fn client_side(case: Case, with: &[Round], without: &[Round], text: bool) -> String {
+    let of = |value: fn(&Round) -> f64| {
+        median(with.iter().zip(without).map(|(a, b)| value(a) / value(b)))
+    };
+    let throughput = of(|round| round.throughput);
+    let cpu = of(|round| round.cpu);
+    let gateway = of(|round| round.gateway);
+    if text {
+        format!(
+            "the client side: throughput {throughput:.3} of hopscope without it, processor time a request \
+             {cpu:.3}, in the gateway {gateway:.3}"
+        )
+    } else {
+        format!(
+            r#"{{"case":"{}/client_side","throughput_ratio":{throughput:.4},"cpu_per_request_ratio":{cpu:.4},"gateway_cpu_per_request_ratio":{gateway:.4}}}"#,
+            case.name()
+        )
+    }
 }
 
 fn failures(rounds: &[Round]) -> (u64, Option<u64>) {
@@ -232,20 +278,26 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 /// One more round in which the kernel takes the time of each program. That costs time itself, so that
 /// it is not one of those that count.
-fn programs(case: Case, bed: &Bed, seconds: u64) -> Result<()> {
+fn programs(case: Case, kind: Kind, bed: &Bed, seconds: u64) -> Result<()> {
     let timing = usage::time_programs()?;
-    let watching = Watching::start(Kind::Hopscope, bed)?;
+    let watching = Watching::start(kind, bed)?;
     let load = bed.load(case, seconds)?;
-    say("kernel programs      runs/request   ns/run   ns/request");
+    say(&format!(
+        "kernel programs of {:<14} runs/request   ns/run   ns/request",
+        kind.name()
+    ));
+    let mut all = 0.0;
     for program in watching.programs()? {
+        all += program.nanos / load.requests;
         say(&format!(
-            "  {:<18} {:>12.3} {:>8.0} {:>12.1}",
+            "  {:<31} {:>12.3} {:>8.0} {:>12.1}",
             program.name,
             program.runs / load.requests,
             program.nanos / program.runs,
             program.nanos / load.requests,
         ));
     }
+    say(&format!("  {:<53} {all:>12.1}", "together"));
     watching.finish(load.failures)?;
     drop(timing);
     Ok(())

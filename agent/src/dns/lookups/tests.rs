@@ -356,3 +356,31 @@ fn resolvers_among_themselves_and_other_records_are_left_alone() {
     assert!(bench.lookups.is_empty());
     assert_eq!(bench.lookups.unmatched(), 0);
 }
+
+#[test]
+fn what_a_resolver_of_the_host_waits_for_is_told_from_what_it_was_answered() {
+    let mut bench = Bench::new();
+    let name = Name::read(b"\x03app\x07example\x00", 0).unwrap().0;
+    let on_behalf = Exchanged {
+        asker: Asker::Process(8),
+        on_behalf: true,
+        ..bench.with()
+    };
+    let ask = |bench: &mut Bench, ms, with: &Exchanged<'_>| {
+        let bytes = query(1, "app.example", kind::A);
+        let message = Message::parse(&bytes, bytes.len() as u32).unwrap();
+        bench.lookups.message(Bench::at(ms), with, &message)
+    };
+    // The gateway's own query is not one of its resolver.
+    bench.ask(0, 1, "app.example", kind::A);
+    assert_eq!(bench.lookups.waiting_on_behalf(&name, Bench::at(9)), None);
+    assert_eq!(ask(&mut bench, 1, &on_behalf), None);
+    let waiting = bench.lookups.waiting_on_behalf(&name, Bench::at(9));
+    assert_eq!(waiting.unwrap().1.first, Bench::at(1));
+    assert_eq!(bench.lookups.waiting_on_behalf(&name, Bench::at(0)), None);
+    let bytes = Answer::to(1, "app.example", kind::A).code(rcode::SERVFAIL);
+    let bytes = bytes.bytes();
+    let message = Message::parse(&bytes, bytes.len() as u32).unwrap();
+    bench.lookups.message(Bench::at(2), &on_behalf, &message);
+    assert_eq!(bench.lookups.waiting_on_behalf(&name, Bench::at(9)), None);
+}

@@ -293,8 +293,9 @@ impl Hop {
         let ended = self.ended_by_leave(ended, at);
         self.judge_cut_record(at, ended, cx, out);
         self.end_of_tls(at, cx, out);
-        let left = self.closer.and_then(|turn| cx.departures.get(&turn));
-        let together = left.is_some_and(|left| left.since(at).max(at.since(*left)) <= TOGETHER);
+        let begun = self.exchanges.response.status().is_some();
+        let left = self.closer.and_then(|turn| cx.departures.left(turn, begun));
+        let together = left.is_some_and(|left| left.since(at).max(at.since(left)) <= TOGETHER);
         if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
             // A refusal that was seen is one, whoever left.
             if self.judge_tls(at, ended, true, cx, out) {

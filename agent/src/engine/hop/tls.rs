@@ -25,12 +25,16 @@ impl Hop {
     }
 
     /// What ended the connection at `at`, where one side had taken leave inside TLS before: whoever closes
-    /// then only answers that.
+    /// then only answers that. But a gateway that was sent what it must not take has a reason of its own.
     pub(super) fn ended_by_leave(&self, ended: Ended, at: Timestamp) -> Ended {
         match self.took_leave(at) {
             Some(Actor::Gateway) => Ended::Gateway,
             // The FIN that belongs to it comes behind.
-            Some(Actor::Upstream) if ended == Ended::Gateway && !self.exchanges.is_unread() => {
+            Some(Actor::Upstream)
+                if ended == Ended::Gateway
+                    && !self.exchanges.is_unread()
+                    && !self.exchanges.response.is_broken() =>
+            {
                 Ended::UpstreamFin
             }
             _ => ended,

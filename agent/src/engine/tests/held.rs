@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sim::{GET, OK, Sim, TURN};
-use crate::model::{Cause, Direction, HopEvent, Input, Proof, ResetReason, TcpFlags};
+use crate::model::{Cause, Departure, Direction, HopEvent, Input, Proof, ResetReason, TcpFlags};
 
 const SOON: Duration = Duration::from_millis(5);
 
@@ -160,7 +160,10 @@ fn what_the_upstream_answers_is_read() {
 fn a_client_that_leaves() {
     let mut sim = used(2, SOON);
     sim.request().ms(2_000);
-    sim.input(Input::ClientLeft { turn: TURN });
+    sim.input(Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Waiting,
+    });
     sim.gateway_fin().ms(100).expect_none();
 }
 

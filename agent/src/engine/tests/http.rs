@@ -1,7 +1,7 @@
 //! Broken, cut and late responses.
 
 use super::sim::{GET, OK, Sim, TURN};
-use crate::model::{Cause, HopEvent, Input, Proof};
+use crate::model::{Cause, Departure, HopEvent, Input, Proof};
 
 /// The event of a fresh hop whose upstream answers these bytes and then closes.
 #[track_caller]
@@ -253,7 +253,10 @@ fn a_bad_content_coding_needs_a_gateway_that_minds() {
     // Its client left, or its window was closed.
     let mut sim = Sim::live("nginx");
     sim.open().request().reply(body).ms(20).gateway_fin();
-    sim.input(Input::ClientLeft { turn: TURN });
+    sim.input(Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Waiting,
+    });
     sim.expect_none();
     let mut sim = Sim::live("nginx");
     sim.open().request();

@@ -1,7 +1,7 @@
 //! Failures that look alike, both sides of each pair, and their healthy neighbours.
 
 use super::sim::{GET, OK, Sim, TURN, both};
-use crate::model::{Cause, Direction, Input, Phase, Proof, ResetReason, TcpFlags};
+use crate::model::{Cause, Departure, Direction, Input, Phase, Proof, ResetReason, TcpFlags};
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const PART: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nhello";
@@ -624,7 +624,10 @@ fn a_client_that_left_is_no_limit() {
     let mut sim = Sim::live("envoy");
     for _ in 0..4 {
         flows_until(&mut sim, 3000);
-        sim.input(Input::ClientLeft { turn: TURN });
+        sim.input(Input::ClientLeft {
+            turn: TURN,
+            departure: Departure::Waiting,
+        });
     }
     sim.expect_none();
 }

@@ -3,8 +3,8 @@
 use super::sim::{GET, OK, Sim, both};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Cause, Direction, Errno, HopEvent, HopId, Input, Phase, Proof, ResetReason, Segment,
-    Signal, TcpFlags, TcpState,
+    Actor, Cause, Direction, Errno, HopEvent, HopId, Input, Phase, Proof, RecordHeads, ResetReason,
+    Segment, Signal, TcpFlags, TcpState,
 };
 
 const RST_ACK: TcpFlags = TcpFlags(0x14);
@@ -658,6 +658,7 @@ fn floods_leave_the_tables_bounded() {
             wire_len: 0,
             ttl: 64,
             ip_id: None,
+            records: RecordHeads::NONE,
             packet: &[],
         };
         let hop = HopId(1_000_000 + u64::from(number));

@@ -9,8 +9,8 @@ use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
     Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, HeldExchanges, HopEvent, HopId, IcmpError,
-    IcmpKind, Input, Process, Proof, ResetReason, Segment, Signal, TcpFlags, TcpState, Timestamp,
-    Turn,
+    IcmpKind, Input, Process, Proof, RecordHeads, ResetReason, Segment, Signal, TcpFlags, TcpState,
+    Timestamp, Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -55,6 +55,8 @@ pub(super) struct Sim {
     pub(super) turn: Turn,
     /// Whether each segment is seen before and behind a router as well.
     pub(super) twice: bool,
+    /// Headers of records in the next segment, as the kernel lays them out.
+    heads: Vec<u8>,
     /// The direction that is seen, if the other is not.
     pub(super) only: Option<Direction>,
     events: Vec<HopEvent>,
@@ -91,6 +93,7 @@ impl Sim {
             netns: 0,
             turn: TURN,
             twice: false,
+            heads: Vec::new(),
             only: None,
             events: Vec::new(),
             waiting: Vec::new(),
@@ -270,6 +273,7 @@ impl Sim {
         if self.only.is_some_and(|only| only != direction) {
             return;
         }
+        let heads = std::mem::take(&mut self.heads);
         let segment = Segment {
             direction,
             local: self.local,
@@ -285,6 +289,7 @@ impl Sim {
                 Direction::FromUpstream => self.ttl,
             },
             ip_id: None,
+            records: RecordHeads::new(&heads),
             packet: &[],
         };
         self.input(Input::Segment {
@@ -443,6 +448,22 @@ impl Sim {
             bytes.len() as u32,
         );
         self.reply_unseen(bytes.len() as u32)
+    }
+
+    /// The same, with the headers of the TLS records at these places.
+    pub(super) fn reply_marked(
+        &mut self,
+        bytes: &[u8],
+        kept: usize,
+        places: &[usize],
+    ) -> &mut Self {
+        for place in places {
+            let mut head = [0; RecordHeads::BYTES];
+            head[..4].copy_from_slice(&u32::try_from(*place).unwrap().to_ne_bytes());
+            head[4..9].copy_from_slice(&bytes[*place..place + 5]);
+            self.heads.extend(head);
+        }
+        self.reply_short(bytes, kept)
     }
 
     /// The upstream sends what the observer misses; the gateway acknowledges it.

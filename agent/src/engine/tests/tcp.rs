@@ -1,7 +1,7 @@
 //! Closes and resets of established connections.
 
 use super::sim::{GET, OK, Sim, TURN, both};
-use crate::model::{Actor, Cause, Input, Phase, Proof, ResetReason, Signal, Turn};
+use crate::model::{Actor, Cause, Departure, Input, Phase, Proof, ResetReason, Signal, Turn};
 
 #[test]
 fn closed_on_accept_fin_before_the_request() {
@@ -295,21 +295,54 @@ fn a_client_that_left_is_not_a_slow_upstream() {
     // The order of nginx, then that of Envoy.
     let mut sim = Sim::live("nginx");
     sim.open().request().ms(2000).gateway_fin();
-    sim.ms(15).input(Input::ClientLeft { turn: TURN });
+    sim.ms(15).input(Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Waiting,
+    });
     sim.expect_none();
     assert_eq!(sim.engine.stats().client_left, 1);
     let mut sim = Sim::live("envoy");
     sim.open().request().ms(2000);
-    sim.input(Input::ClientLeft { turn: TURN });
+    sim.input(Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Waiting,
+    });
     sim.ms(15).gateway_rst().expect_none();
     // A client of another thread, of another turn or of another time says nothing.
     let mut sim = Sim::live("nginx");
     sim.open().request().ms(2000).gateway_fin();
     for turn in [Turn { thread: 44, ..TURN }, Turn { number: 8, ..TURN }] {
-        sim.input(Input::ClientLeft { turn });
+        sim.input(Input::ClientLeft {
+            turn,
+            departure: Departure::Waiting,
+        });
     }
-    sim.ms(60).input(Input::ClientLeft { turn: TURN });
+    sim.ms(60).input(Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Waiting,
+    });
     sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
+}
+
+#[test]
+fn a_client_that_had_nothing_to_wait_for_hides_no_failure() {
+    // A kept connection is closed in the very turn that runs out of patience.
+    let idle = Input::ClientLeft {
+        turn: TURN,
+        departure: Departure::Answered,
+    };
+    let mut sim = Sim::live("nginx");
+    sim.open().request().ms(2000).gateway_fin();
+    sim.input(idle.clone());
+    sim.expect(Cause::UpstreamSlowFirstByte, Proof::Underdetermined);
+    // Of a response that has begun the client may have had a part.
+    let mut sim = Sim::live("nginx");
+    sim.open().request();
+    sim.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome");
+    sim.ms(2000).gateway_fin();
+    sim.input(idle);
+    sim.expect_none();
+    assert_eq!(sim.engine.stats().client_left, 1);
 }
 
 #[test]

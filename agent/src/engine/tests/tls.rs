@@ -12,7 +12,7 @@ use self::wire::{
     server_13_asking, server_13_refusing,
 };
 use super::sim::{Sim, TURN, both};
-use crate::model::{Cause, EvidenceSource, HopEvent, Input, Proof};
+use crate::model::{Cause, Departure, EvidenceSource, HopEvent, Input, Proof};
 
 /// The one event of an upstream that answers the ClientHello with these bytes and closes.
 #[track_caller]
@@ -394,7 +394,10 @@ fn a_hidden_alert_of_the_upstream_has_as_many_readings_as_the_offer() {
 fn a_refusal_is_one_whoever_leaves_in_the_same_moment() {
     let left = |sim: &mut Sim| {
         sim.gateway_fin().ms(1);
-        sim.input(Input::ClientLeft { turn: TURN });
+        sim.input(Input::ClientLeft {
+            turn: TURN,
+            departure: Departure::Waiting,
+        });
     };
     let mut sim = Sim::live("nginx");
     sim.hello(&hello()).reply(b"SSH-2.0-OpenSSH_9.2\r\n");

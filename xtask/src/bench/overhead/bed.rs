@@ -1,14 +1,19 @@
 //! The test bed: nginx as gateway in one network namespace, nginx as upstream in another, a veth pair
 //! between them, and wrk as client beside the gateway. One request in a hundred fails at the upstream.
+//!
+//! Each of the three has a cgroup of its own, as units of systemd and containers do. The upstream has another name
+//! than nginx: upstreams are no gateways, and run on other hosts.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
+use hopscope_tests::cgroup::Cgroup;
 use hopscope_tests::cleanup::{Directory, Program};
 use hopscope_tests::clock::wait_for;
 use hopscope_tests::command::run;
@@ -16,6 +21,7 @@ use hopscope_tests::netns::Netns;
 use wait4::Wait4 as _;
 
 use super::usage;
+use crate::exec::find_program;
 
 /// The two ends of the veth pair.
 const GATEWAY: &str = "10.78.0.1";
@@ -105,6 +111,9 @@ pub(super) struct Bed {
     upstream: Program,
     near: Netns,
     _far: Netns,
+    client: Cgroup,
+    // Behind the processes that are in them.
+    _cgroups: [Cgroup; 2],
     files: Directory,
 }
 
@@ -129,14 +138,20 @@ impl Bed {
         certificate(files.path())?;
         fs::write(files.path().join("load.lua"), script(None))?;
         fs::write(files.path().join("paced.lua"), script(Some(PACED.1)))?;
+        let nginx_program = find_program("nginx").context("nginx is not installed")?;
+        let other_name = files.path().join("backend");
+        symlink(&nginx_program, &other_name)?;
+        let cgroups = [Cgroup::new("upstream")?, Cgroup::new("gateway")?];
         let upstream = nginx(
             "upstream",
+            cgroups[0].command(&other_name),
             &upstream_config(files.path()),
             files.path(),
             &far,
         )?;
         let gateway = nginx(
             "gateway",
+            cgroups[1].command(&nginx_program),
             &gateway_config(files.path())?,
             files.path(),
             &near,
@@ -146,6 +161,8 @@ impl Bed {
             upstream,
             near,
             _far: far,
+            client: Cgroup::new("client")?,
+            _cgroups: cgroups,
             files,
         };
         wait_for("nginx to answer", START, || {
@@ -171,7 +188,7 @@ impl Bed {
             Case::KeepAlive | Case::Tls => ("load.lua", CONNECTIONS),
         };
         let output = self.files.path().join("wrk");
-        let mut command = Command::new("wrk");
+        let mut command = self.client.command("wrk");
         command
             .args(["--threads", "1", "--connections", &connections.to_string()])
             .args(["--duration", &format!("{seconds}s"), "--script"])
@@ -271,11 +288,16 @@ end
     text
 }
 
-fn nginx(role: &str, config: &str, files: &Path, namespace: &Netns) -> Result<Program> {
+fn nginx(
+    role: &str,
+    mut command: Command,
+    config: &str,
+    files: &Path,
+    namespace: &Netns,
+) -> Result<Program> {
     let path = files.join(format!("{role}.conf"));
     fs::write(&path, config)?;
     let log = files.join(format!("{role}.log"));
-    let mut command = Command::new("nginx");
     command
         .arg("-p")
         .arg(files)

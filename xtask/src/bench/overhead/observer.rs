@@ -46,6 +46,11 @@ tracepoint:syscalls:sys_exit_connect /comm == "nginx" && args->ret < 0/ { printf
 pub(super) enum Kind {
     /// The agent.
     Hopscope,
+    /// The agent with `--no-system-calls`: what it costs on a kernel with fentry, where its programs on system
+    /// calls slow none but those that they are on.
+    NoSystemCalls,
+    /// The agent without the client side: what it costs to watch that is the difference.
+    NoClientSide,
     /// `tcpdump -i any -s 256`, written to nowhere: no disk slows it down.
     Tcpdump,
     /// A script on the agent's tracepoints: no packets.
@@ -56,8 +61,20 @@ impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Hopscope => "hopscope",
+            Self::NoSystemCalls => "no-system-calls",
+            Self::NoClientSide => "no-client-side",
             Self::Tcpdump => "tcpdump",
             Self::Bpftrace => "bpftrace",
+        }
+    }
+
+    /// Flags of the agent, where it is one.
+    pub(super) const fn agent(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Hopscope => Some(&[]),
+            Self::NoSystemCalls => Some(&["--no-system-calls"]),
+            Self::NoClientSide => Some(&["--no-client-side"]),
+            Self::Tcpdump | Self::Bpftrace => None,
         }
     }
 }
@@ -141,28 +158,25 @@ impl Watching {
 
 impl Observer {
     fn start(kind: Kind, bed: &Bed) -> Result<Self> {
+        if let Some(flags) = kind.agent() {
+            let agent = Agent::start_with(flags)?;
+            // It listens first; it answers once everything is attached.
+            status::counters(&agent)?;
+            return Ok(Self::Agent {
+                agent,
+                namespace: bed.namespace().inode()?,
+            });
+        }
         let log = bed.files().join(kind.name());
-        let mut command = match kind {
-            Kind::Hopscope => {
-                let agent = Agent::start()?;
-                // It listens first; it answers once everything is attached.
-                status::counters(&agent)?;
-                return Ok(Self::Agent {
-                    agent,
-                    namespace: bed.namespace().inode()?,
-                });
-            }
-            Kind::Tcpdump => {
-                let mut command = Command::new("tcpdump");
-                // Without -Z it gives up root first, which not every host allows.
-                command.args(["-i", "any", "-s", "256", "-Z", "root", "-w", "/dev/null"]);
-                command
-            }
-            Kind::Bpftrace => {
-                let mut command = Command::new("bpftrace");
-                command.args(["-e", SCRIPT]);
-                command
-            }
+        let mut command = if kind == Kind::Tcpdump {
+            let mut command = Command::new("tcpdump");
+            // Without -Z it gives up root first, which not every host allows.
+            command.args(["-i", "any", "-s", "256", "-Z", "root", "-w", "/dev/null"]);
+            command
+        } else {
+            let mut command = Command::new("bpftrace");
+            command.args(["-e", SCRIPT]);
+            command
         };
         let output = File::create(&log)?;
         command
@@ -232,6 +246,7 @@ impl Observer {
 fn is_lost_record(name: &str) -> bool {
     [
         "kernel_ring_full",
+        "kernel_runs_missed",
         "kernel_hop_map_full",
         "kernel_load_failed",
         "live_malformed",
@@ -256,7 +271,7 @@ fn lost(kind: Kind, said: &str) -> u64 {
             .filter(|line| line.starts_with("Lost "))
             .filter_map(number)
             .sum(),
-        Kind::Hopscope => 0,
+        Kind::Hopscope | Kind::NoSystemCalls | Kind::NoClientSide => 0,
     }
 }
 

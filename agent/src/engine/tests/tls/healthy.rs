@@ -5,7 +5,7 @@ use super::wire::{
     record, server_13, server_13_asking,
 };
 use crate::engine::tests::sim::{Sim, TURN, both};
-use crate::model::{Input, LibraryFact, Signal};
+use crate::model::{Departure, Input, LibraryFact, Signal};
 use std::time::Duration;
 
 #[test]
@@ -209,7 +209,10 @@ fn a_client_that_leaves() {
         let mut sim = Sim::live("nginx");
         leave(&mut sim);
         sim.gateway_fin();
-        sim.input(Input::ClientLeft { turn: TURN });
+        sim.input(Input::ClientLeft {
+            turn: TURN,
+            departure: Departure::Waiting,
+        });
         sim.expect_none();
     }
 }

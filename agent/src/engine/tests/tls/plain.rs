@@ -161,6 +161,24 @@ fn a_body_without_its_end_is_cut_where_no_close_notify_came() {
 }
 
 #[test]
+fn a_cut_behind_records_that_were_not_followed_leaves_two_readings() {
+    const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n";
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    let records = [data(SHORT.len() + ADDED), data(1000 + ADDED)].concat();
+    sim.reply_short(&records, 20);
+    inside.tell(&mut sim, Direction::FromUpstream, SHORT, SHORT.len());
+    inside.tell(&mut sim, Direction::FromUpstream, b"", 1000);
+    sim.upstream_fin();
+    inside.dry(&mut sim);
+    let event = sim
+        .gateway_fin()
+        .ms(100)
+        .expect(Cause::Http1BodyTruncated, Proof::Underdetermined);
+    assert_eq!(event.rivals, [Cause::TlsTruncated]);
+}
+
+#[test]
 fn what_the_gateway_has_not_read_is_not_missing() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
     let (mut sim, mut inside) = begin();
@@ -280,6 +298,24 @@ fn a_gateway_that_closes_on_a_close_notify_was_left() {
     inside.dry(&mut sim);
     sim.gateway_fin().upstream_fin().ms(100);
     sim.expect(Cause::TcpClosedNoResponse, Proof::Inferred);
+}
+
+#[test]
+fn a_malformed_response_is_one_whoever_takes_leave() {
+    const OTHER_VERSION: &[u8] = b"HTTP/2 200\r\nContent-Length: 2\r\n\r\nok";
+    for upstream_closes_too in [false, true] {
+        let (mut sim, mut inside) = begin();
+        inside.write(&mut sim, GET);
+        inside.read(&mut sim, OTHER_VERSION);
+        sim.reply(&data(ALERT));
+        inside.dry(&mut sim);
+        sim.gateway_fin();
+        if upstream_closes_too {
+            sim.upstream_fin();
+        }
+        sim.ms(1000);
+        sim.expect(Cause::Http1StatusLineInvalid, Proof::Proven);
+    }
 }
 
 #[test]
