@@ -471,7 +471,7 @@ impl Answers {
         self.watched.entry(netns).or_insert(true);
         self.serial += 1;
         let serial = self.serial;
-        let habit = answer.turn.and(Habit::of(&process.comm));
+        let habit = answer.turn.and_then(|_| Habit::of(&process.comm));
         if let (Some(turn), Some(habit)) = (answer.turn, habit) {
             self.order.answered(at, turn, serial, habit);
         }

@@ -262,7 +262,7 @@ impl Order {
     /// The answer that came right before it was let go of.
     pub(super) fn after(&self, tried: Tried) -> Option<u64> {
         let link = self.links.get(&tried)?;
-        link.after.or(link.answer.map(|(answer, _)| answer))
+        link.after.or_else(|| link.answer.map(|(answer, _)| answer))
     }
 
     /// Whether a thread let go of a hop right beside an answer.
@@ -308,7 +308,7 @@ impl Order {
 
     fn link(&mut self, at: Timestamp, tried: Tried) -> &mut Link {
         let noted = &mut self.noted;
-        let link = self.links.entry(tried).or_insert_with(|| {
+        self.links.entry(tried).or_insert_with(|| {
             noted.push_back((at, tried));
             Link {
                 at,
@@ -318,8 +318,7 @@ impl Order {
                 before: None,
                 next: None,
             }
-        });
-        link
+        })
     }
 }
 
@@ -431,7 +430,7 @@ mod tests {
         let mut order = Order::default();
         for number in 0..2 * MAX_LINKS as u64 {
             let turn = Turn {
-                thread: (number / 8) as u32,
+                thread: u32::try_from(number / 8).unwrap(),
                 number: 0,
             };
             order.let_go(at(number), turn, HopId(number), true, Habit::LetsGo);
