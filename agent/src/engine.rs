@@ -133,8 +133,8 @@ pub struct Engine {
     unseen: VecDeque<(SocketAddr, u64)>,
     /// Failed connects without a hop, to number their events.
     hopless: u64,
-    /// Answers without an attempt that were judged in the second that began then.
-    unattempted: (Timestamp, u32),
+    /// Hops that were looked at for answers without an attempt in the second that began then.
+    unattempted: (Timestamp, usize),
     /// What waits for the answer to the gateway's client.
     answers: Answers,
     /// Whether every segment goes the long way, to compare the two.
@@ -241,7 +241,10 @@ impl Engine {
             Input::Icmp { error, .. } => self.icmp(at, error),
             Input::Dns(message) => self.dns(at, &message),
             Input::ClientLeft { turn, departure } => self.departures.note(at, turn, departure),
-            Input::Lost { records } => self.stats.records_lost += records,
+            Input::Lost { records } => {
+                self.stats.records_lost += records;
+                self.answers.lost();
+            }
         }
     }
 
@@ -563,6 +566,16 @@ impl Engine {
             }
         }
         let released = match &signal {
+            // What follows is the kernel's.
+            Signal::State {
+                old:
+                    TcpState::FinWait1
+                    | TcpState::FinWait2
+                    | TcpState::LastAck
+                    | TcpState::Closing
+                    | TcpState::TimeWait,
+                ..
+            } => None,
             Signal::State {
                 new: new @ (TcpState::FinWait1 | TcpState::LastAck | TcpState::Close),
                 turn,
@@ -577,8 +590,8 @@ impl Engine {
             _ => None,
         };
         let opened = matches!(signal, Signal::Opened { .. });
-        if let Signal::Opened { turn, .. } = signal {
-            self.answers.opened(at, turn);
+        if let Signal::Opened { turn, process, .. } = &signal {
+            self.answers.opened(at, *turn, id, &process.comm);
         }
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
         if opened {

@@ -71,6 +71,8 @@ pub struct Answer {
     pub client: ClientEnd,
     /// Path of the request.
     pub path: Option<String>,
+    /// From the request to the answer.
+    pub latency_ms: f64,
     /// The attempts that failed.
     pub attempts: Vec<Attempt>,
     /// Events that would explain it as well.
@@ -206,6 +208,8 @@ impl Agent {
             }
             Ok(TcpStream::connect(address).ok())
         })?;
+        // It listens before its programs are attached, and answers once they are.
+        agent.ask(&["status"])?;
         Ok(agent)
     }
 
@@ -219,34 +223,29 @@ impl Agent {
         &self.captures
     }
 
-    /// What `hopscope captures` says with these arguments and this agent.
-    pub fn ask_captures(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+    /// What a command of `hopscope` says of it.
+    fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         let output = binary()
-            .arg("captures")
             .args(arguments)
             .args(["--agent", &self.url()])
             .stdin(Stdio::null())
             .output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("captures {} failed: {}", arguments.join(" "), said.trim());
+            bail!("{} failed: {}", arguments.join(" "), said.trim());
         }
         Ok(output.stdout)
     }
 
+    /// What `hopscope captures` says with these arguments and this agent.
+    pub fn ask_captures(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        self.ask(&[&["captures"], arguments].concat())
+    }
+
     /// What `hopscope explain --last` says of it with these words.
     pub fn explain_last(&self, words: &[&str]) -> Result<String> {
-        let output = binary()
-            .args(["explain", "--last"])
-            .args(words)
-            .args(["--agent", &self.url()])
-            .stdin(Stdio::null())
-            .output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("explain --last {} failed: {}", words.join(" "), said.trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let said = self.ask(&[&["explain", "--last"], words].concat())?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Its process id.
@@ -271,17 +270,8 @@ impl Agent {
 
     /// The events that it holds, as the command prints them: a JSON line each.
     pub fn recent(&self) -> Result<String> {
-        let mut command = binary();
-        command.args(["events", "--agent", &self.url(), "--format", "jsonl"]);
-        let output = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("could not start {}", path().display()))?;
-        if !output.status.success() {
-            bail!("the events command ended with {}", output.status);
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let said = self.ask(&["events", "--format", "jsonl"])?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
     /// The events that it holds.

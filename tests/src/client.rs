@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::clock::Deadline;
 
@@ -60,6 +61,21 @@ impl Session {
     pub fn open(gateway: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&gateway, PATIENCE)
             .with_context(|| format!("could not connect to the gateway at {gateway}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream })
+    }
+
+    /// The same from an address and port of the client's own.
+    pub fn open_from(client: SocketAddr, gateway: SocketAddr) -> Result<Self> {
+        let family = match gateway {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let socket = socket(family, SocketType::STREAM, None)?;
+        bind(&socket, &client).with_context(|| format!("could not bind to {client}"))?;
+        connect(&socket, &gateway)
+            .with_context(|| format!("could not connect to the gateway at {gateway}"))?;
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         Ok(Self { stream })
     }

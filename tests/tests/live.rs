@@ -6,6 +6,7 @@ mod live {
     pub(crate) mod attached;
     pub(crate) mod captures;
     mod cases;
+    mod crowd;
     mod dns;
     mod places;
     mod plaintext;

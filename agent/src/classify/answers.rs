@@ -315,6 +315,14 @@ pub fn looped(event: &mut HopEvent, nested: usize) {
     recast(event, Cause::GwLoop, decisive);
 }
 
+/// Says that an answer which an event carries may have been the gateway's own: it came as the gateway let go of the
+/// upstream, and that may have been for another attempt.
+pub fn perhaps_local(event: &mut HopEvent) {
+    event.proof = Proof::Underdetermined;
+    event.rivals.push(Cause::GwLocalAnswer);
+    event.splitter.get_or_insert_with(|| SPLITTER.to_owned());
+}
+
 /// Gives an event another cause, which is proven.
 fn recast(event: &mut HopEvent, cause: Cause, decisive: Evidence) {
     let info = cause.info();

@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use answers::{
-    EarlierFailure, InFlight, SocketError, Unattempted, looped, second_gateway, unattempted,
-    worker_died,
+    EarlierFailure, InFlight, SocketError, Unattempted, looped, perhaps_local, second_gateway,
+    unattempted, worker_died,
 };
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};
 pub use dns::{Behind, StaleFacts, may_be_stale, stale_address, unresolved};

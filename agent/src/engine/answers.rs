@@ -28,6 +28,8 @@
 
 mod head;
 mod join;
+mod order;
+mod routes;
 
 use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
@@ -35,7 +37,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::head::status_of;
-use self::join::Fit;
+use self::join::{Fit, Known};
+use self::order::{Habit, Order, Tried};
+use self::routes::Routes;
 use crate::classify::{EarlierFailure, InFlight, SocketError, Unattempted};
 use crate::http1::RequestHead;
 use crate::model::{
@@ -144,6 +148,18 @@ impl Attempt {
 }
 
 impl Attempt {
+    /// Its name in the order of what threads did.
+    fn tried(&self) -> Option<Tried> {
+        match (self.hop, self.turn) {
+            (Some(hop), _) => Some(Tried::Hop(hop)),
+            (None, Some(turn)) => Some(Tried::Call {
+                thread: turn.thread,
+                at: self.event.time,
+            }),
+            (None, None) => None,
+        }
+    }
+
     /// Takes the turn that let go of its hop: the first that is sure.
     fn release(&mut self, release: &Release) {
         if !self.sure {
@@ -166,6 +182,8 @@ pub(super) struct Release {
     pub(super) turn: Turn,
     /// Whether the turn is the process's own beyond doubt.
     pub(super) sure: bool,
+    /// Whether every request on it had a whole response that was good.
+    pub(super) served: bool,
 }
 
 /// An answer that waits.
@@ -175,6 +193,10 @@ struct Answer {
     due: Timestamp,
     process: Arc<Process>,
     turn: Option<Turn>,
+    /// Its number.
+    serial: u64,
+    /// What its thread does first, where the order in which it does things is known.
+    habit: Option<Habit>,
     /// The client's end and the gateway's.
     ends: (SocketAddr, SocketAddr),
     /// Whether the client is the gateway itself.
@@ -184,6 +206,8 @@ struct Answer {
     status: Option<u16>,
     exit: Option<Exit>,
     in_flight: Option<InFlight>,
+    /// Whether it waits a second time.
+    put_off: bool,
 }
 
 impl Answer {
@@ -216,10 +240,13 @@ struct Past {
     requested: Timestamp,
     process: Arc<Process>,
     turn: Option<Turn>,
+    /// Its number.
+    serial: u64,
     /// The client's end and the gateway's.
     ends: (SocketAddr, SocketAddr),
     /// Whether the client is the gateway itself.
     own: bool,
+    status: Option<u16>,
     method: Option<String>,
     host: Option<String>,
     path: Option<String>,
@@ -253,6 +280,8 @@ pub(super) struct Told {
     pub(super) requested: Timestamp,
     pub(super) answer: GatewayAnswer,
     pub(super) facts: Unattempted,
+    /// The thread that did nothing else meanwhile.
+    pub(super) thread: Option<u32>,
 }
 
 /// How many answers there were, and what became of them.
@@ -289,9 +318,17 @@ pub(super) struct Answers {
     released: VecDeque<Release>,
     /// When a process connected to an upstream, and its turn.
     opened: VecDeque<(Timestamp, Turn)>,
+    /// What each thread did next to what.
+    order: Order,
+    /// What was asked of each upstream.
+    routes: Routes,
+    /// Answers so far.
+    serial: u64,
     errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
     /// Processes that ended, and when that was seen.
     exits: VecDeque<(Timestamp, u32, Exit)>,
+    /// Hops that were told for an answer and may have been tried for another one, and the ids of their events.
+    doubted: VecDeque<(Timestamp, HopId, String)>,
     /// Hops of which an event was published.
     told: VecDeque<(Timestamp, HopId)>,
     /// Whether it is to be asked which clients wait.
@@ -327,9 +364,19 @@ impl Answers {
     }
 
     /// The process let go of a hop.
-    pub(super) fn released(&mut self, release: Release) {
+    pub(super) fn released(&mut self, release: Release, comm: Option<&str>) {
         if self.watched.is_empty() {
             return;
+        }
+        if let Some(habit) = comm.and_then(Habit::of) {
+            let Release {
+                at,
+                turn,
+                hop,
+                sure,
+                ..
+            } = release;
+            self.order.let_go(at, turn, hop, sure, habit);
         }
         let mut latest = None;
         for (place, attempt) in self.attempts.iter_mut().enumerate() {
@@ -345,9 +392,21 @@ impl Answers {
     }
 
     /// A process connects to an upstream.
-    pub(super) fn opened(&mut self, at: Timestamp, turn: Turn) {
-        if !self.watched.is_empty() {
-            remember(&mut self.opened, (at, turn));
+    pub(super) fn opened(&mut self, at: Timestamp, turn: Turn, hop: HopId, comm: &str) {
+        if self.watched.is_empty() {
+            return;
+        }
+        match Habit::of(comm) {
+            Some(habit) => self.order.opened(at, turn, hop, habit),
+            None => remember(&mut self.opened, (at, turn)),
+        }
+    }
+
+    /// Records were lost.
+    pub(super) fn lost(&mut self) {
+        self.order.lost();
+        for answer in &mut self.waiting {
+            answer.habit = None;
         }
     }
 
@@ -370,6 +429,12 @@ impl Answers {
             if attempt.event.hop == Some(release.hop) && release.at >= attempt.began {
                 attempt.release(release);
             }
+        }
+        let comm = attempt.event.gateway.as_ref().map(|gateway| &*gateway.comm);
+        if let (None, Some(turn), Some(habit)) =
+            (attempt.hop, attempt.opener, comm.and_then(Habit::of))
+        {
+            self.order.called(attempt.event.time, turn, habit);
         }
         if let Some(exit) = self.exit_of(&attempt.event) {
             let gateway = attempt.event.gateway.as_ref();
@@ -404,6 +469,12 @@ impl Answers {
         let netns = process.netns;
         let requested = at.before(answer.waited);
         self.watched.entry(netns).or_insert(true);
+        self.serial += 1;
+        let serial = self.serial;
+        let habit = answer.turn.and_then(|_| Habit::of(&process.comm));
+        if let (Some(turn), Some(habit)) = (answer.turn, habit) {
+            self.order.answered(at, turn, serial, habit);
+        }
         let request = RequestHead::of_start(answer.request).unwrap_or_default();
         remember(
             &mut self.past,
@@ -412,8 +483,10 @@ impl Answers {
                 requested,
                 process: Arc::clone(process),
                 turn: answer.turn,
+                serial,
                 ends: (answer.client, answer.listener),
                 own,
+                status,
                 method: request.method().map(std::borrow::Cow::into_owned),
                 host: request.host().map(std::borrow::Cow::into_owned),
                 path: request.path().map(std::borrow::Cow::into_owned),
@@ -428,6 +501,8 @@ impl Answers {
             due: at.after(self.config.settle),
             process: Arc::clone(process),
             turn: answer.turn,
+            serial,
+            habit,
             ends: (answer.client, answer.listener),
             own,
             requested,
@@ -435,6 +510,7 @@ impl Answers {
             status,
             exit,
             in_flight: None,
+            put_off: false,
         });
         self.due_by(at.after(self.config.settle));
         // Those to the gateway itself may be a part of more.
@@ -485,8 +561,14 @@ impl Answers {
 
     /// Lets what is due up to `now` go: answers first, since they claim events.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        while let Some(answer) = take_if(&mut self.waiting, |answer| answer.due <= now) {
-            self.join(answer);
+        while let Some(mut answer) = take_if(&mut self.waiting, |answer| answer.due <= now) {
+            if !answer.put_off && self.is_open(&answer) {
+                answer.put_off = true;
+                answer.due = now.after(self.config.settle);
+                self.waiting.push_back(answer);
+            } else {
+                self.join(answer);
+            }
         }
         while let Some(attempt) = take_if(&mut self.attempts, |attempt| attempt.due <= now) {
             self.give_up(now, attempt);
@@ -495,7 +577,9 @@ impl Answers {
         forget(&mut self.failures, now, |failure| failure.earlier.at);
         forget(&mut self.released, now, |release| release.at);
         forget(&mut self.opened, now, |(at, ..)| *at);
+        self.order.forget(now);
         forget(&mut self.told, now, |(at, ..)| *at);
+        forget(&mut self.doubted, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
         forget(&mut self.exits, now, |(at, ..)| *at);
         let attempts = self.attempts.iter().map(|attempt| attempt.due);
@@ -564,6 +648,18 @@ impl Answers {
     /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the gateway let
     /// go of since the request may be judged later, and be an earlier attempt or the last.
     fn is_certain(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        // What came back to the gateway is told once the answers within it are.
+        if attempt.event.upstream.socket_addr() == Some(answer.ends.1) {
+            return false;
+        }
+        if answer.habit.is_some() {
+            // What was tried before may be judged later.
+            return attempt.tried().is_some_and(|tried| {
+                self.order.answer_of(tried) == Some((answer.serial, true))
+                    && self.order.before(tried).is_none()
+                    && self.order.next(tried).is_none()
+            }) && Fit::of(answer, attempt).is_some_and(Fit::is_by_name);
+        }
         // Asked of all that wait: most end here.
         if answer.turn.is_none() || answer.turn != attempt.turn {
             return false;
@@ -573,34 +669,41 @@ impl Answers {
             own && release.at.after(join::SMALL) >= answer.requested
                 && Some(release.hop) != attempt.event.hop
         };
-        // What came back to the gateway is told once the answers within it are.
-        if attempt.event.upstream.socket_addr() == Some(answer.ends.1) {
-            return false;
-        }
-        let one_by_one = join::is_one_by_one(&answer.process.comm);
-        let fits = Fit::of(answer, attempt).is_some_and(|fit| fit.is_certain(one_by_one));
+        let fits = Fit::of(answer, attempt).is_some_and(Fit::is_certain);
         fits && !self.released.iter().any(beside)
     }
 
     /// The attempt behind an answer: its place, and those of others that fit alike.
     fn candidates(&self, answer: &Answer) -> Option<(usize, Vec<usize>)> {
-        let fitting: Vec<(usize, Fit)> = self
+        if let Some((place, _)) = self.beside(answer) {
+            return Some((place, Vec::new()));
+        }
+        let mut fitting: Vec<(usize, Fit)> = self
             .attempts
             .iter()
             .enumerate()
             .filter(|(_, attempt)| attempt.event.gateway_answer.is_none() && !attempt.listed)
             .filter_map(|(index, attempt)| Some((index, Fit::of(answer, attempt)?)))
-            .filter(|(_, fit)| !self.is_doubtful(answer, fit))
+            .filter(|(index, fit)| !self.is_doubtful(answer, *index, fit))
             .collect();
+        // Of statuses that may have been passed on, those that another attempt for the same followed come last.
+        let again = |place: &usize| {
+            let attempt = self.attempts.get(*place);
+            attempt.is_some_and(|attempt| self.is_tried_again(attempt))
+        };
+        if answer.habit.is_some() && !fitting.iter().all(|(place, _)| again(place)) {
+            fitting.retain(|(place, _)| !again(place));
+        }
         let (best, fit) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
-        let last = join::last_of(&self.attempts, best, answer, &self.waiting);
+        let last = if answer.habit.is_some() {
+            best
+        } else {
+            join::last_of(&self.attempts, best, answer, &self.waiting)
+        };
         let chosen = self.attempts.get(best)?;
-        let one_by_one = join::is_one_by_one(&answer.process.comm);
         let alike = fitting
             .iter()
-            .filter(|(index, other)| {
-                *index != best && *index != last && other.is_like(&fit, one_by_one)
-            })
+            .filter(|(index, other)| *index != best && *index != last && other.is_like(&fit))
             .filter_map(|(index, _)| Some((*index, self.attempts.get(*index)?)))
             // One that failed before this one began is an earlier attempt for the same request, which does
             // not decide the answer, unless it may be another client's.
@@ -617,27 +720,179 @@ impl Answers {
         Some((last, alike))
     }
 
-    /// Whether an attempt that fits may as well be another client's, which nothing else shows.
-    fn is_doubtful(&self, answer: &Answer, fit: &Fit) -> bool {
-        if fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer)) {
-            return true;
-        }
-        let Some(failed) = fit.answered_at_once(answer) else {
-            return false;
-        };
-        // Whatever the turn went on with since is what became of it.
-        let since = |at: Timestamp, turn: Option<Turn>| {
-            turn == answer.turn && at >= failed && at < answer.at
-        };
-        self.opened.iter().any(|(at, turn)| since(*at, Some(*turn)))
-            || self.past.iter().any(|past| since(past.at, past.turn))
+    /// The attempt that the thread of an answer let go of right beside it, and whether that may as well have been for
+    /// the attempt that came next.
+    fn beside(&self, answer: &Answer) -> Option<(usize, bool)> {
+        answer.habit?;
+        let fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| {
+            attempt.event.gateway_answer.is_none()
+                && !attempt.listed
+                // A status that is passed on comes before its connection is let go of, or kept.
+                && attempt.event.cause != Cause::UpstreamOwnError
+        });
+        let beside = fitting.filter_map(|(index, attempt)| {
+            let tried = attempt.tried()?;
+            // What fails within the call that connects is over before the answer in any case.
+            let within = attempt.event.cause == Cause::GwPortExhausted;
+            let behind = self.order.behind(tried).filter(|_| within);
+            let (serial, sure) = match self.order.answer_of(tried) {
+                Some(answer) => answer,
+                None => (behind?, true),
+            };
+            let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
+            let last = if fit.is_by_name() {
+                Some(true)
+            } else {
+                self.is_last(answer, attempt, tried)
+            };
+            let other = fit.is_late(answer) || last == Some(false);
+            (!other).then_some((sure, index, last.is_none()))
+        });
+        let (_, index, doubtful) = beside.max()?;
+        Some((index, doubtful))
     }
 
-    /// Whether another client was answered in the same turn by a gateway that does not do one request after
-    /// another.
+    /// Whether an attempt that was let go of between an answer and another attempt was the last one for that answer;
+    /// `None` where that is not known.
+    fn is_last(&self, answer: &Answer, attempt: &Attempt, tried: Tried) -> Option<bool> {
+        let Some(next) = self.order.next(tried) else {
+            return Some(true);
+        };
+        let own = answer.request.path();
+        let upstream = attempt.event.upstream.socket_addr()?;
+        if self.is_same_again(attempt) {
+            return Some(true);
+        }
+        let of_own = self
+            .routes
+            .leads(answer.process.pid, upstream, own.as_deref()?)?;
+        let other = self.path_of(next);
+        let of_other =
+            other.and_then(|other| self.routes.leads(answer.process.pid, upstream, other));
+        match (of_own, of_other) {
+            (true, None | Some(false)) => Some(true),
+            (false, None | Some(true)) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether the same upstream was connected to right behind an attempt. Who tries that again waits before.
+    fn is_same_again(&self, attempt: &Attempt) -> bool {
+        let next = attempt.tried().and_then(|tried| self.order.next(tried));
+        let mut attempts = self.attempts.iter();
+        let next = next.and_then(|next| attempts.find(|attempt| attempt.tried() == Some(next)));
+        next.is_some_and(|next| next.event.upstream == attempt.event.upstream)
+    }
+
+    /// Whether another attempt for the same path was made right behind one.
+    fn is_tried_again(&self, attempt: &Attempt) -> bool {
+        let next = attempt.tried().and_then(|tried| self.order.next(tried));
+        let path = next.and_then(|next| self.path_of(next));
+        path.is_some() && path == join::path_of(attempt)
+    }
+
+    /// What was asked with an attempt: as its request says, or the client for whom it was the last one.
+    fn path_of(&self, tried: Tried) -> Option<&str> {
+        let mut attempts = self.attempts.iter();
+        let attempt = attempts.find(|attempt| attempt.tried() == Some(tried));
+        let own = attempt.and_then(join::path_of);
+        own.or_else(|| {
+            let (serial, _) = self.order.answer_of(tried)?;
+            let past = self.past.iter().rev().find(|past| past.serial == serial)?;
+            past.path.as_deref()
+        })
+    }
+
+    /// Whether an attempt that fits may as well be another client's, which nothing else shows.
+    fn is_doubtful(&self, answer: &Answer, index: usize, fit: &Fit) -> bool {
+        let Some(attempt) = self.attempts.get(index) else {
+            return true;
+        };
+        if answer.habit.is_some() && attempt.event.cause == Cause::UpstreamOwnError {
+            return false;
+        }
+        if answer.habit.is_some()
+            && let Some(tried) = attempt.tried()
+        {
+            // It is known what became of it, but for what a gateway put off.
+            let of_another = self.order.answer_of(tried).is_some();
+            return of_another || self.order.next(tried).is_some() || !fit.is_by_request();
+        }
+        fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer))
+    }
+
+    /// Whether another client was answered in the same turn by a gateway that does what is to be done in a turn in
+    /// an order of its own.
     fn shares_turn(&self, answer: &Answer) -> bool {
         let others = |past: &Past| past.turn == answer.turn && past.ends != answer.ends;
-        !join::is_one_by_one(&answer.process.comm) && self.past.iter().any(others)
+        self.past.iter().any(others)
+    }
+
+    /// The attempts for one request, the last of which is at `last`, and those that may be meant as well.
+    fn chain(&self, last: usize, answer: &Answer) -> (Vec<usize>, Vec<usize>) {
+        let known = Known {
+            attempts: &self.attempts,
+            waiting: &self.waiting,
+            past: &self.past,
+            order: &self.order,
+        };
+        // Of one that an answer to another client came right before, nothing else tells whose it was.
+        let is_of_another = |attempt: &Attempt, tried| {
+            let serial = self.order.answer_of(tried).map(|(serial, _)| serial);
+            let upstream = attempt.event.upstream.socket_addr();
+            let own = answer.request.path();
+            let known = upstream
+                .zip(own)
+                .and_then(|(upstream, own)| self.routes.leads(answer.process.pid, upstream, &own));
+            let waits = self
+                .waiting
+                .iter()
+                .any(|other| Some(other.serial) == serial);
+            serial.is_some_and(|serial| serial != answer.serial)
+                && (waits || known != Some(true) || self.is_same_again(attempt))
+        };
+        join::chain(&known, last, answer, &is_of_another)
+    }
+
+    /// Whether answers to come may tell which attempts are behind this one.
+    fn is_open(&self, answer: &Answer) -> bool {
+        let (last, doubtful) = match self.beside(answer) {
+            Some(beside) => beside,
+            None => match self.candidates(answer) {
+                Some((last, _)) if answer.habit.is_some() => (last, false),
+                _ => return false,
+            },
+        };
+        let (chain, _) = self.chain(last, answer);
+        let first = chain.first().and_then(|first| self.attempts.get(*first));
+        let before = first.and_then(|first| self.order.before(first.tried()?));
+        let before = before.and_then(|tried| {
+            let mut attempts = self.attempts.iter();
+            let attempt = attempts.find(|attempt| attempt.tried() == Some(tried))?;
+            let serial = self.order.answer_of(tried)?.0;
+            Some((attempt.event.upstream.socket_addr()?, serial))
+        });
+        let unknown = before.is_some_and(|(upstream, serial)| {
+            let own = answer.request.path();
+            let leads = own.and_then(|own| self.routes.leads(answer.process.pid, upstream, &own));
+            serial != answer.serial && leads.is_none()
+        });
+        doubtful || unknown
+    }
+
+    /// The event of the attempt that may have been made before the one at `first`, for the same request or for the
+    /// client who was answered right before.
+    fn perhaps_before(&self, first: usize) -> Option<String> {
+        let attempt = self.attempts.get(first)?;
+        let before = self.order.before(attempt.tried()?)?;
+        let Tried::Hop(hop) = before else {
+            return None;
+        };
+        let (_, _, id) = self
+            .doubted
+            .iter()
+            .find(|(_, doubted, _)| *doubted == hop)?;
+        Some(id.clone())
     }
 
     /// Finds what is behind an answer and lets the event go that carries it.
@@ -647,8 +902,10 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let (chain, others) = join::chain(&self.attempts, last, &answer, &self.waiting);
+        let doubtful = self.beside(&answer) == Some((last, true));
+        let (chain, others) = self.chain(last, &answer);
         let mut times = Vec::with_capacity(chain.len());
+        let unsure = chain.first().and_then(|first| self.perhaps_before(*first));
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;
@@ -663,6 +920,7 @@ impl Answers {
         let ids = alike.iter().chain(&others);
         let ids = ids.filter_map(|index| self.attempts.get(*index));
         told.candidates = ids.map(|attempt| attempt.event.id.clone()).collect();
+        told.candidates.extend(unsure);
         self.contest(last, &alike);
         let Some(attempt) = self.attempts.remove(last) else {
             return;
@@ -683,8 +941,21 @@ impl Answers {
         if let Some(entry) = told.attempts.last_mut() {
             entry.cause = event.cause;
         }
-        self.count(&told, event.cause == Cause::UpstreamOwnError);
-        for (entry, at) in told.attempts.iter().zip(times) {
+        if doubtful {
+            crate::classify::perhaps_local(&mut event);
+            if let Some(hop) = event.hop {
+                remember(&mut self.doubted, (event.time, hop, event.id.clone()));
+            }
+        }
+        self.count(&told, event.cause == Cause::UpstreamOwnError, doubtful);
+        let clear = told.candidates.is_empty() && !doubtful;
+        if clear && let Some(path) = &told.path {
+            let upstreams = told.attempts.iter().map(|attempt| &attempt.upstream);
+            for upstream in upstreams.filter_map(crate::model::UpstreamInfo::socket_addr) {
+                self.routes.learn(answer.process.pid, upstream, path);
+            }
+        }
+        for (entry, at) in told.attempts.iter().zip(times).filter(|_| clear) {
             let earlier = EarlierFailure {
                 at,
                 event: entry.event.clone(),
@@ -796,7 +1067,20 @@ impl Answers {
                 release.pid == pid
                     && release.opened.is_none_or(|opened| opened <= answer.at)
                     && meanwhile(release.at)
-                    && with_answer(release.at, release.turn)
+                    && if answer.habit.is_some() {
+                        // A response that was good is no reason to say that there is no upstream.
+                        let good = release.served && told.status == Some(503);
+                        let tried = Tried::Hop(release.hop);
+                        let known = self.order.answer_of(tried).is_some()
+                            || self.order.next(tried).is_some();
+                        let failed = |attempt: &Attempt| attempt.hop == Some(release.hop);
+                        let alone = answer.turn == Some(release.turn)
+                            && !known
+                            && self.attempts.iter().any(failed);
+                        self.order.is_beside(release.hop, answer.serial) && !good || alone
+                    } else {
+                        with_answer(release.at, release.turn)
+                    }
                     && !self.told.iter().any(|(_, told)| *told == release.hop)
                     // What is another's for sure is none of it; what is only doubtful may be.
                     && !self.attempts.iter().any(|attempt| {
@@ -813,6 +1097,17 @@ impl Answers {
                 && event.gateway.as_ref().is_some_and(|by| by.pid == pid)
                 && status == told.status
                 && meanwhile(attempt.began)
+                && !join::is_of_another_thread(&answer, attempt)
+                // Not where another one asked for just that.
+                && !self.past.iter().any(|past| {
+                    let path = event.exchange.as_ref().map(|exchange| &exchange.path);
+                    past.process.pid == pid
+                        && past.ends != answer.ends
+                        && past.path.is_some()
+                        && path == Some(&past.path)
+                        && past.requested <= attempt.began.after(join::SMALL)
+                        && past.at >= attempt.began
+                })
         });
         // Of an answer that the kernel sent by itself it is not known which process made it.
         let foreign = answer.turn.is_none() && answer.exit.is_none();
@@ -843,10 +1138,24 @@ impl Answers {
             .filter(|attempt| attempt.event.exchange.is_none() && attempt.event.hop.is_some())
             .filter(|attempt| {
                 let of_client = |answer| Fit::of(answer, attempt).is_some();
-                !attempt.listed && !of_client(&answer) && !self.waiting.iter().any(of_client)
+                let near = |past: &Past| {
+                    past.process.pid == pid
+                        && past.serial != answer.serial
+                        && past.requested <= attempt.began.after(join::SMALL)
+                        && past.at >= attempt.began
+                };
+                let known = |tried| {
+                    self.order.answer_of(tried).is_some() || self.order.next(tried).is_some()
+                };
+                !attempt.listed
+                    && !attempt.tried().is_some_and(known)
+                    && !of_client(&answer)
+                    && !self.waiting.iter().any(of_client)
+                    && !self.past.iter().any(near)
             })
             .count();
         let error = self.socket_error(&answer);
+        let alone = answer.habit.filter(|habit| *habit == Habit::OneByThread);
         let facts = Unattempted {
             status: told.status,
             comm: Arc::clone(&answer.process.comm),
@@ -866,6 +1175,7 @@ impl Answers {
             process: answer.process,
             answer: told,
             facts,
+            thread: alone.and(answer.turn).map(|turn| turn.thread),
         })));
     }
 
@@ -904,7 +1214,7 @@ impl Answers {
     }
 
     /// Counts an answer that is joined.
-    fn count(&mut self, told: &GatewayAnswer, passed_on: bool) {
+    fn count(&mut self, told: &GatewayAnswer, passed_on: bool, doubtful: bool) {
         let Some(status) = told.status else {
             self.tally.without_status += 1;
             return;
@@ -914,7 +1224,7 @@ impl Answers {
             return;
         }
         self.count_made(status);
-        if told.candidates.is_empty() {
+        if told.candidates.is_empty() && !doubtful {
             self.tally.explained += 1;
         } else {
             self.tally.ambiguous += 1;
@@ -1021,11 +1331,13 @@ impl Answers {
                 && past.at.after(slack) >= attempt.event.time
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other
         };
+        // The one after it was for the same client, who was told of both if of any.
+        let next = attempt.tried().and_then(|tried| self.order.next(tried));
         !attempt.listed
             // Its own status is what clients get, good or bad.
             && attempt.event.cause != Cause::UpstreamOwnError
             && self.watched.get(&netns) == Some(&true)
-            && !self.past.iter().any(covered)
+            && (next.is_some() || !self.past.iter().any(covered))
     }
 
     /// How the gateway's process ended, where it ended at the time of this event.

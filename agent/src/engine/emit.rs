@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::answers::{Attempt, Decided, Release, Told};
 use super::exchange::Exchange;
-use super::hop::Judged;
+use super::hop::{Hop, Judged};
 use super::names::Known;
 use super::{Engine, Slot};
 use crate::classify::{InFlight, Verdict, unattempted};
@@ -21,9 +21,8 @@ use crate::tcp::Ends;
 /// Healthy exchanges that wait to be polled.
 pub(super) const MAX_HEALTHY: usize = 64;
 
-/// Answers without an attempt that are judged in one second: more would tell nothing new, and each takes two
-/// looks at every hop.
-const MOST_UNATTEMPTED: u32 = 100;
+/// Hops that are looked at for answers without an attempt in one second: a few milliseconds of work.
+const MOST_LOOKED_AT: usize = 1 << 20;
 
 /// An exchange that went well.
 #[derive(Clone, Debug)]
@@ -257,8 +256,8 @@ impl Engine {
         if self.now.since(self.unattempted.0) >= Duration::from_secs(1) {
             self.unattempted = (self.now, 0);
         }
-        self.unattempted.1 += 1;
-        self.unattempted.1 <= 2 * MOST_UNATTEMPTED
+        self.unattempted.1 += self.hops.len() + 1;
+        self.unattempted.1 <= MOST_LOOKED_AT
     }
 
     /// What waits for an upstream as this answer is given.
@@ -288,19 +287,24 @@ impl Engine {
 
     /// Notes that a gateway let go of a hop.
     pub(super) fn note_release(&mut self, at: Timestamp, id: HopId, turn: Turn, sure: bool) {
-        let hop = match self.hops.get(&id) {
+        let slot = self.hops.get(&id);
+        let hop = match slot {
             Some(Slot::Live(tracked)) => Some(&tracked.hop),
             Some(Slot::Over) | None => None,
         };
+        let over = matches!(slot, Some(Slot::Over));
         let process = hop.and_then(|hop| hop.process.as_ref());
-        self.answers.released(Release {
+        let release = Release {
             at,
             hop: id,
             opened: hop.map(|hop| hop.opened),
             pid: process.map_or(0, |process| process.pid),
             turn,
             sure,
-        });
+            served: over || hop.is_some_and(Hop::has_served),
+        };
+        let comm = process.map(|process| Arc::clone(&process.comm));
+        self.answers.released(release, comm.as_deref());
         self.tell_answers();
     }
 
@@ -322,6 +326,7 @@ impl Engine {
             process,
             answer,
             mut facts,
+            thread,
         } = told;
         if !self.is_worth_a_look() {
             self.answers.count_unattempted(&answer, None);
@@ -331,6 +336,11 @@ impl Engine {
             if let Slot::Live(tracked) = slot
                 && let Some(owner) = &tracked.hop.process
                 && owner.pid == process.pid
+                && tracked
+                    .hop
+                    .opener()
+                    .zip(thread)
+                    .is_none_or(|(opener, thread)| opener.thread == thread)
             {
                 for (began, head) in tracked.hop.pending() {
                     let path = head.and_then(RequestHead::path);

@@ -150,6 +150,11 @@ pub(super) struct Exchanges {
 }
 
 impl Exchanges {
+    /// Whether a request was seen.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun > 0
+    }
+
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             request: RequestParser::default(),

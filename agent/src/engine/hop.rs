@@ -265,6 +265,11 @@ impl Hop {
         open.map(|open| (open.began, open.head.as_ref()))
     }
 
+    /// Whether every request on it had a whole response, and there was one.
+    pub(super) fn has_served(&self) -> bool {
+        self.exchanges.has_begun() && self.pending().next().is_none()
+    }
+
     /// Segments that were missed.
     pub(super) const fn lost(&self) -> u64 {
         self.to.lost() + self.from.lost()

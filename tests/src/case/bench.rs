@@ -38,6 +38,8 @@ pub struct Setting {
     pub connections: u32,
     /// First and last port from which connections may be made.
     pub ports: Option<(u16, u16)>,
+    /// Workers of nginx, threads of `HAProxy`.
+    pub workers: u32,
 }
 
 impl Default for Setting {
@@ -45,6 +47,7 @@ impl Default for Setting {
         Self {
             connections: 1024,
             ports: None,
+            workers: 1,
         }
     }
 }
@@ -193,6 +196,16 @@ impl Bench {
         Ok(events.iter().filter(own).collect())
     }
 
+    /// The cases of `gateway`, with their upstreams.
+    pub(super) fn cases(&self, gateway: Gateway) -> Result<&[(Case, Vec<SocketAddr>)]> {
+        Ok(&self.running(gateway)?.cases)
+    }
+
+    /// Does something on the side of clients and upstreams.
+    pub(super) fn far_side<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.far.enter(work)
+    }
+
     fn running(&self, gateway: Gateway) -> Result<&Running> {
         let found = self.gateways.iter().find(|one| one.kind == gateway);
         found.with_context(|| format!("{gateway} does not run here"))
@@ -279,7 +292,7 @@ impl Running {
         let config = directory.join("config");
         let text = match kind {
             Gateway::Nginx => nginx::config(directory, setting, &cases),
-            Gateway::Haproxy => haproxy::config(&cases),
+            Gateway::Haproxy => haproxy::config(setting, &cases),
             Gateway::Apache => apache::config(directory, &cases),
             Gateway::Caddy => caddy::config(directory, &cases),
         };

@@ -13,12 +13,13 @@ use crate::access;
 use crate::client::Seen;
 
 /// The configuration of all cases.
-pub(super) fn config(cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
+pub(super) fn config(setting: Setting, cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
     let mut text = format!(
-        "global\n  log stdout format raw local0\n  maxconn 1000\n  nbthread 1\n\
+        "global\n  log stdout format raw local0\n  maxconn 1000\n  nbthread {}\n\
          defaults\n  mode http\n  log global\n  log-format {}\n  retries 0\n  timeout client 60s\n\
          \x20 timeout connect 1s\n  timeout server 1s\n  timeout queue 500ms\n  timeout tarpit 500ms\n\
          frontend lab\n  bind {}\n",
+        setting.workers,
         access::HAPROXY,
         Gateway::Haproxy.address()
     );

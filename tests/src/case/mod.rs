@@ -5,6 +5,7 @@
 mod apache;
 mod bench;
 mod caddy;
+mod crowd;
 mod haproxy;
 mod nginx;
 
@@ -14,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub use self::apache::cases as apache_cases;
 pub use self::bench::{Bench, Reply, Setting};
 pub use self::caddy::cases as caddy_cases;
+pub use self::crowd::{CLIENTS, crowd};
 pub use self::haproxy::{
     alone as haproxy_alone, behind_nginx as haproxy_behind_nginx, cases as haproxy_cases,
 };

@@ -19,9 +19,9 @@ pub(super) fn config(
     setting: Setting,
     cases: &[(Case, Vec<SocketAddr>)],
 ) -> Result<String> {
-    let directory = directory.display();
+    let (directory, workers) = (directory.display(), setting.workers);
     let mut text = format!(
-        "daemon off;\nuser root;\nworker_processes 1;\npid {directory}/pid;\n\
+        "daemon off;\nuser root;\nworker_processes {workers};\npid {directory}/pid;\n\
          error_log {directory}/errors info;\nevents {{ worker_connections {}; }}\n\
          http {{\nlog_format hop {};\naccess_log {directory}/access hop;\n",
         setting.connections,

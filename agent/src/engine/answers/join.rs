@@ -10,7 +10,8 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Answer, Attempt};
+use super::order::{Habit, Order, Tried};
+use super::{Answer, Attempt, Past};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
 
 /// Gateways may answer before they close.
@@ -32,10 +33,6 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// A gateway that does one request after another answers this soon behind what it let go of, unless something came
 /// between.
 const AT_THAT: Duration = Duration::from_millis(1);
-
-/// The same where it says what nginx says of a connect that failed (502, or 504 behind a timeout). It may lose the
-/// processor meanwhile.
-const AT_THAT_AS_USUAL: Duration = Duration::from_millis(5);
 
 /// `HAProxy` waits for a second before it tries the same server again: at least this long, and at most. Its timers
 /// are late on a busy host, and never early by more than their rounding.
@@ -111,6 +108,9 @@ impl Fit {
             .local
             .map(|local| SocketAddr::new(local.address, local.port));
         if local == Some(answer.ends.0) && event.upstream.socket_addr() == Some(answer.ends.1) {
+            return None;
+        }
+        if is_of_another_thread(answer, attempt) {
             return None;
         }
         let turn = match (answer.turn, attempt.turn) {
@@ -197,36 +197,42 @@ impl Fit {
         })
     }
 
-    /// When something had to follow at once, if the attempt is behind the answer: a failed connect that only
-    /// its turn joins to it, by a gateway that does one request after another.
-    pub(super) fn answered_at_once(&self, answer: &Answer) -> Option<Timestamp> {
-        let ordered = self.turn == Turns::Same && is_one_by_one(&answer.process.comm);
-        self.bare.filter(|_| ordered)
+    /// Whether something that was asked joins the two, or may.
+    pub(super) fn is_by_request(&self) -> bool {
+        self.bare.is_none() && (self.named || self.path != Paths::Other)
+    }
+
+    /// Whether what was asked is the same, beyond doubt.
+    pub(super) fn is_by_name(self) -> bool {
+        self.named || self.path == Paths::Same
+    }
+
+    /// Whether a failed connect right before an answer, of a status that does not tell of one, is too far ahead of it.
+    /// What helped the client that it was made for may not be seen, such as a stale page.
+    pub(super) fn is_late(&self, answer: &Answer) -> bool {
+        let Some(failed) = self.bare else {
+            return false;
+        };
+        let usual = match answer.status {
+            Some(502 | 504) => is_one_by_one(&answer.process.comm),
+            Some(503) => !is_one_by_one(&answer.process.comm),
+            _ => false,
+        };
+        !usual && answer.at.since(failed) > AT_THAT
     }
 
     /// Whether a failed connect is too far ahead of the answer to be behind it. A second upstream may have helped
     /// the client that it was made for, which leaves no trace here.
     pub(super) fn is_stale(&self, answer: &Answer) -> bool {
-        let Some(failed) = self.bare else {
-            return false;
-        };
-        let late = answer.at.since(failed);
-        if is_one_by_one(&answer.process.comm) {
-            let most = if matches!(answer.status, Some(502 | 504)) {
-                AT_THAT_AS_USUAL
-            } else {
-                AT_THAT
-            };
-            self.turn == Turns::Same && late > most
-        } else {
-            !has_event_loop(&answer.process.comm) && late > SLACK
-        }
+        let loops = has_event_loop(&answer.process.comm);
+        self.bare
+            .is_some_and(|failed| !loops && answer.at.since(failed) > SLACK)
     }
 
-    /// Whether nothing that may still come could fit better. A gateway that does not do one request after
-    /// another within a turn may have let go of one upstream and answered for another.
-    pub(super) fn is_certain(self, one_by_one: bool) -> bool {
-        self.turn == Turns::Same && (self.named || (one_by_one && self.path == Paths::Same))
+    /// Whether nothing that may still come could fit better. A gateway may have let go of one upstream in a turn and
+    /// answered for another.
+    pub(super) fn is_certain(self) -> bool {
+        self.turn == Turns::Same && self.named
     }
 
     /// Whether the turn that let go of the upstream is the one that answered.
@@ -239,18 +245,12 @@ impl Fit {
         self.path == Paths::Other && !self.named
     }
 
-    /// Whether the two cannot be told apart. A gateway that does one request after another within a turn
-    /// answers what it let go of last.
-    pub(super) fn is_like(&self, best: &Self, one_by_one: bool) -> bool {
+    /// Whether the two cannot be told apart.
+    pub(super) fn is_like(&self, best: &Self) -> bool {
         let apart = self.near.0.abs_diff(best.near.0);
-        let in_turn = best.turn == Turns::Same;
         let near = u128::from(apart) <= EQUALLY_NEAR.as_nanos();
-        (self.named, self.rank) == (best.named, best.rank)
-            && if in_turn {
-                !one_by_one || apart == 0
-            } else {
-                near
-            }
+        let in_turn = best.turn == Turns::Same;
+        (self.named, self.rank) == (best.named, best.rank) && (in_turn || near)
     }
 }
 
@@ -275,6 +275,13 @@ const fn is_silence(cause: Cause) -> bool {
             | Cause::DnsTimeout
             | Cause::DnsBadReply
     )
+}
+
+/// Whether a thread that does one request at a time connected for another one.
+pub(super) fn is_of_another_thread(answer: &Answer, attempt: &Attempt) -> bool {
+    let threads = (answer.turn, attempt.opener);
+    answer.habit == Some(Habit::OneByThread)
+        && matches!(threads, (Some(own), Some(opener)) if own.thread != opener.thread)
 }
 
 /// Whether two things happened at about the same time.
@@ -329,17 +336,31 @@ pub(super) fn paths(one: Option<&str>, other: Option<&str>) -> Paths {
     }
 }
 
+/// What is known of attempts and answers.
+pub(super) struct Known<'a> {
+    pub(super) attempts: &'a VecDeque<Attempt>,
+    pub(super) waiting: &'a VecDeque<Answer>,
+    pub(super) past: &'a VecDeque<Past>,
+    pub(super) order: &'a Order,
+}
+
 /// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
 /// the one before it had failed. And those that may be meant as well in place of one of them.
 ///
 /// An attempt that another answer would fit as well is left out: under load, failures of several clients
 /// follow each other as closely as those of one.
 pub(super) fn chain(
-    attempts: &VecDeque<Attempt>,
+    known: &Known<'_>,
     last: usize,
     answer: &Answer,
-    waiting: &VecDeque<Answer>,
+    is_of_another: &impl Fn(&Attempt, Tried) -> bool,
 ) -> (Vec<usize>, Vec<usize>) {
+    let Known {
+        attempts,
+        waiting,
+        order,
+        ..
+    } = *known;
     let client = answer.request.path();
     let rewritten = attempts.get(last).and_then(path_of);
     let for_request = |attempt: &Attempt| {
@@ -358,20 +379,33 @@ pub(super) fn chain(
     let (mut chain, mut alike) = (vec![last], Vec::new());
     let mut index = last;
     while let Some(current) = attempts.get(index) {
+        let of_another = |other: &Attempt| {
+            waiting
+                .iter()
+                .any(|answer| Fit::of(answer, other).is_some())
+        };
+        let before = current.tried().and_then(|tried| order.before(tried));
+        let is_earlier = |other: &Attempt| match (answer.habit, before) {
+            (Some(_), Some(before)) => {
+                is_next(other, before, current, known, is_of_another)
+                    && !(answer.habit == Some(Habit::Answers) && is_own(other) && of_another(other))
+            }
+            (Some(_), None) => {
+                is_retried(other, current)
+                    && (waited_to_retry(other, current) || current.opener.is_none())
+                    && is_free(other, order)
+            }
+            (None, _) => is_retried(other, current) && !of_another(other),
+        };
         let earlier: Vec<(usize, &Attempt)> = attempts
             .iter()
             .enumerate()
             .filter(|(place, other)| {
                 !chain.contains(place)
                     && within(other)
-                    && is_retried(other, current)
+                    && is_earlier(other)
                     && for_request(other)
                     && !passed_on(other)
-            })
-            .filter(|(_, other)| {
-                waiting
-                    .iter()
-                    .all(|answer| Fit::of(answer, other).is_none())
             })
             .collect();
         let latest = earlier.iter().max_by_key(|(_, other)| other.event.time);
@@ -394,10 +428,57 @@ pub(super) fn chain(
     (chain, alike)
 }
 
+/// Whether an attempt is the one that the thread let go of as it made `next`, and not the last one for a client
+/// that was answered then.
+fn is_next(
+    attempt: &Attempt,
+    before: Tried,
+    next: &Attempt,
+    known: &Known<'_>,
+    is_of_another: &impl Fn(&Attempt, Tried) -> bool,
+) -> bool {
+    let order = known.order;
+    let asked = |attempt: &Attempt| attempt.event.exchange.is_some();
+    let both = asked(attempt) && asked(next);
+    let same = both && request_of(attempt) == request_of(next);
+    let waits = |serial: Option<u64>| {
+        let mut waiting = known.waiting.iter();
+        waiting.any(|answer| Some(answer.serial) == serial)
+    };
+    attempt.tried() == Some(before)
+        && !attempt.listed
+        && attempt.event.gateway_answer.is_none()
+        // Once that client is told, what is left was for another.
+        && !(waits(order.after(before)) && is_passed_on(attempt, order, known.past))
+        && (same || (!both && !is_of_another(attempt, before)))
+}
+
+/// Whether a status of an upstream was passed on to a client right before its connection was let go of.
+pub(super) fn is_passed_on(attempt: &Attempt, order: &Order, past: &VecDeque<Past>) -> bool {
+    let after = attempt.tried().and_then(|tried| order.after(tried));
+    let answer = after.and_then(|after| past.iter().rev().find(|past| past.serial == after));
+    let exchange = attempt.event.exchange.as_ref();
+    attempt.event.cause == Cause::UpstreamOwnError
+        && answer.is_some_and(|past| {
+            exchange.and_then(|exchange| exchange.status) == past.status
+                && paths(path_of(attempt), past.path.as_deref()) != Paths::Other
+        })
+}
+
+fn is_own(attempt: &Attempt) -> bool {
+    attempt.event.cause == Cause::UpstreamOwnError
+}
+
+/// Whether no answer is known to be for an attempt.
+fn is_free(attempt: &Attempt, order: &Order) -> bool {
+    let answered = |tried| order.answer_of(tried).is_some();
+    !attempt.tried().is_some_and(answered)
+}
+
 /// The last attempt for the request that the one at `best` was made for: a connect has no path to be known
 /// by, but it was made as the one before had failed, and it is what the turn of the answer let go of.
 ///
-/// Where a gateway does several requests in a turn as it likes, that may be another's: it is left out where another
+/// A gateway may do several requests in a turn as it likes, so that it may be another's: it is left out where another
 /// answer would fit it as well.
 pub(super) fn last_of(
     attempts: &VecDeque<Attempt>,
@@ -405,7 +486,6 @@ pub(super) fn last_of(
     answer: &Answer,
     waiting: &VecDeque<Answer>,
 ) -> usize {
-    let one_by_one = is_one_by_one(&answer.process.comm);
     let mut last = best;
     for _ in 0..MAX_CHAIN {
         // A status that was passed on ends it.
@@ -419,7 +499,7 @@ pub(super) fn last_of(
                 |waits: &Answer| waits.ends != answer.ends && Fit::of(waits, other).is_some();
             Fit::of(answer, other).is_some_and(Fit::is_same_turn)
                 && other.event.time <= answer.at.after(SMALL)
-                && (one_by_one || !waiting.iter().any(of_another))
+                && !waiting.iter().any(of_another)
         };
         let next = attempts
             .iter()
@@ -441,7 +521,7 @@ pub(super) fn last_of(
 const MAX_CHAIN: usize = 32;
 
 /// Path of the request that was sent to the upstream.
-fn path_of(attempt: &Attempt) -> Option<&str> {
+pub(super) fn path_of(attempt: &Attempt) -> Option<&str> {
     attempt.event.exchange.as_ref()?.path.as_deref()
 }
 

@@ -345,7 +345,7 @@ fn answers_of_one_turn_are_ambiguous_where_the_gateway_orders_it_as_it_likes() {
         let stats = sim.engine.stats();
         (events, stats.answers_explained, stats.answers_ambiguous)
     };
-    let (events, explained, ambiguous) = play("haproxy");
+    let (events, explained, ambiguous) = play("envoy");
     assert!(explained + ambiguous == 2, "{events:#?}");
     assert_eq!(explained, 0, "{events:#?}");
     let (events, explained, ambiguous) = play("nginx");

@@ -1,0 +1,281 @@
+//! Many clients at once, who get failures of all kinds beside each other: each 5xx that the gateway logged is explained
+//! once, nearly all for sure, and none by another client's failure.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use hopscope_tests::access::{Asked, Logged};
+use hopscope_tests::agent::{Agent, Answer, Event};
+use hopscope_tests::case::{Bench, Gateway, Reply, Setting, Told, crowd};
+use hopscope_tests::clock::wait_for;
+use hopscope_tests::socket::Target;
+
+/// Time that the agent gets for everything that it has to say.
+const VERDICTS: Duration = Duration::from_secs(40);
+
+/// Requests of each client.
+const EACH: u16 = 32;
+
+/// What the agent says of the failures that a gateway logged.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Behind attempts, and beyond doubt.
+    explained: usize,
+    /// Behind attempts, where something else may be meant.
+    ambiguous: Vec<String>,
+    /// Made with no upstream asked, told with the rivals that packets cannot exclude.
+    local: usize,
+    passed_on: usize,
+    /// Counted by the agent, with nothing said: the kernel sent the answer later, so that it is not known who made it.
+    unexplained: Vec<String>,
+    wrong: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether at least 99 of 100 failures are explained, for sure.
+    fn is_clear(&self) -> bool {
+        let open = self.ambiguous.len() + self.unexplained.len();
+        self.explained > 200 && self.local > 0 && self.passed_on > 0 && open * 100 <= self.explained
+    }
+}
+
+/// What a gateway logged and what the agent says of it.
+struct Crowd<'a> {
+    replies: &'a [Reply],
+    /// Why requests to each upstream fail.
+    causes: HashMap<SocketAddr, &'static str>,
+    /// Every event of the gateway.
+    events: Vec<&'a Event>,
+    logged: Vec<Logged>,
+}
+
+impl Crowd<'_> {
+    fn judge(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        for line in &self.logged {
+            let asked = self
+                .replies
+                .iter()
+                .find(|reply| reply.client == line.client);
+            // What waits for the gateway to listen asks for nothing.
+            let Some(reply) = asked else {
+                continue;
+            };
+            let told = self.events.iter().filter_map(|event| {
+                let answer = event.gateway_answer.as_ref()?;
+                (answer.client.port == line.client).then_some((*event, answer))
+            });
+            let told: Vec<_> = told.collect();
+            let fault = match (told.as_slice(), line.status >= 500) {
+                ([], false) => continue,
+                ([], true) => {
+                    outcome.unexplained.push(format!("{line:?}"));
+                    continue;
+                }
+                ([(event, answer)], true) => {
+                    self.judge_one(line, reply, event, answer, &mut outcome)
+                }
+                (told, _) => Err(format!("{} events", told.len())),
+            };
+            if let Err(fault) = fault {
+                let told: Vec<_> = told
+                    .iter()
+                    .map(|(event, answer)| format!("{event}, {answer:?}"))
+                    .collect();
+                outcome.wrong.push(format!("{line:?}: {fault}: {told:?}"));
+            }
+        }
+        outcome.wrong.extend(self.others());
+        outcome
+    }
+
+    /// The same of one request that failed.
+    fn judge_one(
+        &self,
+        line: &Logged,
+        reply: &Reply,
+        event: &Event,
+        answer: &Answer,
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
+        if (answer.status, answer.path.as_deref()) != (Some(line.status), Some(&*line.path)) {
+            return Err("another answer".to_owned());
+        }
+        let perhaps_local = !answer.attempts.is_empty()
+            && event.rivals.iter().any(|rival| rival == "gw.local_answer");
+        if perhaps_local || !answer.candidates.is_empty() {
+            let candidates = self
+                .events
+                .iter()
+                .filter(|event| answer.candidates.contains(&event.id));
+            let mut named = candidates.chain([&event]);
+            let right = named.any(|event| is_of(reply, &event.upstream));
+            if !(right || (perhaps_local && is_local(reply))) {
+                return Err("not among what may be meant".to_owned());
+            }
+            outcome
+                .ambiguous
+                .push(format!("{line:?}: {event}, {answer:?}"));
+            return Ok(());
+        }
+        let told: Vec<&Target> = answer
+            .attempts
+            .iter()
+            .map(|attempt| &attempt.upstream)
+            .collect();
+        let agrees = match &line.asked {
+            Asked::All(asked) => asked
+                .iter()
+                .map(|(upstream, _)| upstream)
+                .eq(told.iter().copied()),
+            Asked::Last { server, count, .. } => {
+                told.len() == *count && told.last().copied() == server.as_ref()
+            }
+            // Those cases have one upstream, or none.
+            Asked::Untold => told.len() == reply.upstreams.len(),
+        };
+        let right = answer.attempts.iter().all(|attempt| {
+            is_of(reply, &attempt.upstream)
+                && self.cause_of(&attempt.upstream) == Some(&*attempt.cause)
+        });
+        if !agrees || !right {
+            return Err("other attempts".to_owned());
+        }
+        let own = event.cause == "upstream.own_error";
+        let passed_on = line.asked.passed_on(line.status);
+        if passed_on.is_some_and(|passed_on| passed_on != own) {
+            return Err(format!("passed on: {passed_on:?}"));
+        }
+        match reply.case.told {
+            Told::Answer { cause, .. } if answer.attempts.is_empty() => {
+                if event.cause != cause {
+                    return Err(format!("not {cause}"));
+                }
+                outcome.local += 1;
+            }
+            _ if own => outcome.passed_on += 1,
+            _ => outcome.explained += 1,
+        }
+        Ok(())
+    }
+
+    /// Why requests to an upstream fail.
+    fn cause_of(&self, upstream: &Target) -> Option<&'static str> {
+        match upstream {
+            Target::Inet(address) => self.causes.get(address).copied(),
+            Target::Unix(_) | Target::Name(_) => None,
+        }
+    }
+
+    /// Events that say something untrue of an upstream, or that belong to nothing.
+    fn others(&self) -> Vec<String> {
+        let answers = self
+            .events
+            .iter()
+            .filter_map(|event| event.gateway_answer.as_ref());
+        let listed: HashSet<&str> = answers
+            .flat_map(|answer| &answer.attempts)
+            .map(|attempt| &*attempt.event)
+            .collect();
+        let mut wrong = Vec::new();
+        for event in &self.events {
+            let none = Target::Inet(([0, 0, 0, 0], 0).into());
+            if event.upstream != none && self.cause_of(&event.upstream) != Some(&*event.cause) {
+                wrong.push(format!("{} is told as {event}", event.upstream));
+            }
+            if event.gateway_answer.is_none()
+                && !event.hidden_from_client
+                && !listed.contains(&*event.id)
+            {
+                wrong.push(format!("for nobody: {}: {event}", event.upstream));
+            }
+        }
+        wrong
+    }
+}
+
+/// Whether the gateway answers by itself.
+fn is_local(reply: &Reply) -> bool {
+    matches!(reply.case.told, Told::Answer { attempts: [], .. })
+}
+
+fn is_of(reply: &Reply, upstream: &Target) -> bool {
+    let mut own = reply.upstreams.iter().copied().map(Target::Inet);
+    own.any(|own| own == *upstream)
+}
+
+/// Lets a crowd loose on a gateway.
+fn play(gateway: Gateway, workers: u32) -> Result<()> {
+    let agent = Agent::start()?;
+    let setting = Setting {
+        workers,
+        ..Setting::default()
+    };
+    let bench = Bench::start(setting, &[(gateway, crowd(gateway))])?;
+    let replies = bench.play_crowd(gateway, EACH)?;
+    let judge = || {
+        let events = agent.recent_events()?;
+        let crowd = Crowd {
+            replies: &replies,
+            causes: bench.causes(gateway)?,
+            events: bench.about(gateway, &events)?,
+            logged: bench.logged(gateway, &replies)?,
+        };
+        Ok::<_, anyhow::Error>(crowd.judge())
+    };
+    let settled = wait_for("the agent to explain everything", VERDICTS, || {
+        let outcome = judge()?;
+        let over = outcome.wrong.is_empty() && outcome.is_clear();
+        Ok(over.then_some(()))
+    });
+    let outcome = judge()?;
+    let Outcome {
+        explained,
+        ambiguous,
+        local,
+        passed_on,
+        unexplained,
+        wrong,
+    } = &outcome;
+    let said = format!(
+        "{gateway}: {explained} explained, {} ambiguous, {local} local, {passed_on} passed on, {} unexplained, {} wrong\n{}\n{}\n{}",
+        ambiguous.len(),
+        unexplained.len(),
+        wrong.len(),
+        unexplained.join("\n"),
+        wrong.join("\n"),
+        ambiguous.join("\n"),
+    );
+    settled.with_context(|| said)?;
+
+    let lost = super::status::losses(&agent)?;
+    ensure!(lost.is_empty(), "{lost:?}");
+    Ok(())
+}
+
+#[test]
+fn a_crowd_at_nginx_is_told_apart() {
+    play(Gateway::Nginx, 1).unwrap();
+}
+
+#[test]
+fn a_crowd_at_four_workers_of_nginx_is_told_apart() {
+    play(Gateway::Nginx, 4).unwrap();
+}
+
+#[test]
+fn a_crowd_at_haproxy_is_told_apart() {
+    play(Gateway::Haproxy, 1).unwrap();
+}
+
+#[test]
+fn a_crowd_at_two_threads_of_haproxy_is_told_apart() {
+    play(Gateway::Haproxy, 2).unwrap();
+}
+
+#[test]
+fn a_crowd_at_apache_is_told_apart() {
+    play(Gateway::Apache, 1).unwrap();
+}
