@@ -184,6 +184,8 @@ pub(super) struct Release {
     pub(super) sure: bool,
     /// Whether every request on it had a whole response that was good.
     pub(super) served: bool,
+    /// Whether anything was asked on it, as far as is known.
+    pub(super) asked: bool,
 }
 
 /// An answer that waits.
@@ -1066,6 +1068,11 @@ impl Answers {
             .filter(|release| {
                 release.pid == pid
                     && release.opened.is_none_or(|opened| opened <= answer.at)
+                    // Where nothing was asked, it was made for the request, or for a health check.
+                    && (release.asked
+                        || release
+                            .opened
+                            .is_none_or(|opened| opened.after(join::SMALL) >= answer.requested))
                     && meanwhile(release.at)
                     && if answer.habit.is_some() {
                         // A response that was good is no reason to say that there is no upstream.

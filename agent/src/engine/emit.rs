@@ -302,6 +302,7 @@ impl Engine {
             turn,
             sure,
             served: over || hop.is_some_and(Hop::has_served),
+            asked: hop.is_none_or(Hop::has_asked),
         };
         let comm = process.map(|process| Arc::clone(&process.comm));
         self.answers.released(release, comm.as_deref());

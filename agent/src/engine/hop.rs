@@ -265,6 +265,11 @@ impl Hop {
         open.map(|open| (open.began, open.head.as_ref()))
     }
 
+    /// Whether anything was asked on it, as far as can be read.
+    pub(super) const fn has_asked(&self) -> bool {
+        self.exchanges.has_begun() || self.is_opaque() || self.mid_stream
+    }
+
     /// Whether every request on it had a whole response, and there was one.
     pub(super) fn has_served(&self) -> bool {
         self.exchanges.has_begun() && self.pending().next().is_none()
