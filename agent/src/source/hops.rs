@@ -98,6 +98,7 @@ impl Gateway {
 }
 
 /// A connection. There are many, so that what it holds is small.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Tracked {
     hop: HopId,
     /// When it was reset, or [`NEVER`].

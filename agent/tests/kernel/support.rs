@@ -244,7 +244,10 @@ pub(crate) enum Seen {
         errno: Errno,
     },
     Icmp(IcmpError),
-    ClientLeft(Departure),
+    ClientLeft {
+        thread: u32,
+        departure: Departure,
+    },
     Dns {
         process: Option<Process>,
         direction: Direction,
@@ -377,7 +380,13 @@ impl Watch {
                         },
                     ),
                     Input::Waiting(_) | Input::SocketFailed { .. } => (None, Seen::Other),
-                    Input::ClientLeft { departure, .. } => (None, Seen::ClientLeft(departure)),
+                    Input::ClientLeft { turn, departure } => (
+                        None,
+                        Seen::ClientLeft {
+                            thread: turn.thread,
+                            departure,
+                        },
+                    ),
                     Input::Lost { records } => (None, Seen::Lost(records)),
                 });
             });
