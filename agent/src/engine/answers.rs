@@ -818,7 +818,10 @@ impl Answers {
         {
             // It is known what became of it, but for what a gateway put off.
             let of_another = self.order.answer_of(tried).is_some();
-            return of_another || self.order.next(tried).is_some() || !fit.is_by_request();
+            // Silence ends in the turn that answers.
+            let silent = attempt.event.cause == Cause::TcpConnectBlackholed;
+            let joined = silent || fit.is_by_request();
+            return of_another || self.order.next(tried).is_some() || !joined;
         }
         fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer))
     }
