@@ -816,12 +816,13 @@ impl Answers {
         if answer.habit.is_some()
             && let Some(tried) = attempt.tried()
         {
+            // Silence ends in the turn that answers, whatever else is done in it.
+            if join::fills_wait(answer, attempt) {
+                return false;
+            }
             // It is known what became of it, but for what a gateway put off.
             let of_another = self.order.answer_of(tried).is_some();
-            // Silence ends in the turn that answers.
-            let silent = attempt.event.cause == Cause::TcpConnectBlackholed;
-            let joined = silent || fit.is_by_request();
-            return of_another || self.order.next(tried).is_some() || !joined;
+            return of_another || self.order.next(tried).is_some() || !fit.is_by_request();
         }
         fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer))
     }

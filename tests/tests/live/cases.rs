@@ -223,6 +223,13 @@ fn check_case(reply: &Reply, events: &[&Event], said: &str) -> Vec<String> {
             event.map(ToString::to_string)
         )),
     }
+    if !wrong.is_empty() {
+        // What was told of its upstreams instead.
+        for event in events.iter().filter(|event| of_case(event, reply)) {
+            let (hidden, answer) = (event.hidden_from_client, &event.gateway_answer);
+            wrong.push(format!("there is {event}, hidden: {hidden}, {answer:?}"));
+        }
+    }
     let fault = |what| format!("{} through {}: {what}", case.name, reply.gateway);
     wrong.into_iter().map(fault).collect()
 }

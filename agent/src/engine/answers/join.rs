@@ -277,6 +277,17 @@ const fn is_silence(cause: Cause) -> bool {
     )
 }
 
+/// Whether a connect that nothing answered lasted as long as the client waited: it began at once behind the request,
+/// and was given up as the answer went out.
+pub(super) fn fills_wait(answer: &Answer, attempt: &Attempt) -> bool {
+    let failed = decided(&attempt.event, attempt);
+    let apart = failed.since(answer.at).max(answer.at.since(failed));
+    is_silence(attempt.event.cause)
+        && attempt.began.since(answer.requested) <= AT_ONCE
+        && apart <= AT_ONCE
+        && failed.since(attempt.began) > 2 * AT_ONCE
+}
+
 /// Whether a thread that does one request at a time connected for another one.
 pub(super) fn is_of_another_thread(answer: &Answer, attempt: &Attempt) -> bool {
     let threads = (answer.turn, attempt.opener);
