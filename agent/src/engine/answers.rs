@@ -572,6 +572,13 @@ impl Answers {
                 self.join(answer);
             }
         }
+        // The answer that an attempt is behind may have been put off.
+        for attempt in self.attempts.iter_mut().filter(|one| one.due <= now) {
+            let fits = |answer: &&Answer| answer.put_off && Fit::of(answer, attempt).is_some();
+            if let Some(due) = self.waiting.iter().filter(fits).map(|one| one.due).max() {
+                attempt.due = due;
+            }
+        }
         while let Some(attempt) = take_if(&mut self.attempts, |attempt| attempt.due <= now) {
             self.give_up(now, attempt);
         }
