@@ -749,7 +749,7 @@ impl Answers {
                 None => (behind?, true),
             };
             let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
-            let last = if fit.is_by_name() {
+            let last = if fit.is_by_name() || join::fills_wait(answer, attempt) {
                 Some(true)
             } else {
                 self.is_last(answer, attempt, tried)
