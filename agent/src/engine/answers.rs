@@ -684,7 +684,18 @@ impl Answers {
 
     /// The attempt behind an answer: its place, and those of others that fit alike.
     fn candidates(&self, answer: &Answer) -> Option<(usize, Vec<usize>)> {
-        if let Some((place, _)) = self.beside(answer) {
+        let by_name = |attempt: &Attempt| Fit::of(answer, attempt).is_some_and(Fit::is_by_name);
+        // What was passed on is known by its status and path, whatever was let go of beside it.
+        let passed_on = self.attempts.iter().any(|attempt| {
+            attempt.event.cause == Cause::UpstreamOwnError
+                && attempt.event.gateway_answer.is_none()
+                && !attempt.listed
+                && by_name(attempt)
+                && !self.is_tried_again(attempt)
+        });
+        if let Some((place, _)) = self.beside(answer)
+            && (!passed_on || self.attempts.get(place).is_some_and(by_name))
+        {
             return Some((place, Vec::new()));
         }
         let mut fitting: Vec<(usize, Fit)> = self
@@ -741,13 +752,7 @@ impl Answers {
         });
         let beside = fitting.filter_map(|(index, attempt)| {
             let tried = attempt.tried()?;
-            // What fails within the call that connects is over before the answer in any case.
-            let within = attempt.event.cause == Cause::GwPortExhausted;
-            let behind = self.order.behind(tried).filter(|_| within);
-            let (serial, sure) = match self.order.answer_of(tried) {
-                Some(answer) => answer,
-                None => (behind?, true),
-            };
+            let (serial, sure) = self.order.answer_of(tried)?;
             let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
             let last = if fit.is_by_name() || join::fills_wait(answer, attempt) {
                 Some(true)

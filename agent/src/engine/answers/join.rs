@@ -397,10 +397,7 @@ pub(super) fn chain(
         };
         let before = current.tried().and_then(|tried| order.before(tried));
         let is_earlier = |other: &Attempt| match (answer.habit, before) {
-            (Some(_), Some(before)) => {
-                is_next(other, before, current, known, is_of_another)
-                    && !(answer.habit == Some(Habit::Answers) && is_own(other) && of_another(other))
-            }
+            (Some(_), Some(before)) => is_next(other, before, current, known, is_of_another),
             (Some(_), None) => {
                 is_retried(other, current)
                     && (waited_to_retry(other, current) || current.opener.is_none())
@@ -474,10 +471,6 @@ pub(super) fn is_passed_on(attempt: &Attempt, order: &Order, past: &VecDeque<Pas
             exchange.and_then(|exchange| exchange.status) == past.status
                 && paths(path_of(attempt), past.path.as_deref()) != Paths::Other
         })
-}
-
-fn is_own(attempt: &Attempt) -> bool {
-    attempt.event.cause == Cause::UpstreamOwnError
 }
 
 /// Whether no answer is known to be for an attempt.

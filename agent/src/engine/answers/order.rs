@@ -5,9 +5,8 @@
 //! it does about that failure:
 //!
 //! ```text
-//!   nginx     ... let go of X ─ connect to Y ...      Y is another attempt for the request of X
-//!             ... let go of Y ─ answer a client ...   Y was the last attempt for the request of that client
-//!   HAProxy   ... answer a client ─ let go of Y ...   the same the other way round
+//!   ... let go of X ─ connect to Y ...      Y is another attempt for the request of X
+//!   ... let go of Y ─ answer a client ...   Y was the last attempt for the request of that client
 //! ```
 //!
 //! So neither paths nor times have to tell whose attempt it was, which they cannot where many clients ask at once.
@@ -35,8 +34,6 @@ const MEMORY: Duration = Duration::from_secs(12);
 pub(super) enum Habit {
     /// It lets go of the upstream, and answers in the same turn.
     LetsGo,
-    /// It answers, and lets go of the upstream in the same turn.
-    Answers,
     /// It lets go of the upstream and answers, in a thread that does nothing else meanwhile, however often that
     /// sleeps.
     OneByThread,
@@ -47,7 +44,6 @@ impl Habit {
     pub(super) fn of(comm: &str) -> Option<Self> {
         match comm {
             _ if join::is_one_by_one(comm) => Some(Self::LetsGo),
-            "haproxy" => Some(Self::Answers),
             "apache2" | "httpd" => Some(Self::OneByThread),
             _ => None,
         }
@@ -82,13 +78,8 @@ enum Deed {
     Opened,
     /// Nothing that is known.
     Nothing,
-    /// It answered a client. The number is the answer's, and it is open while it is not known what it was for.
-    Answered {
-        /// Its number.
-        number: u64,
-        /// Whether nothing before it was the reason.
-        open: bool,
-    },
+    /// It answered a client. The number is the answer's.
+    Answered(u64),
 }
 
 /// What a thread did last.
@@ -109,8 +100,6 @@ struct Link {
     after: Option<u64>,
     /// The answer next to it, and whether it is sure that the thread itself let go of it there.
     answer: Option<(u64, bool)>,
-    /// The answer that came right behind, though the gateway's habit is another.
-    behind: Option<u64>,
     /// The attempts next to it: the one that had failed, and the one that followed.
     before: Option<Tried>,
     next: Option<Tried>,
@@ -163,16 +152,11 @@ impl Order {
         }
         let last = self.last(at, turn, habit);
         if let Some(Last {
-            deed: Deed::Answered { number, open },
+            deed: Deed::Answered(number),
             ..
         }) = last
         {
-            let link = self.link(at, tried);
-            if habit == Habit::Answers {
-                link.answer = open.then_some((number, sure));
-            } else {
-                link.after = Some(number);
-            }
+            self.link(at, tried).after = Some(number);
         }
         if sure {
             self.did(at, turn, Deed::LetGo(tried));
@@ -190,31 +174,20 @@ impl Order {
 
     /// A client is answered.
     pub(super) fn answered(&mut self, at: Timestamp, turn: Turn, answer: u64, habit: Habit) {
-        let mut open = true;
         if let Some(last) = self.last(at, turn, habit) {
             let let_go = match last.deed {
-                // A call is over when it returns, whatever the habit.
-                Deed::LetGo(call @ Tried::Call { .. }) => Some(call),
-                Deed::LetGo(hop) => Some(hop).filter(|_| habit != Habit::Answers),
-                Deed::Opened | Deed::Nothing | Deed::Answered { .. } => None,
+                Deed::LetGo(tried) => Some(tried),
+                Deed::Opened | Deed::Nothing | Deed::Answered(_) => None,
             };
-            if let (None, Deed::LetGo(hop)) = (let_go, last.deed) {
-                self.link(at, hop).behind = Some(answer);
-            }
-            if let Some(hop) = last.perhaps.filter(|_| habit == Habit::Answers) {
-                self.link(at, Tried::Hop(hop)).behind = Some(answer);
-            }
-            let perhaps = last.perhaps.filter(|_| habit != Habit::Answers);
             if let Some(tried) = let_go {
                 self.link(at, tried).answer = Some((answer, true));
-                open = false;
             }
-            if let Some(hop) = perhaps.filter(|hop| let_go != Some(Tried::Hop(*hop))) {
-                self.link(at, Tried::Hop(hop)).answer = Some((answer, false));
+            let perhaps = last.perhaps.map(Tried::Hop);
+            if let Some(hop) = perhaps.filter(|hop| let_go != Some(*hop)) {
+                self.link(at, hop).answer = Some((answer, false));
             }
         }
-        let number = answer;
-        self.did(at, turn, Deed::Answered { number, open });
+        self.did(at, turn, Deed::Answered(answer));
     }
 
     /// Records were lost, which may have told of anything.
@@ -243,11 +216,6 @@ impl Order {
         self.links.get(&tried)?.answer
     }
 
-    /// The answer right behind which the habit would not have it.
-    pub(super) fn behind(&self, tried: Tried) -> Option<u64> {
-        self.links.get(&tried)?.behind
-    }
-
     /// The attempt that failed right before this one was made.
     pub(super) fn before(&self, tried: Tried) -> Option<Tried> {
         let before = self.links.get(&tried)?.before?;
@@ -268,10 +236,7 @@ impl Order {
     /// Whether a thread let go of a hop right beside an answer.
     pub(super) fn is_beside(&self, hop: HopId, answer: u64) -> bool {
         let link = self.links.get(&Tried::Hop(hop));
-        link.is_some_and(|link| match link.answer {
-            Some((own, _)) => own == answer,
-            None => link.behind == Some(answer),
-        })
+        link.is_some_and(|link| link.answer.is_some_and(|(own, _)| own == answer))
     }
 
     /// An upstream is tried.
@@ -281,7 +246,7 @@ impl Order {
         };
         let before = match last.deed {
             Deed::LetGo(before) => Some(before),
-            Deed::Opened | Deed::Nothing | Deed::Answered { .. } => last.perhaps.map(Tried::Hop),
+            Deed::Opened | Deed::Nothing | Deed::Answered(_) => last.perhaps.map(Tried::Hop),
         };
         if let Some(before) = before {
             self.link(at, before).next = Some(tried);
@@ -314,7 +279,6 @@ impl Order {
                 at,
                 after: None,
                 answer: None,
-                behind: None,
                 before: None,
                 next: None,
             }
@@ -360,27 +324,6 @@ mod tests {
         assert_eq!(order.answer_of(Y), Some((10, true)));
         assert_eq!(order.answer_of(X), None);
         assert!(order.is_beside(HopId(2), 10) && !order.is_beside(HopId(2), 11));
-    }
-
-    #[test]
-    fn a_gateway_that_answers_first_lets_go_right_behind() {
-        let mut order = Order::default();
-        let habit = Habit::Answers;
-        order.let_go(at(1), TURN, HopId(1), true, habit);
-        order.answered(at(2), TURN, 10, habit);
-        order.let_go(at(3), TURN, HopId(2), true, habit);
-        assert_eq!(order.answer_of(X), None);
-        assert_eq!(order.answer_of(Y), Some((10, true)));
-        // A call is over before the answer in any case.
-        order.called(at(4), TURN, habit);
-        order.answered(at(5), TURN, 11, habit);
-        order.let_go(at(6), TURN, HopId(3), true, habit);
-        let call = Tried::Call {
-            thread: 7,
-            at: at(4),
-        };
-        assert_eq!(order.answer_of(call), Some((11, true)));
-        assert_eq!(order.answer_of(Tried::Hop(HopId(3))), None);
     }
 
     #[test]
