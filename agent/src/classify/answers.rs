@@ -218,7 +218,8 @@ fn verdict(cause: Cause, proof: Proof, decisive: Evidence) -> Verdict {
     Verdict::new(cause, proof, Phase::Pick, decisive)
 }
 
-fn is_nginx(comm: &str) -> bool {
+/// Whether a gateway is nginx under one of its names.
+pub fn is_nginx(comm: &str) -> bool {
     matches!(comm, "nginx" | "openresty" | "angie")
 }
 
@@ -313,14 +314,6 @@ pub fn looped(event: &mut HopEvent, nested: usize) {
     );
     let decisive = fact(EvidenceSource::Kernel, "same_request", text);
     recast(event, Cause::GwLoop, decisive);
-}
-
-/// Says that an answer which an event carries may have been the gateway's own: it came as the gateway let go of the
-/// upstream, and that may have been for another attempt.
-pub fn perhaps_local(event: &mut HopEvent) {
-    event.proof = Proof::Underdetermined;
-    event.rivals.push(Cause::GwLocalAnswer);
-    event.splitter.get_or_insert_with(|| SPLITTER.to_owned());
 }
 
 /// Gives an event another cause, which is proven.

@@ -29,7 +29,6 @@
 mod head;
 mod join;
 mod order;
-mod routes;
 
 use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
@@ -39,7 +38,6 @@ use std::time::Duration;
 use self::head::status_of;
 use self::join::{Fit, Known};
 use self::order::{Habit, Order, Tried};
-use self::routes::Routes;
 use crate::classify::{EarlierFailure, InFlight, SocketError, Unattempted};
 use crate::http1::RequestHead;
 use crate::model::{
@@ -208,8 +206,6 @@ struct Answer {
     status: Option<u16>,
     exit: Option<Exit>,
     in_flight: Option<InFlight>,
-    /// Whether it waits a second time.
-    put_off: bool,
 }
 
 impl Answer {
@@ -322,15 +318,11 @@ pub(super) struct Answers {
     opened: VecDeque<(Timestamp, Turn)>,
     /// What each thread did next to what.
     order: Order,
-    /// What was asked of each upstream.
-    routes: Routes,
     /// Answers so far.
     serial: u64,
     errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
     /// Processes that ended, and when that was seen.
     exits: VecDeque<(Timestamp, u32, Exit)>,
-    /// Hops that were told for an answer and may have been tried for another one, and the ids of their events.
-    doubted: VecDeque<(Timestamp, HopId, String)>,
     /// Hops of which an event was published.
     told: VecDeque<(Timestamp, HopId)>,
     /// Whether it is to be asked which clients wait.
@@ -512,7 +504,6 @@ impl Answers {
             status,
             exit,
             in_flight: None,
-            put_off: false,
         });
         self.due_by(at.after(self.config.settle));
         // Those to the gateway itself may be a part of more.
@@ -563,21 +554,8 @@ impl Answers {
 
     /// Lets what is due up to `now` go: answers first, since they claim events.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        while let Some(mut answer) = take_if(&mut self.waiting, |answer| answer.due <= now) {
-            if !answer.put_off && self.is_open(&answer) {
-                answer.put_off = true;
-                answer.due = now.after(self.config.settle);
-                self.waiting.push_back(answer);
-            } else {
-                self.join(answer);
-            }
-        }
-        // The answer that an attempt is behind may have been put off.
-        for attempt in self.attempts.iter_mut().filter(|one| one.due <= now) {
-            let fits = |answer: &&Answer| answer.put_off && Fit::of(answer, attempt).is_some();
-            if let Some(due) = self.waiting.iter().filter(fits).map(|one| one.due).max() {
-                attempt.due = due;
-            }
+        while let Some(answer) = take_if(&mut self.waiting, |answer| answer.due <= now) {
+            self.join(answer);
         }
         while let Some(attempt) = take_if(&mut self.attempts, |attempt| attempt.due <= now) {
             self.give_up(now, attempt);
@@ -588,7 +566,6 @@ impl Answers {
         forget(&mut self.opened, now, |(at, ..)| *at);
         self.order.forget(now);
         forget(&mut self.told, now, |(at, ..)| *at);
-        forget(&mut self.doubted, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
         forget(&mut self.exits, now, |(at, ..)| *at);
         let attempts = self.attempts.iter().map(|attempt| attempt.due);
@@ -693,7 +670,7 @@ impl Answers {
                 && by_name(attempt)
                 && !self.is_tried_again(attempt)
         });
-        if let Some((place, _)) = self.beside(answer)
+        if let Some(place) = self.beside(answer)
             && (!passed_on || self.attempts.get(place).is_some_and(by_name))
         {
             return Some((place, Vec::new()));
@@ -740,9 +717,8 @@ impl Answers {
         Some((last, alike))
     }
 
-    /// The attempt that the thread of an answer let go of right beside it, and whether that may as well have been for
-    /// the attempt that came next.
-    fn beside(&self, answer: &Answer) -> Option<(usize, bool)> {
+    /// The attempt that the thread of an answer let go of right beside it.
+    fn beside(&self, answer: &Answer) -> Option<usize> {
         answer.habit?;
         let fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| {
             attempt.event.gateway_answer.is_none()
@@ -754,48 +730,9 @@ impl Answers {
             let tried = attempt.tried()?;
             let (serial, sure) = self.order.answer_of(tried)?;
             let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
-            let last = if fit.is_by_name() || join::fills_wait(answer, attempt) {
-                Some(true)
-            } else {
-                self.is_last(answer, attempt, tried)
-            };
-            let other = fit.is_late(answer) || last == Some(false);
-            (!other).then_some((sure, index, last.is_none()))
+            (!fit.is_late(answer)).then_some((sure, index))
         });
-        let (_, index, doubtful) = beside.max()?;
-        Some((index, doubtful))
-    }
-
-    /// Whether an attempt that was let go of between an answer and another attempt was the last one for that answer;
-    /// `None` where that is not known.
-    fn is_last(&self, answer: &Answer, attempt: &Attempt, tried: Tried) -> Option<bool> {
-        let Some(next) = self.order.next(tried) else {
-            return Some(true);
-        };
-        let own = answer.request.path();
-        let upstream = attempt.event.upstream.socket_addr()?;
-        if self.is_same_again(attempt) {
-            return Some(true);
-        }
-        let of_own = self
-            .routes
-            .leads(answer.process.pid, upstream, own.as_deref()?)?;
-        let other = self.path_of(next);
-        let of_other =
-            other.and_then(|other| self.routes.leads(answer.process.pid, upstream, other));
-        match (of_own, of_other) {
-            (true, None | Some(false)) => Some(true),
-            (false, None | Some(true)) => Some(false),
-            _ => None,
-        }
-    }
-
-    /// Whether the same upstream was connected to right behind an attempt. Who tries that again waits before.
-    fn is_same_again(&self, attempt: &Attempt) -> bool {
-        let next = attempt.tried().and_then(|tried| self.order.next(tried));
-        let mut attempts = self.attempts.iter();
-        let next = next.and_then(|next| attempts.find(|attempt| attempt.tried() == Some(next)));
-        next.is_some_and(|next| next.event.upstream == attempt.event.upstream)
+        beside.max().map(|(_, index)| index)
     }
 
     /// Whether another attempt for the same path was made right behind one.
@@ -854,63 +791,7 @@ impl Answers {
             past: &self.past,
             order: &self.order,
         };
-        // Of one that an answer to another client came right before, nothing else tells whose it was.
-        let is_of_another = |attempt: &Attempt, tried| {
-            let serial = self.order.answer_of(tried).map(|(serial, _)| serial);
-            let upstream = attempt.event.upstream.socket_addr();
-            let own = answer.request.path();
-            let known = upstream
-                .zip(own)
-                .and_then(|(upstream, own)| self.routes.leads(answer.process.pid, upstream, &own));
-            let waits = self
-                .waiting
-                .iter()
-                .any(|other| Some(other.serial) == serial);
-            serial.is_some_and(|serial| serial != answer.serial)
-                && (waits || known != Some(true) || self.is_same_again(attempt))
-        };
-        join::chain(&known, last, answer, &is_of_another)
-    }
-
-    /// Whether answers to come may tell which attempts are behind this one.
-    fn is_open(&self, answer: &Answer) -> bool {
-        let (last, doubtful) = match self.beside(answer) {
-            Some(beside) => beside,
-            None => match self.candidates(answer) {
-                Some((last, _)) if answer.habit.is_some() => (last, false),
-                _ => return false,
-            },
-        };
-        let (chain, _) = self.chain(last, answer);
-        let first = chain.first().and_then(|first| self.attempts.get(*first));
-        let before = first.and_then(|first| self.order.before(first.tried()?));
-        let before = before.and_then(|tried| {
-            let mut attempts = self.attempts.iter();
-            let attempt = attempts.find(|attempt| attempt.tried() == Some(tried))?;
-            let serial = self.order.answer_of(tried)?.0;
-            Some((attempt.event.upstream.socket_addr()?, serial))
-        });
-        let unknown = before.is_some_and(|(upstream, serial)| {
-            let own = answer.request.path();
-            let leads = own.and_then(|own| self.routes.leads(answer.process.pid, upstream, &own));
-            serial != answer.serial && leads.is_none()
-        });
-        doubtful || unknown
-    }
-
-    /// The event of the attempt that may have been made before the one at `first`, for the same request or for the
-    /// client who was answered right before.
-    fn perhaps_before(&self, first: usize) -> Option<String> {
-        let attempt = self.attempts.get(first)?;
-        let before = self.order.before(attempt.tried()?)?;
-        let Tried::Hop(hop) = before else {
-            return None;
-        };
-        let (_, _, id) = self
-            .doubted
-            .iter()
-            .find(|(_, doubted, _)| *doubted == hop)?;
-        Some(id.clone())
+        join::chain(&known, last, answer)
     }
 
     /// Finds what is behind an answer and lets the event go that carries it.
@@ -920,10 +801,8 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let doubtful = self.beside(&answer) == Some((last, true));
         let (chain, others) = self.chain(last, &answer);
         let mut times = Vec::with_capacity(chain.len());
-        let unsure = chain.first().and_then(|first| self.perhaps_before(*first));
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
                 attempt.listed = true;
@@ -938,7 +817,6 @@ impl Answers {
         let ids = alike.iter().chain(&others);
         let ids = ids.filter_map(|index| self.attempts.get(*index));
         told.candidates = ids.map(|attempt| attempt.event.id.clone()).collect();
-        told.candidates.extend(unsure);
         self.contest(last, &alike);
         let Some(attempt) = self.attempts.remove(last) else {
             return;
@@ -959,20 +837,8 @@ impl Answers {
         if let Some(entry) = told.attempts.last_mut() {
             entry.cause = event.cause;
         }
-        if doubtful {
-            crate::classify::perhaps_local(&mut event);
-            if let Some(hop) = event.hop {
-                remember(&mut self.doubted, (event.time, hop, event.id.clone()));
-            }
-        }
-        self.count(&told, event.cause == Cause::UpstreamOwnError, doubtful);
-        let clear = told.candidates.is_empty() && !doubtful;
-        if clear && let Some(path) = &told.path {
-            let upstreams = told.attempts.iter().map(|attempt| &attempt.upstream);
-            for upstream in upstreams.filter_map(crate::model::UpstreamInfo::socket_addr) {
-                self.routes.learn(answer.process.pid, upstream, path);
-            }
-        }
+        self.count(&told, event.cause == Cause::UpstreamOwnError);
+        let clear = told.candidates.is_empty();
         for (entry, at) in told.attempts.iter().zip(times).filter(|_| clear) {
             let earlier = EarlierFailure {
                 at,
@@ -1237,7 +1103,7 @@ impl Answers {
     }
 
     /// Counts an answer that is joined.
-    fn count(&mut self, told: &GatewayAnswer, passed_on: bool, doubtful: bool) {
+    fn count(&mut self, told: &GatewayAnswer, passed_on: bool) {
         let Some(status) = told.status else {
             self.tally.without_status += 1;
             return;
@@ -1247,7 +1113,7 @@ impl Answers {
             return;
         }
         self.count_made(status);
-        if told.candidates.is_empty() && !doubtful {
+        if told.candidates.is_empty() {
             self.tally.explained += 1;
         } else {
             self.tally.ambiguous += 1;

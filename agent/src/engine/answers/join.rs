@@ -257,7 +257,7 @@ impl Fit {
 /// Whether a gateway does one request after another within a turn of its event loop, as nginx does: it lets go of
 /// the upstream and answers the client at once. HAProxy runs the tasks of a turn in an order of its own.
 pub(super) fn is_one_by_one(comm: &str) -> bool {
-    matches!(comm, "nginx" | "openresty" | "angie")
+    crate::classify::is_nginx(comm)
 }
 
 /// Whether every thread of a gateway runs an event loop that lets go of an upstream and answers the client for
@@ -360,12 +360,7 @@ pub(super) struct Known<'a> {
 ///
 /// An attempt that another answer would fit as well is left out: under load, failures of several clients
 /// follow each other as closely as those of one.
-pub(super) fn chain(
-    known: &Known<'_>,
-    last: usize,
-    answer: &Answer,
-    is_of_another: &impl Fn(&Attempt, Tried) -> bool,
-) -> (Vec<usize>, Vec<usize>) {
+pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usize>, Vec<usize>) {
     let Known {
         attempts,
         waiting,
@@ -397,7 +392,7 @@ pub(super) fn chain(
         };
         let before = current.tried().and_then(|tried| order.before(tried));
         let is_earlier = |other: &Attempt| match (answer.habit, before) {
-            (Some(_), Some(before)) => is_next(other, before, current, known, is_of_another),
+            (Some(_), Some(before)) => is_next(other, before, current, known),
             (Some(_), None) => {
                 is_retried(other, current)
                     && (waited_to_retry(other, current) || current.opener.is_none())
@@ -438,13 +433,7 @@ pub(super) fn chain(
 
 /// Whether an attempt is the one that the thread let go of as it made `next`, and not the last one for a client
 /// that was answered then.
-fn is_next(
-    attempt: &Attempt,
-    before: Tried,
-    next: &Attempt,
-    known: &Known<'_>,
-    is_of_another: &impl Fn(&Attempt, Tried) -> bool,
-) -> bool {
+fn is_next(attempt: &Attempt, before: Tried, next: &Attempt, known: &Known<'_>) -> bool {
     let order = known.order;
     let asked = |attempt: &Attempt| attempt.event.exchange.is_some();
     let both = asked(attempt) && asked(next);
@@ -458,7 +447,7 @@ fn is_next(
         && attempt.event.gateway_answer.is_none()
         // Once that client is told, what is left was for another.
         && !(waits(order.after(before)) && is_passed_on(attempt, order, known.past))
-        && (same || (!both && !is_of_another(attempt, before)))
+        && (same || !both)
 }
 
 /// Whether a status of an upstream was passed on to a client right before its connection was let go of.

@@ -98,7 +98,8 @@ struct Link {
     at: Timestamp,
     /// The answer that it was let go of right behind, by a gateway whose habit is another: it may be what it said.
     after: Option<u64>,
-    /// The answer next to it, and whether it is sure that the thread itself let go of it there.
+    /// The answer next to it, where no other attempt is, and whether it is sure that the thread itself let go of
+    /// it there.
     answer: Option<(u64, bool)>,
     /// The attempts next to it: the one that had failed, and the one that followed.
     before: Option<Tried>,
@@ -179,12 +180,16 @@ impl Order {
                 Deed::LetGo(tried) => Some(tried),
                 Deed::Opened | Deed::Nothing | Deed::Answered(_) => None,
             };
-            if let Some(tried) = let_go {
-                self.link(at, tried).answer = Some((answer, true));
-            }
             let perhaps = last.perhaps.map(Tried::Hop);
-            if let Some(hop) = perhaps.filter(|hop| let_go != Some(*hop)) {
-                self.link(at, hop).answer = Some((answer, false));
+            let perhaps = perhaps.filter(|hop| let_go != Some(*hop));
+            for (tried, sure) in [(let_go, true), (perhaps, false)] {
+                // One that another followed was not the last.
+                if let Some(tried) = tried
+                    && let link = self.link(at, tried)
+                    && link.next.is_none()
+                {
+                    link.answer = Some((answer, sure));
+                }
             }
         }
         self.did(at, turn, Deed::Answered(answer));
@@ -249,7 +254,8 @@ impl Order {
             Deed::Opened | Deed::Nothing | Deed::Answered(_) => last.perhaps.map(Tried::Hop),
         };
         if let Some(before) = before {
-            self.link(at, before).next = Some(tried);
+            let link = self.link(at, before);
+            (link.next, link.answer) = (Some(tried), None);
             self.link(at, tried).before = Some(before);
         }
     }
