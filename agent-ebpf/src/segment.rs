@@ -94,6 +94,14 @@ pub(crate) struct Shape {
     pub(crate) plain: bool,
 }
 
+impl Shape {
+    /// The sequence number behind its payload.
+    #[inline(always)]
+    pub(crate) fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.payload)
+    }
+}
+
 impl Segment {
     /// The same with `most` bytes captured at most.
     #[inline(always)]

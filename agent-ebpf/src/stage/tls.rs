@@ -91,6 +91,9 @@ pub(super) struct Tls {
     end_ns: u64,
     /// Segments that are held.
     len: u32,
+    /// Sequence numbers behind what came of the request and of the response.
+    request_end: u32,
+    response_end: u32,
     reserved: u32,
     segments: [SegmentRecord<HEAD_CAP>; SEGMENTS],
 }
@@ -168,6 +171,9 @@ fn is_kept(segment: &Segment, shape: &Shape, is_data: bool, stage: &mut Stage) -
     if shape.payload == 0 {
         return stage.state != PASSING && hold(segment, stage, now());
     }
+    if stage.state != PASSING && news(segment, shape, stage) == 0 {
+        return hold(segment, stage, now());
+    }
     let begins = segment.egress != 0
         && (stage.state == ANSWERED || stage.state == PASSING && stage.answered != 0);
     let answers = segment.egress == 0 && stage.state == ASKED;
@@ -187,6 +193,19 @@ fn tls(stage: &mut Stage) -> &mut Tls {
     unsafe { &mut stage.room.tls }
 }
 
+/// How many bytes of a segment, and of gaps before it, no other one had: none of a segment that came again.
+#[inline(always)]
+fn news(segment: &Segment, shape: &Shape, stage: &mut Stage) -> u32 {
+    let room = tls(stage);
+    let before = if segment.egress != 0 {
+        room.request_end
+    } else {
+        room.response_end
+    };
+    let news = shape.end().wrapping_sub(before);
+    if news > u32::MAX / 2 { 0 } else { news }
+}
+
 /// Drops the exchange that is held, and holds the beginning of the request that shows it to be good.
 #[inline(always)]
 fn ask(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
@@ -203,7 +222,10 @@ fn ask(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
         report(stage);
         return false;
     }
-    tls(stage).asked_ns = now;
+    let room = tls(stage);
+    room.asked_ns = now;
+    room.request_end = shape.end();
+    room.response_end = shape.ack;
     stage.request_bytes = shape.payload;
     stage.response_bytes = 0;
     stage.state = ASKED;
@@ -215,13 +237,16 @@ fn ask(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
 #[inline(always)]
 fn go_on(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     let now = now();
+    let news = news(segment, shape, stage);
+    let room = tls(stage);
     if segment.egress != 0 {
-        tls(stage).asked_ns = now;
-        stage.request_bytes = stage.request_bytes.saturating_add(shape.payload);
+        room.asked_ns = now;
+        room.request_end = shape.end();
+        stage.request_bytes = stage.request_bytes.saturating_add(news);
     } else {
-        let room = tls(stage);
         room.end_ns = now;
-        stage.response_bytes = stage.response_bytes.saturating_add(shape.payload);
+        room.response_end = shape.end();
+        stage.response_bytes = stage.response_bytes.saturating_add(news);
         if stage.state == ASKED {
             let room = tls(stage);
             room.answered_ns = now;

@@ -3,11 +3,17 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hopscope::live::LiveConfig;
 use hopscope::model::{Direction, HeldExchanges, Signal};
+use socket2::{SockFilter, SockRef};
 
-use crate::support::{Gateway, Seen, Watch};
+use crate::support::{DEADLINE, Gateway, Seen, Watch};
+
+/// The instruction of a classic filter that ends it, with the bytes to take: none.
+const RETURN: u16 = 0x06;
 
 pub(crate) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -62,6 +68,35 @@ impl Pair {
         self.upstream.write_all(bytes).unwrap();
         let read = format!("head -c {} <&3 >/dev/null", bytes.len());
         assert_eq!(self.gateway.run(&read), "0");
+    }
+
+    /// The same, with a last segment that the upstream sends twice: it does not see how the first is acknowledged.
+    pub(crate) fn answer_twice(&mut self, bytes: impl AsRef<[u8]>) {
+        let nothing = [SockFilter::new(RETURN, 0, 0, 0)];
+        SockRef::from(&self.upstream)
+            .attach_filter(&nothing)
+            .unwrap();
+        self.answer(bytes);
+        let deadline = Instant::now() + DEADLINE;
+        while !self.is_resent() {
+            assert!(Instant::now() < deadline, "nothing was sent again");
+            thread::sleep(Duration::from_millis(5));
+        }
+        SockRef::from(&self.upstream).detach_filter().unwrap();
+    }
+
+    /// Whether the upstream sends what is not acknowledged again.
+    fn is_resent(&self) -> bool {
+        let port = self.upstream.local_addr().unwrap().port();
+        let peer = self.upstream.peer_addr().unwrap().port();
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        let of_ours = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[1].ends_with(&format!(":{port:04X}"))
+                && fields[2].ends_with(&format!(":{peer:04X}"))
+        };
+        let line = sockets.lines().skip(1).find(of_ours).unwrap();
+        line.split_whitespace().nth(6) != Some("00000000")
     }
 
     pub(crate) fn exchange(&mut self) {

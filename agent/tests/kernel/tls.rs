@@ -133,6 +133,25 @@ fn healthy_exchanges_over_tls_stay_in_the_kernel() {
 }
 
 #[test]
+fn what_comes_again_over_tls_counts_once() {
+    let mut pair = Pair::start(|_| {});
+    pair.handshake();
+    pair.exchange_of(301);
+    pair.tell(&record(DATA, 302));
+    pair.answer(record(DATA, 400));
+    pair.answer_twice(record(DATA, 4000));
+    pair.exchange_of(303);
+    pair.exchange_of(304);
+    let pair = pair.close();
+    assert_eq!(pair.requests_up(), [306, 309]);
+    let held = pair.held();
+    assert_eq!((held.exchanges, held.classes), (2, [0; 3]));
+    assert_eq!(held.request_bytes, 307 + 308);
+    assert_eq!(held.response_bytes, 2 * 405 + 4005);
+    pair.watch.assert_no_loss();
+}
+
+#[test]
 fn what_may_matter_over_tls_is_sent_up() {
     for answer in [
         record(ALERT, 26),
