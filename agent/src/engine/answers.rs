@@ -68,6 +68,8 @@ impl Default for Config {
 /// Events and answers that wait at once, of each. The oldest goes out undecided for one more. Each new one
 /// is compared with all of the other kind.
 const MAX_WAITING: usize = 1024;
+/// Attempts for the same request of which is asked which answer needs them.
+const MAX_COMPARED: usize = 16;
 /// Events that are named as other explanations of one answer.
 const MAX_CONTESTED: usize = 32;
 /// Facts of each other kind that are remembered.
@@ -337,6 +339,9 @@ pub(super) struct Answers {
     errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
     /// Processes that ended, and when that was seen.
     exits: VecDeque<(Timestamp, u32, Exit)>,
+    /// Events whose answers are contested: when, the attempt that may have been made next for the same request, and
+    /// the id.
+    doubted: VecDeque<(Timestamp, Tried, String)>,
     /// Hops of which an event was published.
     told: VecDeque<(Timestamp, HopId)>,
     /// Whether it is to be asked which clients wait.
@@ -592,6 +597,7 @@ impl Answers {
         forget(&mut self.opened, now, |opened| opened.at);
         self.order.forget(now);
         forget(&mut self.told, now, |(at, ..)| *at);
+        forget(&mut self.doubted, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
         forget(&mut self.exits, now, |(at, ..)| *at);
         let attempts = self.attempts.iter().map(|attempt| attempt.due);
@@ -717,6 +723,7 @@ impl Answers {
         if answer.habit.is_some() && !fitting.iter().all(|(place, _)| again(place)) {
             fitting.retain(|(place, _)| !again(place));
         }
+        self.leave_to_others(answer, &mut fitting);
         let (best, fit) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
         let last = if answer.habit.is_some() {
             best
@@ -743,6 +750,31 @@ impl Answers {
         Some((last, alike))
     }
 
+    /// Leaves attempts out that another answer to the same request needs, which fits no other one, where more than one
+    /// fit `answer`.
+    fn leave_to_others(&self, answer: &Answer, fitting: &mut Vec<(usize, Fit)>) {
+        let named = fitting.iter().filter(|(_, fit)| fit.is_by_name()).count();
+        if answer.habit.is_some() || !(2..=MAX_COMPARED).contains(&named) {
+            return;
+        }
+        let by_name = |other: &Answer, place: usize| {
+            let attempt = self.attempts.get(place).filter(|attempt| !attempt.listed);
+            attempt.is_some_and(|attempt| Fit::of(other, attempt).is_some_and(Fit::is_by_name))
+        };
+        let places: Vec<usize> = fitting.iter().map(|(place, _)| *place).collect();
+        let needed: Vec<usize> = self
+            .waiting
+            .iter()
+            .filter_map(|other| {
+                let mut own = places.iter().filter(|place| by_name(other, **place));
+                own.next().filter(|_| own.next().is_none()).copied()
+            })
+            .collect();
+        if !places.iter().all(|place| needed.contains(place)) {
+            fitting.retain(|(place, _)| !needed.contains(place));
+        }
+    }
+
     /// The attempt that the thread of an answer let go of right beside it.
     fn beside(&self, answer: &Answer) -> Option<usize> {
         answer.habit?;
@@ -756,9 +788,8 @@ impl Answers {
             let tried = attempt.tried()?;
             let (serial, sure) = self.order.answer_of(tried)?;
             let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
-            let heard = self.known().is_heard(answer.requested, attempt);
             let call = matches!(tried, Tried::Call { .. });
-            (heard && !fit.is_late(answer)).then_some((fit.is_by_name(), call, sure, index))
+            (!fit.is_late(answer)).then_some((fit.is_by_name(), call, sure, index))
         });
         beside.max().map(|(.., index)| index)
     }
@@ -810,7 +841,7 @@ impl Answers {
     /// made for that one.
     fn may_have(&self, serial: u64, attempt: &Attempt) -> bool {
         let answer = self.past.iter().rev().find(|past| past.serial == serial);
-        answer.is_some_and(|past| self.known().is_heard(past.requested, attempt))
+        answer.is_some_and(|past| past.requested <= attempt.began.after(join::SMALL))
     }
 
     /// Whether another client was answered in the same turn by a gateway that does what is to be done in a turn in
@@ -837,8 +868,11 @@ impl Answers {
 
     /// Other failed connects that fit an answer, where nothing was asked of the one at `last` either.
     fn others(&self, answer: &Answer, last: usize, listed: &[usize]) -> Vec<usize> {
-        let bare = |attempt: &Attempt| Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
-        let Some(chosen) = self.attempts.get(last).filter(|chosen| bare(chosen)) else {
+        let chosen = self.attempts.get(last).filter(|chosen| {
+            let bare = Fit::of(answer, chosen).is_some_and(|fit| fit.is_bare());
+            bare && !join::fills_wait(answer, chosen)
+        });
+        let Some(chosen) = chosen else {
             return Vec::new();
         };
         let differs = |other: &Attempt| {
@@ -852,7 +886,7 @@ impl Answers {
                 && !other.listed
                 && other.event.gateway_answer.is_none()
                 && differs(other)
-                && bare(other)
+                && Known::is_option(answer, other)
         });
         others.map(|(place, _)| place).collect()
     }
@@ -865,6 +899,7 @@ impl Answers {
             return;
         };
         let (chain, mut others) = self.chain(last, &answer);
+        let before = self.doubted_before(chain.first().copied());
         let listed = [&*chain, &*alike, &*others].concat();
         others.extend(self.others(&answer, last, &listed));
         let attempt = self.attempts.get(last);
@@ -888,9 +923,17 @@ impl Answers {
         let Some(attempt) = self.attempts.remove(last) else {
             return;
         };
+        let next = attempt.tried().and_then(|tried| self.order.next(tried));
+        if let Some(next) = next.filter(|_| told.contested) {
+            let id = attempt.event.id.clone();
+            remember(&mut self.doubted, (attempt.event.time, next, id));
+        }
         self.take(&attempt, told.contested || !told.candidates.is_empty());
+        let fit = Fit::of(&answer, &attempt);
+        let named = fit.is_some_and(Fit::is_by_name) || join::fills_wait(&answer, &attempt);
         let mut event = attempt.event;
-        for id in attempt.contested.iter().chain(&answer.taken) {
+        let taken = answer.taken.iter().filter(|_| !named);
+        for id in attempt.contested.iter().chain(taken).chain(&before) {
             if *id != event.id && !told.candidates.contains(id) {
                 told.candidates.push(id.clone());
             }
@@ -931,14 +974,21 @@ impl Answers {
         self.publish(event);
     }
 
+    /// The events of attempts that may have been made before the first one of a request.
+    fn doubted_before(&self, first: Option<usize>) -> Vec<String> {
+        let first = first.and_then(|first| self.attempts.get(first)?.tried());
+        let doubted = self.doubted.iter();
+        let before = doubted.filter(|(_, next, _)| Some(*next) == first);
+        before.map(|(.., id)| id.clone()).collect()
+    }
+
     /// Tells the other answers that an attempt fits that it is taken, where that is in doubt.
     fn take(&mut self, attempt: &Attempt, doubtful: bool) {
         if !doubtful {
             return;
         }
         for answer in &mut self.waiting {
-            let bare = Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
-            if bare && answer.taken.len() < MAX_CONTESTED {
+            if Known::is_option(answer, attempt) && answer.taken.len() < MAX_CONTESTED {
                 answer.taken.push(attempt.event.id.clone());
             }
         }

@@ -15,7 +15,9 @@ impl Known<'_> {
     pub(super) fn is_contested(&self, answer: &Answer, attempt: &Attempt) -> bool {
         let bare = Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
         if answer.habit == Some(Habit::Answers) {
-            return bare && self.may_be_for_next(attempt);
+            return bare
+                && !self.is_read(answer.requested, attempt)
+                && self.may_be_for_next(attempt);
         }
         answer.habit.is_none()
             && bare
@@ -24,27 +26,22 @@ impl Known<'_> {
                 || self.fits_another(answer, attempt))
     }
 
-    /// Whether a gateway can have known of a request that came then as it made an attempt.
-    pub(super) fn is_heard(&self, requested: Timestamp, attempt: &Attempt) -> bool {
-        match self.connected_in(attempt) {
-            Some(began) => requested <= began,
-            None => requested <= attempt.began.after(join::SMALL),
-        }
+    /// Whether the failed connect of `attempt` may be behind `answer` as far as times tell, and nothing was asked of it.
+    pub(super) fn is_option(answer: &Answer, attempt: &Attempt) -> bool {
+        join::tells_of_no_connection(&answer.process.comm, answer.status)
+            && Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare() && !fit.is_stale(answer))
+            && (!join::is_silence(attempt.event.cause) || join::fills_wait(answer, attempt))
     }
 
-    /// When the turn began that connected for an attempt with no request, where that is known.
-    fn connected_in(&self, attempt: &Attempt) -> Option<Timestamp> {
-        let bare = attempt.event.exchange.is_none();
-        let tried = attempt.tried().filter(|_| bare)?;
-        self.order.began(tried)
+    /// Whether a request that came then was read by the turn that connected for an attempt at the latest. One that
+    /// came in the course of that turn may have been: with a connection that was accepted in it.
+    fn is_read(&self, requested: Timestamp, attempt: &Attempt) -> bool {
+        let began = attempt.tried().and_then(|tried| self.order.began(tried));
+        began.is_some_and(|began| requested <= began)
     }
 
     /// Whether an attempt that was let go of between an answer and a connect may have been followed by that one.
     fn may_be_for_next(&self, attempt: &Attempt) -> bool {
-        // What was asked in time is known then.
-        if self.connected_in(attempt).is_some() {
-            return false;
-        }
         let next = attempt.tried().and_then(|tried| self.order.next(tried));
         next.is_some_and(|next| {
             // Not where that was for a client who had not asked yet.

@@ -39,6 +39,10 @@ const AT_THAT: Duration = Duration::from_millis(1);
 const BEFORE_AGAIN: Duration = Duration::from_millis(980);
 const SAME_AGAIN: Duration = Duration::from_millis(1200);
 
+/// Caddy waits for `lb_try_interval` before it tries another upstream, 250 ms unless it is told otherwise.
+const CADDY_PAUSE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(240)..=Duration::from_millis(400);
+
 /// How well an attempt fits an answer; the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fit {
@@ -169,7 +173,8 @@ impl Fit {
         }
         // Of another path, only what one turn let go of and answered, before any of it was passed on.
         let begun = event.phase == Phase::ResponseBody;
-        if path == Paths::Other && !named && (turn != Turns::Same || own || begun) {
+        let in_turn = turn == Turns::Same && (loops || answer.habit.is_some());
+        if path == Paths::Other && !named && (!in_turn || own || begun) {
             return None;
         }
         // What is let go of and answered one by one shows whose answer is whose by its order.
@@ -474,11 +479,7 @@ fn is_next(attempt: &Attempt, before: Tried, next: &Attempt, known: &Known<'_>) 
     // It was the last one for whoever was told right before, where that one had asked by then.
     let told = order.answer_of(before).is_some_and(|(serial, _)| {
         let mut waiting = known.waiting.iter();
-        waiting.any(|answer| {
-            answer.serial == serial
-                && Fit::of(answer, attempt).is_some()
-                && known.is_heard(answer.requested, attempt)
-        })
+        waiting.any(|answer| answer.serial == serial && Fit::of(answer, attempt).is_some())
     });
     attempt.tried() == Some(before)
         && !told
@@ -588,8 +589,11 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     };
     let same = first.event.upstream == next.event.upstream;
     let again = same && pause <= SAME_AGAIN && (in_turn || pause >= BEFORE_AGAIN);
-    first.event.gateway_answer.is_none()
-        && pid(first) == pid(next)
-        && same_request
-        && ((pause <= AT_ONCE && (both || in_turn)) || again)
+    let comm = first.event.gateway.as_ref().map(|gateway| &*gateway.comm);
+    let after_pause = if comm == Some("caddy") && !both {
+        CADDY_PAUSE.contains(&pause)
+    } else {
+        (pause <= AT_ONCE && (both || in_turn)) || again
+    };
+    first.event.gateway_answer.is_none() && pid(first) == pid(next) && same_request && after_pause
 }
