@@ -159,7 +159,9 @@ pub(crate) fn caddy_asked(log: &str) -> Result<ByClient> {
             (line.upstream, line.request, &*line.msg)
         {
             let upstream = target(&upstream).context("no address")?;
-            let status = line.status.map_or("-".to_owned(), |code| code.to_string());
+            let status = line
+                .status
+                .map_or_else(|| "-".to_owned(), |code| code.to_string());
             let client = request.remote_port.parse().context("no port")?;
             asked.entry(client).or_default().push((upstream, status));
         }
