@@ -24,20 +24,20 @@ struct Outcome {
     /// Made with no upstream asked, told with the rivals that packets cannot exclude.
     local: usize,
     passed_on: usize,
-    /// Counted by the agent, with nothing said: the kernel sent the answer later, so that it is not known who made it.
+    /// Counted by the agent, with nothing said.
     unexplained: Vec<String>,
     wrong: Vec<String>,
 }
 
 impl Outcome {
-    /// Whether at least 99 of 100 failures behind attempts are explained, for sure, and 97 of all.
+    /// Whether at least 99 of 100 failures behind attempts are explained, for sure, and as many of all in any way.
     fn is_clear(&self) -> bool {
         let all = self.explained + self.local + self.passed_on + self.unexplained.len();
         self.explained > 200
             && self.local > 0
             && self.passed_on > 0
             && self.ambiguous.len() * 100 <= self.explained
-            && self.unexplained.len() * 100 <= 3 * all
+            && self.unexplained.len() * 100 <= all
     }
 }
 
@@ -230,6 +230,10 @@ fn play(gateway: Gateway, workers: u32) -> Result<()> {
         unexplained.join("\n"),
         wrong.join("\n"),
         ambiguous.join("\n"),
+    );
+    println!(
+        "DBG {}",
+        said.lines().take(6).collect::<Vec<_>>().join("\n")
     );
     ensure!(wrong.is_empty() && outcome.is_clear(), said);
     ensure!(account.is_empty(), "{}", account.join("\n"));
