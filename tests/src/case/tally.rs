@@ -48,7 +48,7 @@ pub fn expected(logged: &[Logged], events: &[&Event]) -> Tally {
         }
         count(match told {
             None => "unexplained",
-            Some((_, answer)) if !answer.candidates.is_empty() => "ambiguous",
+            Some((_, answer)) if answer.contested || !answer.candidates.is_empty() => "ambiguous",
             Some((event, answer))
                 if answer.attempts.is_empty() && event.proof == "underdetermined" =>
             {
