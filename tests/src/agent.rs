@@ -124,6 +124,9 @@ pub struct Process {
     pub comm: String,
     /// Inode of its network namespace.
     pub netns: u64,
+    /// Its cgroup; empty where it was gone before that was looked up.
+    #[serde(default)]
+    pub cgroup: String,
 }
 
 /// One fact that supports a verdict.

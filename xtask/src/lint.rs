@@ -10,6 +10,7 @@ pub(crate) fn run() -> Result<()> {
     exec::run(
         cargo()
             .args(["clippy", "--workspace", "--all-targets"])
+            .args(["--features", LIVE_TESTS])
             .args(DENY_WARNINGS),
     )?;
     // clippy has no BPF target on stable, and needs none: types and lints are the same on the host.
@@ -29,5 +30,8 @@ pub(crate) fn run() -> Result<()> {
         .args(DENY_WARNINGS);
     exec::run(&mut command)
 }
+
+/// Tests that need a live host are linted wherever they can be compiled.
+const LIVE_TESTS: &str = "hopscope/live-tests,hopscope-tests/live-tests";
 
 const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];

@@ -208,6 +208,8 @@ struct Answer {
     serial: u64,
     /// What its thread does first, where the order in which it does things is known.
     habit: Option<Habit>,
+    /// When its thread had answered the one before, as far as that is known, where it does one after another.
+    free: Option<Timestamp>,
     /// The client's end and the gateway's.
     ends: (SocketAddr, SocketAddr),
     /// Whether the client is the gateway itself.
@@ -498,6 +500,15 @@ impl Answers {
         if let (Some(turn), Some(habit)) = (answer.turn, habit) {
             self.order.answered(at, turn, serial, habit);
         }
+        let by_thread = answer.turn.filter(|_| habit == Some(Habit::OneByThread));
+        let free = by_thread.map(|turn| {
+            let before = |past: &&Past| {
+                let thread = past.turn.map(|turn| turn.thread);
+                past.process.pid == process.pid && thread == Some(turn.thread)
+            };
+            let before = self.past.iter().rev().find(before);
+            before.map_or(Timestamp::from_nanos(0), |past| past.at)
+        });
         let request = RequestHead::of_start(answer.request).unwrap_or_default();
         remember(
             &mut self.past,
@@ -527,6 +538,7 @@ impl Answers {
             turn: answer.turn,
             serial,
             habit,
+            free,
             ends: (answer.client, answer.listener),
             own,
             requested,
@@ -1080,10 +1092,12 @@ impl Answers {
         let meanwhile =
             |at: Timestamp| at >= answer.requested && at <= answer.at.after(join::SLACK);
         // Of a hop that is let go of as the client is answered, something may have been the matter.
-        let with_answer = |at: Timestamp, turn: Turn| match answer.turn {
-            Some(own) if own == turn => true,
-            Some(own) if own.thread == turn.thread => false,
-            _ => join::is_near(at, answer.at),
+        let with_answer = |release: &Release| match (answer.turn, answer.free) {
+            (Some(own), _) if own == release.turn => true,
+            (Some(own), Some(free)) if own.thread == release.turn.thread => release.at >= free,
+            (Some(own), None) if own.thread == release.turn.thread => false,
+            (_, Some(_)) if release.sure => false,
+            _ => join::is_near(release.at, answer.at),
         };
         let touched = self
             .released
@@ -1109,7 +1123,7 @@ impl Answers {
                             && self.attempts.iter().any(failed);
                         self.order.is_beside(release.hop, answer.serial) && !good || alone
                     } else {
-                        with_answer(release.at, release.turn)
+                        with_answer(release)
                     }
                     && !self.told.iter().any(|(_, told)| *told == release.hop)
                     // What is another's for sure is none of it; what is only doubtful may be.
@@ -1126,8 +1140,9 @@ impl Answers {
             event.cause == Cause::UpstreamOwnError
                 && event.gateway.as_ref().is_some_and(|by| by.pid == pid)
                 && status == told.status
-                && meanwhile(attempt.began)
-                && !join::is_of_another_thread(&answer, attempt)
+                && attempt.began >= answer.requested
+                && attempt.began <= answer.at
+                && !join::is_of_another_request(&answer, attempt)
                 // Not where another one asked for just that.
                 && !self.past.iter().any(|past| {
                     let path = event.exchange.as_ref().map(|exchange| &exchange.path);
@@ -1185,7 +1200,6 @@ impl Answers {
             })
             .count();
         let error = self.socket_error(&answer);
-        let alone = answer.habit.filter(|habit| *habit == Habit::OneByThread);
         let facts = Unattempted {
             status: told.status,
             comm: Arc::clone(&answer.process.comm),
@@ -1205,7 +1219,7 @@ impl Answers {
             process: answer.process,
             answer: told,
             facts,
-            thread: alone.and(answer.turn).map(|turn| turn.thread),
+            thread: answer.free.and(answer.turn).map(|turn| turn.thread),
         })));
     }
 

@@ -18,7 +18,7 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 /// The configuration of all cases.
 pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
     let mut text = format!(
-        "ServerRoot {0}\nDefaultRuntimeDir {0}\nPidFile {0}/pid\nErrorLog {0}/errors\nLogLevel info\n\
+        "ServerRoot {0}\nDefaultRuntimeDir {0}\nPidFile {0}/pid\nErrorLog {0}/errors\nLogLevel info proxy:debug\n\
          ServerName lab\nListen {1}\nUser www-data\nGroup www-data\n",
         directory.display(),
         Gateway::Apache.address()

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::{Case, Drive, Gateway, apache, caddy, haproxy, nginx};
-use crate::access::{self, Logged};
-use crate::agent::Event;
+use crate::access::{self, ByClient, Logged};
+use crate::agent::{Event, Process};
+use crate::cgroup::Cgroup;
 use crate::cleanup::{Directory, Program};
 use crate::client::{Request, Seen, Session};
 use crate::clock::wait_for;
@@ -78,6 +79,8 @@ pub struct Bench {
     _resolver: Resolver,
     near: Netns,
     far: Netns,
+    /// Path of the gateways' cgroup.
+    cgroup: String,
 }
 
 #[derive(Debug)]
@@ -89,8 +92,12 @@ struct Running {
 }
 
 impl Bench {
-    /// Starts these gateways side by side, each with its cases.
-    pub fn start(setting: Setting, wanted: &[(Gateway, Vec<Case>)]) -> Result<Self> {
+    /// Starts these gateways side by side in a cgroup, each with its cases.
+    pub fn start(
+        setting: Setting,
+        wanted: &[(Gateway, Vec<Case>)],
+        cgroup: &Cgroup,
+    ) -> Result<Self> {
         let near = Netns::new("gateway")?;
         let far = Netns::new("upstream")?;
         connect(&near, &far).context("could not join the namespaces")?;
@@ -123,13 +130,14 @@ impl Bench {
         let upstreams = far.enter(|| Upstreams::start(served))?;
         let gateways = placed
             .into_iter()
-            .map(|(kind, cases)| Running::start(kind, setting, cases, &near, &far));
+            .map(|(kind, cases)| Running::start(kind, setting, cases, cgroup, [&near, &far]));
         Ok(Self {
             gateways: gateways.collect::<Result<_>>()?,
             upstreams,
             _resolver: resolver,
             near,
             far,
+            cgroup: cgroup.path().to_owned(),
         })
     }
 
@@ -184,16 +192,31 @@ impl Bench {
         Ok(self.running(gateway)?.said())
     }
 
-    /// Those of `events` that are about `gateway`.
-    pub fn about<'a>(&self, gateway: Gateway, events: &'a [Event]) -> Result<Vec<&'a Event>> {
+    /// Those of `events` that are about any process here. The number of a namespace may have been that of another
+    /// one before.
+    pub fn own<'a>(&self, events: &'a [Event]) -> Result<Vec<&'a Event>> {
         let netns = self.namespace()?;
         let own = |event: &&Event| {
-            event
-                .gateway
-                .as_ref()
-                .is_some_and(|process| process.netns == netns && process.comm == gateway.program())
+            let process = event.gateway.as_ref();
+            process.is_some_and(
+                |Process {
+                     netns: of, cgroup, ..
+                 }| {
+                    *of == netns && (cgroup.is_empty() || *cgroup == self.cgroup)
+                },
+            )
         };
         Ok(events.iter().filter(own).collect())
+    }
+
+    /// Those of `events` that are about `gateway`.
+    pub fn about<'a>(&self, gateway: Gateway, events: &'a [Event]) -> Result<Vec<&'a Event>> {
+        let mut own = self.own(events)?;
+        own.retain(|event| {
+            let process = event.gateway.as_ref();
+            process.is_some_and(|process| process.comm == gateway.program())
+        });
+        Ok(own)
     }
 
     /// The cases of `gateway`, with their upstreams.
@@ -284,8 +307,8 @@ impl Running {
         kind: Gateway,
         setting: Setting,
         cases: Vec<(Case, Vec<SocketAddr>)>,
-        near: &Netns,
-        far: &Netns,
+        cgroup: &Cgroup,
+        [near, far]: [&Netns; 2],
     ) -> Result<Self> {
         let files = Directory::new()?;
         let directory = files.path();
@@ -297,7 +320,7 @@ impl Running {
             Gateway::Caddy => caddy::config(directory, &cases),
         };
         fs::write(&config, text?)?;
-        let mut command = Command::new(kind.program());
+        let mut command = cgroup.command(kind.program());
         match kind {
             Gateway::Nginx => command.arg("-p").arg(directory).arg("-c"),
             // In the foreground, without a master process.
@@ -352,17 +375,20 @@ impl Running {
             Gateway::Haproxy => "stdout",
             Gateway::Nginx | Gateway::Apache | Gateway::Caddy => "access",
         };
+        let text = read_lines(&self.files, file);
+        // Whom a gateway asked, it logs before it answers: what is read later holds it.
+        let asked = match self.kind {
+            Gateway::Nginx | Gateway::Haproxy => ByClient::new(),
+            Gateway::Apache => access::apache_asked(&read_lines(&self.files, "errors")),
+            Gateway::Caddy => access::caddy_asked(&read_lines(&self.files, "errors"))?,
+        };
         let parse = |line: &str| match self.kind {
             Gateway::Nginx => Ok(access::nginx(line)),
             Gateway::Haproxy => Ok(access::haproxy(line, |name| self.server(name))),
-            Gateway::Apache => Ok(access::apache(line)),
-            Gateway::Caddy => access::caddy(line),
+            Gateway::Apache => Ok(access::apache(line, &asked)),
+            Gateway::Caddy => access::caddy(line, &asked),
         };
-        let text = read(&self.files, file);
-        // The last line may be half written.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let lines = text.get(..whole).unwrap_or_default().lines();
-        let logged = lines.map(parse);
+        let logged = text.lines().map(parse);
         Ok(logged
             .collect::<Result<Vec<_>>>()?
             .into_iter()
@@ -403,6 +429,13 @@ fn read(files: &Directory, name: &str) -> String {
     fs::read(path.join(name))
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default()
+}
+
+/// The same without its last line, where that is half written.
+fn read_lines(files: &Directory, name: &str) -> String {
+    let mut text = read(files, name);
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    text
 }
 
 /// Limits the descriptors of a process; what the limit was.

@@ -16,7 +16,7 @@ pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Res
     let directory = directory.display();
     let mut text = format!(
         "{{\n  admin off\n  auto_https off\n  log {{\n    output file {directory}/errors\n\
-         \x20   format json\n  }}\n}}\nhttp://:{} {{\n  log {{\n    output file {directory}/access\n    format json\n  }}\n",
+         \x20   format json\n    level DEBUG\n  }}\n}}\nhttp://:{} {{\n  log {{\n    output file {directory}/access\n    format json\n  }}\n",
         Gateway::Caddy.address().port()
     );
     for (case, addresses) in cases {

@@ -156,7 +156,8 @@ pub fn cases() -> Vec<Case> {
         .group(
             "default-server check inter 300ms downinter 10s fall 1\n  server {s0}\n  server {s1}",
         )
-        .drive(Drive::After("backend down has no server available")),
+        .drive(Drive::After("backend down has no server available"))
+        .checked("tcp.connect_refused"),
         Case::alone(
             "went_down",
             &[LEAVES],
@@ -166,7 +167,8 @@ pub fn cases() -> Vec<Case> {
             ANY,
         )
         .group("server {s0} check inter 300ms downinter 10s fall 1")
-        .drive(Drive::Until("backend went_down has no server available")),
+        .drive(Drive::Until("backend went_down has no server available"))
+        .checked("tcp.connect_refused"),
         Case::alone("queued", &[SILENT], 503, " sQ ", "pick.queue_timeout", ANY)
             .group("server {s0} maxconn 1")
             .drive(Drive::Busy(1)),

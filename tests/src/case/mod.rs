@@ -2,16 +2,20 @@
 //! upstreams do, these are the answers that a gateway makes with no upstream asked, and those behind several
 //! attempts. The tests only read it.
 
+mod account;
 mod apache;
 mod bench;
 mod caddy;
 mod crowd;
 mod haproxy;
 mod nginx;
+mod settle;
+pub mod tally;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
+pub use self::account::Account;
 pub use self::apache::cases as apache_cases;
 pub use self::bench::{Bench, Reply, Setting};
 pub use self::caddy::cases as caddy_cases;
@@ -22,6 +26,7 @@ pub use self::haproxy::{
 pub use self::nginx::{
     alone as nginx_alone, cases as nginx_cases, in_front_of_haproxy as nginx_in_front_of_haproxy,
 };
+pub use self::settle::settle;
 use crate::client::Seen;
 use crate::scenario::{GATEWAY, Trick};
 use crate::upstream::{Behaviour, End};
@@ -117,10 +122,10 @@ const STALLS: Up = Up::does(Behaviour::Reply(
     End::Silence,
 ));
 const BUSY: Up = Up::does(Behaviour::Answer(
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nbusy\n",
+    b"HTTP/1.1 503 Service Unavailable\r\nX-From: lab\r\nContent-Length: 5\r\n\r\nbusy\n",
 ));
 const FAILS: Up = Up::does(Behaviour::Answer(
-    b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nbug\n",
+    b"HTTP/1.1 500 Internal Server Error\r\nX-From: lab\r\nContent-Length: 4\r\n\r\nbug\n",
 ));
 /// A status line without a status, which every gateway of the lab minds.
 const BAD_STATUS: Up = Up::does(Behaviour::Reply(
@@ -203,6 +208,8 @@ pub struct Case {
     pub said: &'static str,
     /// What the agent must say.
     pub told: Told,
+    /// Why the gateway's own checks of the upstreams fail, where it makes any.
+    pub checks: Option<&'static str>,
 }
 
 impl Case {
@@ -216,6 +223,7 @@ impl Case {
             seen: Seen::Status(200),
             said: "",
             told: Told::Nothing,
+            checks: None,
         }
     }
 
@@ -289,6 +297,11 @@ impl Case {
 
     const fn hides(mut self, cause: &'static str) -> Self {
         self.told = Told::Hidden(cause);
+        self
+    }
+
+    const fn checked(mut self, cause: &'static str) -> Self {
+        self.checks = Some(cause);
         self
     }
 

@@ -366,3 +366,14 @@ pub fn in_front_of_haproxy() -> Case {
         .rule("proxy_pass http://10.77.0.1:8002;")
         .with("itself a gateway on this host")
 }
+
+/// A case whose event comes when its time is over: what happened before it is told by then.
+pub(super) fn canary() -> Case {
+    Case {
+        said: "(111: Connection refused)",
+        ..Case::new("canary", &[REFUSES, HEALTHY])
+            .group(TWO)
+            .rule(AGAIN)
+            .hides("tcp.connect_refused")
+    }
+}

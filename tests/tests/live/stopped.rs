@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use hopscope_tests::agent::Event;
 use hopscope_tests::clock::wait_for;
 use hopscope_tests::gateway::Kind;
@@ -22,28 +23,27 @@ const RING: &str = "256K";
 /// Time that the agent gets to say what it has to say.
 const VERDICT: Duration = Duration::from_secs(10);
 
-fn scenario(name: &str) -> Scenario {
-    let all = failures();
-    all.into_iter().find(|one| one.name == name).unwrap()
+fn scenario(name: &str) -> Result<Scenario> {
+    let found = failures().into_iter().find(|one| one.name == name);
+    found.with_context(|| format!("no scenario is named {name}"))
 }
 
 /// Waits for the agent's events about a scenario.
-fn events(watch: &Watch, scenario: &Scenario, count: usize) -> Vec<Event> {
-    let upstream = watch.lab().upstream(scenario, Kind::Nginx).unwrap();
+fn events(watch: &Watch, scenario: &Scenario, count: usize) -> Result<Vec<Event>> {
+    let upstream = watch.lab().upstream(scenario, Kind::Nginx)?;
     wait_for("the events", VERDICT, || {
         let mut events = watch.agent().recent_events()?;
         events.retain(|event| event.upstream == upstream);
         Ok((events.len() >= count).then_some(events))
     })
-    .unwrap()
 }
 
 #[test]
 fn a_full_ring_is_counted_marked_and_over_when_it_is_read_again() {
     let (flood, open, after) = (
-        scenario("closed_no_response"),
-        scenario("slow_first_byte"),
-        scenario("chunk_size"),
+        scenario("closed_no_response").unwrap(),
+        scenario("slow_first_byte").unwrap(),
+        scenario("chunk_size").unwrap(),
     );
     let watch = Watch::start_with(
         &[Kind::Nginx],
@@ -95,14 +95,14 @@ fn a_full_ring_is_counted_marked_and_over_when_it_is_read_again() {
     );
 
     // What was open then may have missed something, and says so. On a slow host its end was missed too.
-    for event in events(&watch, &open, usize::from(still_open)) {
+    for event in events(&watch, &open, usize::from(still_open)).unwrap() {
         assert!(event.completeness.lost_segments > 0, "{event:?}");
         assert_ne!(event.proof, "proven");
     }
 
     // What begins now is seen whole.
     lab.play(&after, Kind::Nginx).unwrap();
-    let [event] = <[Event; 1]>::try_from(events(&watch, &after, 1)).unwrap();
+    let [event] = <[Event; 1]>::try_from(events(&watch, &after, 1).unwrap()).unwrap();
     assert_eq!(event.cause, after.verdict.unwrap().cause);
     assert_eq!([event.proof.as_str()], after.verdict.unwrap().proofs);
     assert_eq!(event.completeness.lost_segments, 0);

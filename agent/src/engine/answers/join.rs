@@ -10,7 +10,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::order::{Habit, Order, Tried};
+use super::order::{Order, Tried};
 use super::{Answer, Attempt, Opened, Past};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
 
@@ -114,7 +114,7 @@ impl Fit {
         if local == Some(answer.ends.0) && event.upstream.socket_addr() == Some(answer.ends.1) {
             return None;
         }
-        if is_of_another_thread(answer, attempt) {
+        if is_of_another_request(answer, attempt) {
             return None;
         }
         let turn = match (answer.turn, attempt.turn) {
@@ -309,11 +309,17 @@ pub(super) fn fills((requested, answered): (Timestamp, Timestamp), attempt: &Att
         && failed.since(attempt.began) > 2 * AT_ONCE
 }
 
-/// Whether a thread that does one request at a time connected for another one.
-pub(super) fn is_of_another_thread(answer: &Answer, attempt: &Attempt) -> bool {
-    let threads = (answer.turn, attempt.opener);
-    answer.habit == Some(Habit::OneByThread)
-        && matches!(threads, (Some(own), Some(opener)) if own.thread != opener.thread)
+/// Whether an attempt was for another request, as far as threads show that do one at a time: another thread made it, or
+/// the same one for a client that it answered before.
+pub(super) fn is_of_another_request(answer: &Answer, attempt: &Attempt) -> bool {
+    let (Some(own), Some(free)) = (answer.turn, answer.free) else {
+        return false;
+    };
+    // A connection that serves others as well is let go of for any of them.
+    let kept = attempt.event.cause == Cause::UpstreamOwnError;
+    let closer = attempt.turn.filter(|_| attempt.sure && !kept);
+    let made = attempt.opener.or(closer);
+    made.is_some_and(|made| made.thread != own.thread) || attempt.began < free
 }
 
 /// Whether two things happened at about the same time.

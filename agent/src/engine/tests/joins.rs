@@ -449,3 +449,49 @@ fn a_health_check_between_an_attempt_and_its_retry_is_not_listed() {
         }
     }
 }
+
+/// The request of a gateway that takes the path off, as it passes it on.
+const BARE: &[u8] = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
+
+#[test]
+fn what_a_thread_passes_on_behind_an_answer_is_none_of_that() {
+    let mut sim = watched_as("apache2");
+    let since = sim.now();
+    answered(&mut sim, 50_000, since, OTHER, 503);
+    sim.ms(10);
+    let since = sim.now();
+    sim.turn = LATER;
+    sim.open().send(BARE).ack();
+    sim.reply(b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno");
+    answered(&mut sim, 50_001, since, THIRD, 503);
+    sim.gateway_fin();
+    let causes = causes_of_clients(&mut sim);
+    assert_eq!(causes, [Cause::GwLocalAnswer, Cause::UpstreamOwnError]);
+    assert_eq!(sim.engine.stats().answers_unexplained, 0);
+}
+
+#[test]
+fn a_thread_of_its_own_tells_whose_attempt_it_was_where_the_order_is_lost() {
+    let other = Turn {
+        thread: TURN.thread + 1,
+        number: 1,
+    };
+    let mut sim = watched_as("apache2");
+    let since = sim.now();
+    sim.ms(1);
+    sim.open().send(BARE).ack().upstream_fin();
+    sim.state(TcpState::CloseWait, TcpState::LastAck, None, 100);
+    sim.turn = other;
+    answered(&mut sim, 50_001, since, OTHER, 503);
+    sim.turn = TURN;
+    answered(&mut sim, 50_000, since, THIRD, 502);
+    sim.input(Input::Lost { records: 1 });
+    let events = sim.events();
+    let of_attempt = events.iter().find(|event| event.hop.is_some()).unwrap();
+    let answer = of_attempt.gateway_answer.as_ref().unwrap();
+    assert_eq!(answer.client.port, 50_000);
+    assert_eq!(
+        attempts(std::slice::from_ref(of_attempt)),
+        [of_attempt.cause]
+    );
+}
