@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -486,7 +486,8 @@ pub struct PlainHeader {
     /// Header, [`kind::PLAIN`]; `len` covers this struct and the captured bytes. The time is that at which
     /// a write, or a read that found nothing, began, and any other read ended.
     pub header: Header,
-    /// Bytes of the same direction before it.
+    /// Bytes of the same direction before it, and [`PLAIN_MISSED`] for each time that an unknown number of
+    /// bytes was not seen.
     pub offset: u64,
     /// Bytes that were read or written; zero where there was nothing more to read by then, and of a write
     /// where more is written in a way that is not seen.
@@ -498,6 +499,10 @@ pub struct PlainHeader {
     /// Zero.
     pub reserved: u32,
 }
+
+/// More bytes than one call reads or writes: how far [`PlainHeader::offset`] goes on where it is not known how
+/// many there were. So a record that is lost does not hide it: the next one shows it as well.
+pub const PLAIN_MISSED: u64 = 1 << 32;
 
 /// Capacities of the records of these bytes; the largest is [`MAX_SNAP_LEN`].
 pub const PLAIN_TIERS: [u32; 3] = [512, 2048, 8192];
@@ -584,10 +589,15 @@ pub enum Counter {
     LibraryUnjoined = 13,
     /// Sockets to name servers lost because their table took no entry.
     DnsMapFull = 14,
+    /// Processes, and calls about connections, whose TLS library was not heard because a table took no
+    /// entry.
+    LibraryMapFull = 15,
+    /// Calls that read or write inside TLS whose end was not seen: what they read or wrote is not known.
+    TextMissed = 16,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 15;
+pub const COUNTERS_LEN: u32 = 17;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -607,6 +617,8 @@ impl Counter {
         (Self::ClientRaw, "kernel_clients_raw"),
         (Self::LibraryUnjoined, "kernel_library_unjoined"),
         (Self::DnsMapFull, "kernel_dns_map_full"),
+        (Self::LibraryMapFull, "kernel_library_map_full"),
+        (Self::TextMissed, "kernel_text_missed"),
     ];
 }
 

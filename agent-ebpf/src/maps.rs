@@ -38,10 +38,10 @@ const RESOLVERS_CAP: u32 = 32;
 /// Every TCP port.
 const PORTS_LEN: u32 = 1 << 16;
 
-/// Processes that open hops.
+/// Processes that open hops, as long as they run.
 const GATEWAYS_CAP: u32 = 4_096;
 
-/// `SSL` objects, which leave when they are freed.
+/// `SSL` objects, of either end each, which leave when they are freed.
 const SESSIONS_CAP: u32 = 65_536;
 
 /// Threads that handshake or raise errors: what is kept of them is worth one turn.
@@ -122,21 +122,27 @@ pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_C
 #[map]
 pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entries(FILTER_CAP, 0);
 
-/// Processes that opened a hop.
+/// Processes that opened a hop. User space takes out those that have ended: if a full table forgot one that
+/// runs, what is read inside its TLS would have a gap.
 #[map]
-pub(crate) static GATEWAYS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(GATEWAYS_CAP, 0);
+pub(crate) static GATEWAYS: HashMap<u32, u8> = HashMap::with_max_entries(GATEWAYS_CAP, 0);
 
-/// `SSL` objects of gateways.
+/// `SSL` objects of gateways. Those that a process leaves behind go with it. Not LRU, as [`GATEWAYS`].
 #[map]
-pub(crate) static SESSIONS: LruHashMap<Ssl, Session> =
-    LruHashMap::with_max_entries(SESSIONS_CAP, 0);
+pub(crate) static SESSIONS: HashMap<Ssl, Session> = HashMap::with_max_entries(SESSIONS_CAP, 0);
+
+/// `SSL` objects that are the server's end, which no hop is. LRU: one that is forgotten is taken for one
+/// that never says hello.
+#[map]
+pub(crate) static SERVERS: LruHashMap<Ssl, u8> = LruHashMap::with_max_entries(SESSIONS_CAP, 0);
 
 /// The handshake call that a thread made last, by the address of its task.
 #[map]
 pub(crate) static HANDSHAKES: LruHashMap<u64, Handshake> =
     LruHashMap::with_max_entries(THREADS_CAP, 0);
 
-/// The call that a thread is in that reads or writes inside TLS, by the address of its task.
+/// The call that a thread is in that reads or writes inside TLS, by the address of its task. LRU, since a thread
+/// may be killed inside; the session knows that a call is under way, so that one which is forgotten shows.
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(THREADS_CAP, 0);
 

@@ -180,12 +180,18 @@ impl<'a> RecordHeads<'a> {
 pub struct Plaintext<'a> {
     /// Which way it goes.
     pub direction: Direction,
-    /// Bytes of the same direction before it, inside TLS.
+    /// Bytes of the same direction before it, inside TLS, and [`UNKNOWN`](Self::UNKNOWN) for each time that it
+    /// is not known how many there were.
     pub offset: u64,
     /// The first bytes of it, as many as were captured.
     pub payload: &'a [u8],
     /// How many there were.
     pub len: u32,
+}
+
+impl Plaintext<'_> {
+    /// More bytes than there are in one text.
+    pub const UNKNOWN: u64 = 1 << 32;
 }
 
 /// A DNS message over UDP, or one that was cut out of a TCP stream.

@@ -15,6 +15,7 @@ mod attach;
 mod clients;
 mod connects;
 mod dns;
+mod forgotten;
 mod held;
 mod late;
 mod library;

@@ -7,6 +7,7 @@
 //! What OpenSSL says is told; what it means is the engine's business.
 
 mod accessor;
+mod departed;
 mod elf;
 mod mapped;
 mod returns;
@@ -20,6 +21,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use aya::programs::{ProgramError, UProbe};
 use hopscope_ebpf::{NO_OFFSET, plain_call};
 
+use self::departed::Tables;
 use self::elf::Function;
 use self::mapped::{FileId, Mapped};
 use super::error::reason;
@@ -116,6 +118,8 @@ pub(super) struct Libraries {
     problem: Option<String>,
     /// Why what is inside TLS cannot be read on this host although that is asked for.
     hidden: Option<String>,
+    /// None where there is a problem.
+    tables: Option<Tables>,
     files: HashMap<FileId, Library>,
     processes: HashMap<u32, Gateway>,
     rows: Vec<ProbeStatus>,
@@ -159,7 +163,12 @@ impl Libraries {
     /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
     /// TLS with `plaintext` only.
     pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
-        let problem = load(&mut ebpf).err();
+        let tables = load(&mut ebpf)
+            .and_then(|()| Tables::take(&mut ebpf).map_err(|error| error.to_string()));
+        let (tables, problem) = match tables {
+            Ok(tables) => (Some(tables), None),
+            Err(reason) => (None, Some(reason)),
+        };
         if let Some(reason) = &problem {
             tracing::warn!(%reason, "TLS libraries cannot be probed");
         }
@@ -173,6 +182,7 @@ impl Libraries {
         let mut libraries = Self {
             plaintext: plaintext && hidden.is_none(),
             hidden,
+            tables,
             ebpf,
             problem,
             files: HashMap::new(),
@@ -190,9 +200,10 @@ impl Libraries {
 
     /// Looks at the gateways that are there, and returns whether the rows have changed.
     pub(super) fn look<'a>(&mut self, gateways: impl Iterator<Item = (u32, &'a str)>) -> bool {
-        if self.problem.is_some() {
+        let Some(tables) = &mut self.tables else {
             return false;
-        }
+        };
+        tables.sweep();
         let mut present = HashSet::new();
         for (pid, comm) in gateways {
             present.insert(pid);
