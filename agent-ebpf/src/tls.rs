@@ -83,6 +83,12 @@ impl Session {
     };
 }
 
+/// Which end of a connection an `SSL` object is.
+enum End {
+    Client(*mut Session),
+    Server,
+}
+
 /// The last call of a thread that may have begun a handshake.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -229,12 +235,15 @@ fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
         return None;
     }
     let process = gateway()?;
-    let Some(end) = session(ctx, process) else {
-        let turn = ctx::turn();
-        let _ = RAISED.insert(ctx::task(), Raised { reason, turn }, 0);
-        return None;
+    let session = match at_hand(ctx, process) {
+        Some(End::Client(session)) => session,
+        Some(End::Server) => return None,
+        None => {
+            let turn = ctx::turn();
+            let _ = RAISED.insert(ctx::task(), Raised { reason, turn }, 0);
+            return None;
+        }
     };
-    let session = end?;
     let cookie = hop(session)?;
     debug!(ctx, "hop {}: error {}", cookie, reason);
     if reason == RECORD_LAYER {
@@ -261,7 +270,9 @@ fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
 /// attachment says where this build of the library keeps the result.
 #[inline(always)]
 pub(crate) fn verified(ctx: &ProbeContext) -> Option<()> {
-    let session = session(ctx, gateway()?)??;
+    let Some(End::Client(session)) = at_hand(ctx, gateway()?) else {
+        return None;
+    };
     let store: u64 = ctx.arg(0)?;
     // SAFETY: the program's own context.
     let offset = unsafe { generated::bpf_get_attach_cookie(ctx.as_ptr()) };
@@ -338,10 +349,9 @@ pub(crate) fn hop(session: *mut Session) -> Option<u64> {
     (cookie != 0 && HOPS.get_ptr(cookie).is_some()).then_some(cookie)
 }
 
-/// The one `SSL` object that the caller of the probed function holds in a register that survives the call:
-/// its session, or `None` where it is the server's end.
+/// The one `SSL` object that the caller of the probed function holds in a register that survives the call.
 #[inline(always)]
-fn session(ctx: &ProbeContext, process: u64) -> Option<Option<*mut Session>> {
+fn at_hand(ctx: &ProbeContext, process: u64) -> Option<End> {
     let at = ctx.as_ptr() as u64 + u64::from(maps::SAVED_AT.load());
     let registers: [u64; SAVED_MAX] = read(at)?;
     let mut found = None;
@@ -351,18 +361,21 @@ fn session(ctx: &ProbeContext, process: u64) -> Option<Option<*mut Session>> {
             continue;
         }
         let ssl = Ssl { process, address };
-        let session = SESSIONS.get_ptr_mut(ssl);
-        if session.is_none() && SERVERS.get_ptr(ssl).is_none() {
+        let end = if let Some(session) = SESSIONS.get_ptr_mut(ssl) {
+            End::Client(session)
+        } else if SERVERS.get_ptr(ssl).is_some() {
+            End::Server
+        } else {
             continue;
-        }
+        };
         if known != 0 {
             count(Counter::LibraryUnjoined);
             return None;
         }
         known = address;
-        found = session;
+        found = Some(end);
     }
-    (known != 0).then_some(found)
+    found
 }
 
 #[inline(always)]

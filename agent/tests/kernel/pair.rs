@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hopscope::live::LiveConfig;
 use hopscope::model::{Direction, HeldExchanges, Signal};
 use socket2::{SockFilter, SockRef};
 
-use crate::support::{DEADLINE, Gateway, Seen, Watch};
+use crate::support::{DEADLINE, Gateway, Seen, Watch, now};
 
 /// The instruction of a classic filter that ends it, with the bytes to take: none.
 const RETURN: u16 = 0x06;
@@ -77,9 +77,9 @@ impl Pair {
             .attach_filter(&nothing)
             .unwrap();
         self.answer(bytes);
-        let deadline = Instant::now() + DEADLINE;
+        let start = now();
         while !self.is_resent() {
-            assert!(Instant::now() < deadline, "nothing was sent again");
+            assert!(start.elapsed() < DEADLINE, "nothing was sent again");
             thread::sleep(Duration::from_millis(5));
         }
         SockRef::from(&self.upstream).detach_filter().unwrap();
