@@ -245,7 +245,7 @@ pub struct SegmentHeader {
 pub struct RecordMark {
     /// Its place in the payload.
     pub at: u32,
-    /// The header (RFC 8446 section 5.1).
+    /// The header (RFC 8446 section 5.1). Where it goes on in the next segment, what is in this one, and zeros.
     pub header: [u8; 5],
     /// Zero.
     pub reserved: [u8; 3],

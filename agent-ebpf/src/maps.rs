@@ -11,6 +11,7 @@ use hopscope_ebpf::{
 };
 
 use crate::plain::Call;
+use crate::records::Next;
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
 
@@ -77,10 +78,10 @@ pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
 #[map]
 pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
 
-/// Sequence number at which the next TLS record of a direction of a hop begins, by its cookie and direction.
-/// Who falls out has a gap.
+/// Where the next TLS record of a direction of a hop begins, by its cookie and direction. Who falls out has a
+/// gap.
 #[map]
-pub(crate) static RECORDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(RECORDS_CAP, 0);
+pub(crate) static RECORDS: LruHashMap<u64, Next> = LruHashMap::with_max_entries(RECORDS_CAP, 0);
 
 /// What is held back of hops, by socket cookie. Entries are made when a hop is used again and go with its
 /// socket, so that hops for one exchange never have one. Where there is no room, nothing is held back.

@@ -145,7 +145,8 @@ pub struct Segment<'a> {
     pub records: RecordHeads<'a>,
 }
 
-/// Headers of TLS records inside a segment, in order: bytes of the payload, each with its place there.
+/// Headers of TLS records inside a segment, in order: bytes of the payload, each with its place there. The last
+/// may go on in the next segment: what is behind the end of this one counts for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordHeads<'a>(&'a [u8]);
 
