@@ -10,6 +10,7 @@ use hopscope_ebpf::{COMM_LEN, Caller, Counter, Endpoints, NO_OFFSET};
 
 use crate::maps::{self, count};
 use crate::segment::behind;
+use crate::turns;
 
 /// `AF_UNIX` of `include/linux/socket.h`.
 pub(crate) const AF_UNIX: u16 = 1;
@@ -284,9 +285,12 @@ pub(crate) fn netns() -> u32 {
 
 /// Which turn of its loop the current thread is in: how often it went to sleep of its own will, which
 /// an event loop does once a turn. What it does between two sleeps belongs together, however long the
-/// scheduler makes it wait.
+/// scheduler makes it wait. Of a thread that need not sleep between its turns they are counted themselves.
 #[inline(always)]
 pub(crate) fn turn() -> u32 {
+    if let Some(number) = turns::number() {
+        return number;
+    }
     field::<u64>(task(), &maps::TASK_SLEEPS).unwrap_or(0) as u32
 }
 
@@ -300,7 +304,7 @@ pub(crate) fn caller(comm: [u8; COMM_LEN]) -> Caller {
         pid: (id >> 32) as u32,
         tid: id as u32,
         turn: turn(),
-        reserved: 0,
+        turn_age_us: turns::age_us().unwrap_or(0),
         comm,
     }
 }

@@ -18,6 +18,9 @@ pub const ABI_SECTION: &str = "hopscope_abi";
 /// Length of a kernel command name with its final NUL (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
 
+/// Name of the processes whose threads run tasks in an order of their own, and need not sleep between their turns.
+pub const TASKS_COMM: [u8; COMM_LEN] = *b"haproxy\0\0\0\0\0\0\0\0\0";
+
 /// Room for the path in a `sockaddr_un`.
 pub const UNIX_PATH_LEN: usize = 108;
 
@@ -126,10 +129,11 @@ pub struct Caller {
     pub pid: u32,
     /// Thread id.
     pub tid: u32,
-    /// Which turn of the thread's loop it is: how often it went to sleep so far.
+    /// Which turn of the thread's loop it is: how often it went to sleep so far, or came back from `epoll_wait()`
+    /// where the process is called [`TASKS_COMM`].
     pub turn: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Microseconds since that turn began, and one more; zero where that is not known.
+    pub turn_age_us: u32,
     /// Name of the process, or of the thread where the process's could not be read.
     pub comm: [u8; COMM_LEN],
 }
@@ -714,7 +718,7 @@ macro_rules! layout {
 layout! {
     Header { size: 24, kind: 0, reserved: 2, len: 4, time_ns: 8, cookie: 16 }
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
-    Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, reserved: 20, comm: 24 }
+    Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, turn_age_us: 20, comm: 24 }
     OpenRecord { size: 104, header: 0, ends: 24, caller: 64 }
     StateRecord { size: 64, header: 0, bytes_acked: 24, old_state: 32, new_state: 36, sk_err: 40, srtt_us: 44, flags: 48, tid: 52, turn: 56, reserved: 60 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }

@@ -34,6 +34,7 @@ mod segment;
 mod socket;
 mod stage;
 mod tls;
+mod turns;
 
 use aya_ebpf::macros::{
     btf_tracepoint, cgroup_skb, cgroup_sock, fentry, fexit, tracepoint, uprobe,
@@ -153,6 +154,12 @@ fn client_state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 fn executed(_ctx: BtfTracePointContext) -> i32 {
     let _ = arrival::executed();
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_epoll_wait")]
+fn turn_begins(_ctx: TracePointContext) -> u32 {
+    let _ = turns::begun();
     0
 }
 

@@ -590,8 +590,15 @@ impl Engine {
             _ => None,
         };
         let opened = matches!(signal, Signal::Opened { .. });
-        if let Signal::Opened { turn, process, .. } = &signal {
-            self.answers.opened(at, *turn, id, &process.comm);
+        if let Signal::Opened {
+            turn,
+            turn_age,
+            process,
+            ..
+        } = &signal
+        {
+            let began = turn_age.map(|age| at.before(age));
+            self.answers.opened(at, *turn, began, id, process);
         }
         self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
         if opened {

@@ -78,6 +78,9 @@ pub struct Answer {
     /// Events that would explain it as well.
     #[serde(default)]
     pub candidates: Vec<String>,
+    /// Whether its attempts may have been made for another client.
+    #[serde(default)]
+    pub contested: bool,
 }
 
 /// A client's end of its connection to a gateway.

@@ -181,6 +181,9 @@ fn write_answer(text: &mut String, answer: &GatewayAnswer) -> fmt::Result {
             answer.candidates.len() + 1
         )?;
     }
+    if answer.contested {
+        write!(text, ", unless they were made for another client")?;
+    }
     Ok(())
 }
 

@@ -26,6 +26,7 @@
 //!
 //! What fits is [`join`]'s business; what an answer without an attempt means is `classify`'s.
 
+mod contest;
 mod head;
 mod join;
 mod order;
@@ -186,6 +187,14 @@ pub(super) struct Release {
     pub(super) asked: bool,
 }
 
+/// A process connects to an upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opened {
+    at: Timestamp,
+    hop: HopId,
+    pid: u32,
+}
+
 /// An answer that waits.
 #[derive(Debug)]
 struct Answer {
@@ -206,6 +215,8 @@ struct Answer {
     status: Option<u16>,
     exit: Option<Exit>,
     in_flight: Option<InFlight>,
+    /// Events that went to other answers and may be behind this one.
+    taken: Vec<String>,
 }
 
 impl Answer {
@@ -227,6 +238,7 @@ impl Answer {
             latency_ms: (latency.as_secs_f64() * 1e6).round() / 1e3,
             attempts: Vec::new(),
             candidates: Vec::new(),
+            contested: false,
         }
     }
 }
@@ -248,6 +260,8 @@ struct Past {
     method: Option<String>,
     host: Option<String>,
     path: Option<String>,
+    /// Whether it is known what was behind it.
+    settled: bool,
     /// How many answers to the same request lie one within the other from this one on, as far as is known.
     nested: usize,
 }
@@ -314,8 +328,8 @@ pub(super) struct Answers {
     failures: VecDeque<Failure>,
     /// Hops that their process let go of, and when.
     released: VecDeque<Release>,
-    /// When a process connected to an upstream, and its turn.
-    opened: VecDeque<(Timestamp, Turn)>,
+    /// Connects to upstreams, of gateways whose order is not known.
+    opened: VecDeque<Opened>,
     /// What each thread did next to what.
     order: Order,
     /// Answers so far.
@@ -385,14 +399,24 @@ impl Answers {
         }
     }
 
-    /// A process connects to an upstream.
-    pub(super) fn opened(&mut self, at: Timestamp, turn: Turn, hop: HopId, comm: &str) {
+    /// A process connects to an upstream, in a turn that began then, where that is known.
+    pub(super) fn opened(
+        &mut self,
+        at: Timestamp,
+        turn: Turn,
+        began: Option<Timestamp>,
+        hop: HopId,
+        process: &Process,
+    ) {
         if self.watched.is_empty() {
             return;
         }
-        match Habit::of(comm) {
-            Some(habit) => self.order.opened(at, turn, hop, habit),
-            None => remember(&mut self.opened, (at, turn)),
+        match Habit::of(&process.comm) {
+            Some(habit) => self.order.opened(at, turn, began, hop, habit),
+            None => {
+                let pid = process.pid;
+                remember(&mut self.opened, Opened { at, hop, pid });
+            }
         }
     }
 
@@ -484,6 +508,7 @@ impl Answers {
                 method: request.method().map(std::borrow::Cow::into_owned),
                 host: request.host().map(std::borrow::Cow::into_owned),
                 path: request.path().map(std::borrow::Cow::into_owned),
+                settled: false,
                 nested: 1,
             },
         );
@@ -504,6 +529,7 @@ impl Answers {
             status,
             exit,
             in_flight: None,
+            taken: Vec::new(),
         });
         self.due_by(at.after(self.config.settle));
         // Those to the gateway itself may be a part of more.
@@ -563,7 +589,7 @@ impl Answers {
         forget(&mut self.past, now, |past| past.at);
         forget(&mut self.failures, now, |failure| failure.earlier.at);
         forget(&mut self.released, now, |release| release.at);
-        forget(&mut self.opened, now, |(at, ..)| *at);
+        forget(&mut self.opened, now, |opened| opened.at);
         self.order.forget(now);
         forget(&mut self.told, now, |(at, ..)| *at);
         forget(&mut self.errors, now, |(at, ..)| *at);
@@ -643,7 +669,7 @@ impl Answers {
             return attempt.tried().is_some_and(|tried| {
                 self.order.answer_of(tried) == Some((answer.serial, true))
                     && self.order.before(tried).is_none()
-                    && self.order.next(tried).is_none()
+                    && (self.order.next(tried).is_none() || answer.habit == Some(Habit::Answers))
             }) && Fit::of(answer, attempt).is_some_and(Fit::is_by_name);
         }
         // Asked of all that wait: most end here.
@@ -730,9 +756,11 @@ impl Answers {
             let tried = attempt.tried()?;
             let (serial, sure) = self.order.answer_of(tried)?;
             let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
-            (!fit.is_late(answer)).then_some((sure, index))
+            let heard = self.known().is_heard(answer.requested, attempt);
+            let call = matches!(tried, Tried::Call { .. });
+            (heard && !fit.is_late(answer)).then_some((fit.is_by_name(), call, sure, index))
         });
-        beside.max().map(|(_, index)| index)
+        beside.max().map(|(.., index)| index)
     }
 
     /// Whether another attempt for the same path was made right behind one.
@@ -770,10 +798,19 @@ impl Answers {
                 return false;
             }
             // It is known what became of it, but for what a gateway put off.
-            let of_another = self.order.answer_of(tried).is_some();
+            let of_another = self.order.answer_of(tried).is_some_and(|(serial, _)| {
+                answer.habit != Some(Habit::Answers) || self.may_have(serial, attempt)
+            });
             return of_another || self.order.next(tried).is_some() || !fit.is_by_request();
         }
         fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer))
+    }
+
+    /// Whether the client of the answer with this number asked before an attempt began, so that it may have been
+    /// made for that one.
+    fn may_have(&self, serial: u64, attempt: &Attempt) -> bool {
+        let answer = self.past.iter().rev().find(|past| past.serial == serial);
+        answer.is_some_and(|past| self.known().is_heard(past.requested, attempt))
     }
 
     /// Whether another client was answered in the same turn by a gateway that does what is to be done in a turn in
@@ -785,13 +822,39 @@ impl Answers {
 
     /// The attempts for one request, the last of which is at `last`, and those that may be meant as well.
     fn chain(&self, last: usize, answer: &Answer) -> (Vec<usize>, Vec<usize>) {
-        let known = Known {
+        join::chain(&self.known(), last, answer)
+    }
+
+    const fn known(&self) -> Known<'_> {
+        Known {
             attempts: &self.attempts,
             waiting: &self.waiting,
             past: &self.past,
             order: &self.order,
+            opened: &self.opened,
+        }
+    }
+
+    /// Other failed connects that fit an answer, where nothing was asked of the one at `last` either.
+    fn others(&self, answer: &Answer, last: usize, listed: &[usize]) -> Vec<usize> {
+        let bare = |attempt: &Attempt| Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
+        let Some(chosen) = self.attempts.get(last).filter(|chosen| bare(chosen)) else {
+            return Vec::new();
         };
-        join::chain(&known, last, answer)
+        let differs = |other: &Attempt| {
+            (other.event.cause, &other.event.upstream)
+                != (chosen.event.cause, &chosen.event.upstream)
+        };
+        let all = self.attempts.iter().enumerate();
+        let others = all.filter(|(place, other)| {
+            answer.habit.is_none()
+                && !listed.contains(place)
+                && !other.listed
+                && other.event.gateway_answer.is_none()
+                && differs(other)
+                && bare(other)
+        });
+        others.map(|(place, _)| place).collect()
     }
 
     /// Finds what is behind an answer and lets the event go that carries it.
@@ -801,7 +864,11 @@ impl Answers {
             self.without_attempt(answer, told);
             return;
         };
-        let (chain, others) = self.chain(last, &answer);
+        let (chain, mut others) = self.chain(last, &answer);
+        let listed = [&*chain, &*alike, &*others].concat();
+        others.extend(self.others(&answer, last, &listed));
+        let attempt = self.attempts.get(last);
+        told.contested = attempt.is_some_and(|last| self.known().is_contested(&answer, last));
         let mut times = Vec::with_capacity(chain.len());
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
@@ -821,12 +888,14 @@ impl Answers {
         let Some(attempt) = self.attempts.remove(last) else {
             return;
         };
+        self.take(&attempt, told.contested || !told.candidates.is_empty());
         let mut event = attempt.event;
-        for id in attempt.contested {
-            if id != event.id && !told.candidates.contains(&id) {
-                told.candidates.push(id);
+        for id in attempt.contested.iter().chain(&answer.taken) {
+            if *id != event.id && !told.candidates.contains(id) {
+                told.candidates.push(id.clone());
             }
         }
+        told.candidates.truncate(MAX_CONTESTED);
         if let Some(exit) = answer.exit.or_else(|| self.exit_of(&event)) {
             crate::classify::worker_died(&mut event, exit, answer.process.pid);
         }
@@ -838,7 +907,8 @@ impl Answers {
             entry.cause = event.cause;
         }
         self.count(&told, event.cause == Cause::UpstreamOwnError);
-        let clear = told.candidates.is_empty();
+        let clear = !told.is_ambiguous();
+        self.settle(&answer, clear);
         for (entry, at) in told.attempts.iter().zip(times).filter(|_| clear) {
             let earlier = EarlierFailure {
                 at,
@@ -859,6 +929,27 @@ impl Answers {
         event.gateway_answer = Some(Box::new(told));
         self.name_second_gateway(&mut event);
         self.publish(event);
+    }
+
+    /// Tells the other answers that an attempt fits that it is taken, where that is in doubt.
+    fn take(&mut self, attempt: &Attempt, doubtful: bool) {
+        if !doubtful {
+            return;
+        }
+        for answer in &mut self.waiting {
+            let bare = Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
+            if bare && answer.taken.len() < MAX_CONTESTED {
+                answer.taken.push(attempt.event.id.clone());
+            }
+        }
+    }
+
+    /// Notes whether it is certain what was behind an answer.
+    fn settle(&mut self, answer: &Answer, certain: bool) {
+        let itself = |past: &&mut Past| past.serial == answer.serial;
+        if let Some(past) = self.past.iter_mut().rev().find(itself) {
+            past.settled = certain;
+        }
     }
 
     /// How many answers to the same request, by the same listener, lie one within the other from this one on: the
@@ -1113,7 +1204,7 @@ impl Answers {
             return;
         }
         self.count_made(status);
-        if told.candidates.is_empty() {
+        if !told.is_ambiguous() {
             self.tally.explained += 1;
         } else {
             self.tally.ambiguous += 1;
@@ -1221,7 +1312,11 @@ impl Answers {
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other
         };
         // The one after it was for the same client, who was told of both if of any.
-        let next = attempt.tried().and_then(|tried| self.order.next(tried));
+        let next = attempt.tried().filter(|tried| {
+            let answer = self.order.answer_of(*tried);
+            answer.is_none_or(|(serial, _)| !self.may_have(serial, attempt))
+        });
+        let next = next.and_then(|tried| self.order.next(tried));
         !attempt.listed
             // Its own status is what clients get, good or bad.
             && attempt.event.cause != Cause::UpstreamOwnError

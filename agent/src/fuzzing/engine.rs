@@ -383,6 +383,7 @@ impl World {
                 local: (how & 8 != 0).then_some(local),
                 upstream,
                 turn: Turn::default(),
+                turn_age: None,
             },
             2 => Signal::Seeded {
                 process: process(how),

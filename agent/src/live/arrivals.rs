@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::decode;
 use super::places::Places;
 use super::source::Waker;
+use super::turns::Turns;
 
 /// The thread.
 #[derive(Debug)]
@@ -21,12 +22,12 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Starts to wait for gateways.
-    pub(super) fn start(ring: RingBuf<MapData>, places: Places) -> io::Result<Self> {
+    pub(super) fn start(ring: RingBuf<MapData>, places: Places, turns: Turns) -> io::Result<Self> {
         let stop = Waker::new()?;
         let stopped = stop.clone();
         let thread = Builder::new()
             .name("hopscope-places".into())
-            .spawn(move || take_in(ring, &places, &stopped))?;
+            .spawn(move || take_in(ring, &places, &turns, &stopped))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -34,13 +35,19 @@ impl Arrivals {
     }
 }
 
-fn take_in(mut ring: RingBuf<MapData>, places: &Places, stopped: &Waker) {
+/// A name without what is behind its end.
+fn comm(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+fn take_in(mut ring: RingBuf<MapData>, places: &Places, turns: &Turns, stopped: &Waker) {
     loop {
         while let Some(item) = ring.next() {
             match decode::arrival(&item) {
                 Ok(process) => {
                     tracing::debug!(pid = process.pid, "a gateway begins to run");
                     places.admit(process.pid);
+                    turns.meet(comm(&process.comm));
                 }
                 Err(error) => tracing::warn!(%error, "left word of a gateway alone"),
             }

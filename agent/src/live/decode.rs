@@ -67,6 +67,8 @@ pub(super) enum Body<'a> {
         ends: Ends,
         caller: Process,
         turn: Turn,
+        /// Microseconds since it began, and one more; zero where that is not known.
+        turn_age_us: u32,
     },
     State {
         old: TcpState,
@@ -216,6 +218,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 ends: fields.ends(offset_of!(OpenRecord, ends))?,
                 caller: fields.caller(offset_of!(OpenRecord, caller))?,
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
+                turn_age_us: fields
+                    .u32(offset_of!(OpenRecord, caller) + offset_of!(Caller, turn_age_us))?,
             }
         }
         kind::CLIENT_LEFT | kind::CLIENT_LEFT_WAITING | kind::CLIENT_LEFT_ANSWERED => {

@@ -22,6 +22,7 @@ use super::error::{LiveError, reason};
 use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
 use super::places::Places;
+use super::turns::Turns;
 use super::{calls, cgroup, tls};
 use crate::stats::ProbeStatus;
 
@@ -88,6 +89,7 @@ pub(super) struct Loaded {
     /// None where the client side is not wanted.
     pub(super) clients: Option<Clients>,
     pub(super) places: Places,
+    pub(super) turns: Turns,
     pub(super) reset_reasons: ResetReasons,
 }
 
@@ -173,11 +175,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     ));
     attach_dns(&mut ebpf, &mut probes);
     let places = Places::new(&mut ebpf, config);
+    let turns = Turns::new(&mut ebpf, no_other_calls.is_none());
     Ok(Loaded {
         ebpf,
         probes,
         clients,
         places,
+        turns,
         reset_reasons: offsets.reset_reasons,
     })
 }

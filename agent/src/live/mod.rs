@@ -30,6 +30,7 @@ mod source;
 mod tls;
 mod tracefs;
 mod translate;
+mod turns;
 mod unix;
 
 pub use btf::BtfError;

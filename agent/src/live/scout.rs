@@ -18,6 +18,7 @@ use super::places::Places;
 use super::process::{self, Matcher};
 use super::source::Waker;
 use super::tls::Libraries;
+use super::turns::Turns;
 use super::{LiveError, icmp, seed};
 use crate::dns::PORT;
 use crate::model::{Process, UpstreamPattern};
@@ -74,6 +75,7 @@ pub(super) struct Scout {
     upstreams: Vec<UpstreamPattern>,
     libraries: Libraries,
     places: Places,
+    turns: Turns,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// The same of resolvers, which ask on behalf of others.
@@ -89,12 +91,14 @@ impl Scout {
         config: &LiveConfig,
         libraries: Libraries,
         places: Places,
+        turns: Turns,
     ) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
             upstreams: config.upstreams.clone(),
             libraries,
             places,
+            turns,
             gateways: HashMap::new(),
             resolvers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -122,6 +126,9 @@ impl Scout {
             let Some(netns) = process::netns_of(pid) else {
                 continue;
             };
+            if is_gateway {
+                self.turns.meet(comm.as_bytes());
+            }
             names.insert(pid, comm);
             if is_resolver {
                 resolvers.insert(pid, netns);

@@ -147,6 +147,7 @@ impl LiveSource {
             mut probes,
             clients,
             places,
+            turns,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
@@ -171,8 +172,9 @@ impl LiveSource {
         let libraries = Libraries::new(ebpf, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
         // What arrives from now on is heard of, and what is there already is found.
-        let arrivals = Arrivals::start(arrivals, places.clone()).map_err(no_thread)?;
-        let mut scout = Scout::new(config, libraries, places.clone())?;
+        let arrivals =
+            Arrivals::start(arrivals, places.clone(), turns.clone()).map_err(no_thread)?;
+        let mut scout = Scout::new(config, libraries, places.clone(), turns)?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(no_thread)?;

@@ -144,11 +144,19 @@ pub(super) fn input<'a>(
         Body::Connect { errno, .. } => Signal::ConnectReturned {
             errno: Errno(errno),
         },
-        Body::Open { ends, caller, turn } => Signal::Opened {
+        Body::Open {
+            ends,
+            caller,
+            turn,
+            turn_age_us,
+        } => Signal::Opened {
             process: processes.of_caller(&caller, ends.netns),
             local: bound(&ends),
             upstream: ends.remote,
             turn,
+            turn_age: turn_age_us
+                .checked_sub(1)
+                .map(|age| Duration::from_micros(age.into())),
         },
         Body::State {
             old,
@@ -309,6 +317,7 @@ mod tests {
                     ends: ends(0),
                     caller: caller(),
                     turn: Turn::default(),
+                    turn_age_us: 0,
                 }
             )
             .contains("local: None")
@@ -320,6 +329,7 @@ mod tests {
                     ends: ends(9),
                     caller: caller(),
                     turn: Turn::default(),
+                    turn_age_us: 0,
                 }
             )
             .contains("10.0.0.1:9")

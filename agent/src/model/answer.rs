@@ -104,6 +104,17 @@ pub struct GatewayAnswer {
     /// explanation is certain.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
+    /// Whether the attempts may have been made for another client, whose request nothing tells from this one:
+    /// then the gateway may have answered by itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub contested: bool,
+}
+
+impl GatewayAnswer {
+    /// Whether something else than the attempts that are listed may be behind it.
+    pub const fn is_ambiguous(&self) -> bool {
+        self.contested || !self.candidates.is_empty()
+    }
 }
 
 /// The client's end of its connection to the gateway.

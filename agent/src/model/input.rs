@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{
     ClientAnswer, Direction, Errno, HeldExchanges, HopId, Process, ResetReason, SocketCall, Target,
@@ -109,7 +110,7 @@ pub enum Input<'a> {
 pub struct Turn {
     /// The thread's id.
     pub thread: u32,
-    /// How often it went to sleep before, modulo 2^32.
+    /// How often it went to sleep before, or asked for events where it need not sleep for that, modulo 2^32.
     pub number: u32,
 }
 
@@ -239,6 +240,8 @@ pub enum Signal {
         upstream: SocketAddr,
         /// The turn that connects.
         turn: Turn,
+        /// Since that turn began, where that is known: what came later was not read before it connected.
+        turn_age: Option<Duration>,
     },
     /// The hop was already open when hopscope first saw it: joined mid-stream.
     Seeded {

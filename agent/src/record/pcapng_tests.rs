@@ -50,6 +50,7 @@ fn the_verdict_tells_what_the_client_got() {
         latency_ms: 1.0,
         attempts: Vec::new(),
         candidates: Vec::new(),
+        contested: false,
     };
     event.gateway_answer = Some(Box::new(answer(Some(502))));
     assert!(verdict_line(&event).ends_with("; client 10.0.0.9:5000 got 502"));

@@ -34,6 +34,7 @@ pub(super) fn to_proto(answer: &GatewayAnswer) -> part::GatewayAnswer {
             })
             .collect(),
         candidates: answer.candidates.clone(),
+        contested: answer.contested,
     }
 }
 
@@ -70,5 +71,6 @@ pub(super) fn from_proto(answer: part::GatewayAnswer) -> Result<GatewayAnswer, C
         latency_ms: answer.latency_ms,
         attempts,
         candidates: answer.candidates,
+        contested: answer.contested,
     })
 }

@@ -28,7 +28,7 @@ pub struct Filter {
 fn is_unexplained(event: &HopEvent) -> bool {
     event.gateway_answer.as_deref().is_some_and(|answer| {
         let open = answer.attempts.is_empty() && event.proof == Proof::Underdetermined;
-        open || !answer.candidates.is_empty()
+        open || answer.is_ambiguous()
     })
 }
 

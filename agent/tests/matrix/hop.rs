@@ -131,6 +131,7 @@ impl Hop {
                 local: None,
                 upstream,
                 turn: Turn::default(),
+                turn_age: None,
             });
         }
         self.segment(Direction::ToUpstream, TcpFlags::SYN, &[]);

@@ -148,6 +148,7 @@ pub(crate) fn full_event() -> HopEvent {
                 upstream: Target::None.into(),
             }],
             candidates: vec!["e-2".to_owned()],
+            contested: true,
         })),
         hidden_from_client: true,
         ..event(0)

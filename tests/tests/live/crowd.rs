@@ -107,16 +107,14 @@ impl Crowd<'_> {
         if (answer.status, answer.path.as_deref()) != (Some(line.status), Some(&*line.path)) {
             return Err("another answer".to_owned());
         }
-        let perhaps_local = !answer.attempts.is_empty()
-            && event.rivals.iter().any(|rival| rival == "gw.local_answer");
-        if perhaps_local || !answer.candidates.is_empty() {
+        if answer.contested || !answer.candidates.is_empty() {
             let candidates = self
                 .events
                 .iter()
                 .filter(|event| answer.candidates.contains(&event.id));
             let mut named = candidates.chain([&event]);
             let right = named.any(|event| is_of(reply, &event.upstream));
-            if !(right || (perhaps_local && is_local(reply))) {
+            if !(right || (answer.contested && is_local(reply))) {
                 return Err("not among what may be meant".to_owned());
             }
             outcome
@@ -252,6 +250,7 @@ fn play(gateway: Gateway, workers: u32) -> Result<()> {
         wrong.join("\n"),
         ambiguous.join("\n"),
     );
+    eprintln!("{}", said.lines().next().unwrap_or_default());
     settled.with_context(|| said)?;
 
     let lost = super::status::losses(&agent)?;
@@ -272,4 +271,14 @@ fn a_crowd_at_four_workers_of_nginx_is_told_apart() {
 #[test]
 fn a_crowd_at_apache_is_told_apart() {
     play(Gateway::Apache, 1).unwrap();
+}
+
+#[test]
+fn a_crowd_at_haproxy_is_told_apart() {
+    play(Gateway::Haproxy, 1).unwrap();
+}
+
+#[test]
+fn a_crowd_at_caddy_is_told_apart() {
+    play(Gateway::Caddy, 1).unwrap();
 }

@@ -137,16 +137,8 @@ fn page(event: &HopEvent, width: usize) -> String {
     if let Some(splitter) = &event.splitter {
         field(&mut text, "to tell", &printable(splitter), width);
     }
-    if let Some(answer) = event
-        .gateway_answer
-        .as_deref()
-        .filter(|answer| !answer.candidates.is_empty())
-    {
-        let others = format!(
-            "ambiguous: these events would explain it as well: {}",
-            answer.candidates.join(", ")
-        );
-        field(&mut text, "certainty", &printable(&others), width);
+    if let Some(doubt) = event.gateway_answer.as_deref().and_then(doubt) {
+        field(&mut text, "certainty", &printable(&doubt), width);
     }
     field(&mut text, "fault side", info.fault_note, width);
     field(&mut text, "next step", info.next_step, width);
@@ -157,6 +149,20 @@ fn page(event: &HopEvent, width: usize) -> String {
     field(&mut text, "event", &printable(&event.id), width);
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What keeps an explanation from being certain.
+fn doubt(answer: &GatewayAnswer) -> Option<String> {
+    let others = (!answer.candidates.is_empty()).then(|| {
+        let candidates = answer.candidates.join(", ");
+        format!("these events would explain it as well: {candidates}")
+    });
+    let contested = answer.contested.then(|| {
+        "the attempts may have been made for another client, and the answer be the gateway's own"
+            .to_owned()
+    });
+    let doubts: Vec<_> = others.into_iter().chain(contested).collect();
+    (!doubts.is_empty()).then(|| format!("ambiguous: {}", doubts.join("; ")))
 }
 
 fn more_than_one(event: &HopEvent) -> bool {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::order::{Habit, Order, Tried};
-use super::{Answer, Attempt, Past};
+use super::{Answer, Attempt, Opened, Past};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
 
 /// Gateways may answer before they close.
@@ -213,12 +213,13 @@ impl Fit {
         let Some(failed) = self.bare else {
             return false;
         };
-        let usual = match answer.status {
-            Some(502 | 504) => is_one_by_one(&answer.process.comm),
-            Some(503) => !is_one_by_one(&answer.process.comm),
-            _ => false,
-        };
+        let usual = tells_of_no_connection(&answer.process.comm, answer.status);
         !usual && answer.at.since(failed) > AT_THAT
+    }
+
+    /// Whether nothing but a time or a turn joins the two: nobody was asked for anything.
+    pub(super) const fn is_bare(&self) -> bool {
+        self.bare.is_some()
     }
 
     /// Whether a failed connect is too far ahead of the answer to be behind it. A second upstream may have helped
@@ -260,14 +261,24 @@ pub(super) fn is_one_by_one(comm: &str) -> bool {
     crate::classify::is_nginx(comm)
 }
 
+/// Whether a gateway of this name gives this status of its own where no upstream took its connection, unless its
+/// configuration says otherwise. One that is not known may give any.
+pub(super) fn tells_of_no_connection(comm: &str, status: Option<u16>) -> bool {
+    match status {
+        Some(502 | 504) => !matches!(comm, "haproxy" | "envoy" | "apache2" | "httpd"),
+        Some(503) => !is_one_by_one(comm) && comm != "caddy",
+        _ => false,
+    }
+}
+
 /// Whether every thread of a gateway runs an event loop that lets go of an upstream and answers the client for
 /// which it had it in one turn.
-fn has_event_loop(comm: &str) -> bool {
+pub(super) fn has_event_loop(comm: &str) -> bool {
     is_one_by_one(comm) || matches!(comm, "haproxy" | "envoy")
 }
 
 /// Whether a cause is that nothing came: the gateway itself gave up, in a turn of its own.
-const fn is_silence(cause: Cause) -> bool {
+pub(super) const fn is_silence(cause: Cause) -> bool {
     matches!(
         cause,
         Cause::TcpConnectBlackholed
@@ -280,10 +291,15 @@ const fn is_silence(cause: Cause) -> bool {
 /// Whether a connect that nothing answered lasted as long as the client waited: it began at once behind the request,
 /// and was given up as the answer went out.
 pub(super) fn fills_wait(answer: &Answer, attempt: &Attempt) -> bool {
+    fills((answer.requested, answer.at), attempt)
+}
+
+/// The same, of a client who asked and was answered at these times.
+pub(super) fn fills((requested, answered): (Timestamp, Timestamp), attempt: &Attempt) -> bool {
     let failed = decided(&attempt.event, attempt);
-    let apart = failed.since(answer.at).max(answer.at.since(failed));
+    let apart = failed.since(answered).max(answered.since(failed));
     is_silence(attempt.event.cause)
-        && attempt.began.since(answer.requested) <= AT_ONCE
+        && attempt.began.since(requested) <= AT_ONCE
         && apart <= AT_ONCE
         && failed.since(attempt.began) > 2 * AT_ONCE
 }
@@ -353,19 +369,17 @@ pub(super) struct Known<'a> {
     pub(super) waiting: &'a VecDeque<Answer>,
     pub(super) past: &'a VecDeque<Past>,
     pub(super) order: &'a Order,
+    pub(super) opened: &'a VecDeque<Opened>,
 }
 
 /// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
 /// the one before it had failed. And those that may be meant as well in place of one of them.
 ///
-/// An attempt that another answer would fit as well is left out: under load, failures of several clients
-/// follow each other as closely as those of one.
+/// Under load, failures of several clients follow each other as closely as those of one: of those nothing but the
+/// order in which the gateway does things says whose they are.
 pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usize>, Vec<usize>) {
     let Known {
-        attempts,
-        waiting,
-        order,
-        ..
+        attempts, order, ..
     } = *known;
     let client = answer.request.path();
     let rewritten = attempts.get(last).and_then(path_of);
@@ -386,9 +400,8 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
     let mut index = last;
     while let Some(current) = attempts.get(index) {
         let of_another = |other: &Attempt| {
-            waiting
-                .iter()
-                .any(|answer| Fit::of(answer, other).is_some())
+            let mut waiting = known.waiting.iter();
+            waiting.any(|answer| Fit::of(answer, other).is_some())
         };
         let before = current.tried().and_then(|tried| order.before(tried));
         let is_earlier = |other: &Attempt| match (answer.habit, before) {
@@ -398,7 +411,9 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
                     && (waited_to_retry(other, current) || current.opener.is_none())
                     && is_free(other, order)
             }
-            (None, _) => is_retried(other, current) && !of_another(other),
+            (None, _) => {
+                is_retried(other, current) && (other.event.exchange.is_none() || !of_another(other))
+            }
         };
         let earlier: Vec<(usize, &Attempt)> = attempts
             .iter()
@@ -415,6 +430,20 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         let Some((place, best)) = latest.filter(|_| chain.len() < MAX_CHAIN) else {
             break;
         };
+        // A connect that was made for another client, perhaps.
+        let at_once = |attempt: &Attempt| {
+            attempt.event.exchange.is_none() && !waited_to_retry(attempt, current)
+        };
+        if answer.habit.is_none() && at_once(best) {
+            let connects = earlier.iter().filter(|(_, other)| at_once(other));
+            if connects.clone().count() > 1
+                || known.may_be_retried(best, current.began, current.hop)
+                || known.fits_another(answer, best)
+            {
+                alike.extend(connects.map(|(other, _)| *other));
+                break;
+            }
+        }
         // A health check of the same server, or another client's attempt.
         if waited_to_retry(best, current) {
             let others = earlier.iter().filter(|(other, attempt)| {
@@ -442,7 +471,17 @@ fn is_next(attempt: &Attempt, before: Tried, next: &Attempt, known: &Known<'_>) 
         let mut waiting = known.waiting.iter();
         waiting.any(|answer| Some(answer.serial) == serial)
     };
+    // It was the last one for whoever was told right before, where that one had asked by then.
+    let told = order.answer_of(before).is_some_and(|(serial, _)| {
+        let mut waiting = known.waiting.iter();
+        waiting.any(|answer| {
+            answer.serial == serial
+                && Fit::of(answer, attempt).is_some()
+                && known.is_heard(answer.requested, attempt)
+        })
+    });
     attempt.tried() == Some(before)
+        && !told
         && !attempt.listed
         && attempt.event.gateway_answer.is_none()
         // Once that client is told, what is left was for another.

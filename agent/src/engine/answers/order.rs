@@ -9,6 +9,15 @@
 //!   ... let go of Y ─ answer a client ...   Y was the last attempt for the request of that client
 //! ```
 //!
+//! A gateway of another habit answers before it lets go:
+//!
+//! ```text
+//!   ... answer a client ─ let go of X ...   X was the last attempt for the request of that client, or
+//!   ... let go of X ─ connect to Y ...      Y is another attempt for the request of X, and that answer needed none
+//! ```
+//!
+//! Where both may be meant, times tell: what was begun before a client asked was not for that one.
+//!
 //! So neither paths nor times have to tell whose attempt it was, which they cannot where many clients ask at once.
 //! A record that was lost may have been in between: then what was noted before counts no more.
 
@@ -37,6 +46,9 @@ pub(super) enum Habit {
     /// It lets go of the upstream and answers, in a thread that does nothing else meanwhile, however often that
     /// sleeps.
     OneByThread,
+    /// It answers and lets go of the upstream, in one task of the same turn. A connect that fails at once is
+    /// let go of first.
+    Answers,
 }
 
 impl Habit {
@@ -45,6 +57,7 @@ impl Habit {
         match comm {
             _ if join::is_one_by_one(comm) => Some(Self::LetsGo),
             "apache2" | "httpd" => Some(Self::OneByThread),
+            "haproxy" => Some(Self::Answers),
             _ => None,
         }
     }
@@ -96,10 +109,12 @@ struct Last {
 #[derive(Clone, Copy, Debug)]
 struct Link {
     at: Timestamp,
+    /// When the turn began that connected, where that is known.
+    began: Option<Timestamp>,
     /// The answer that it was let go of right behind, by a gateway whose habit is another: it may be what it said.
     after: Option<u64>,
-    /// The answer next to it, where no other attempt is, and whether it is sure that the thread itself let go of
-    /// it there.
+    /// The answer next to it, and whether it is sure that the thread itself let go of it there. There is no other
+    /// attempt next to it then, unless the gateway answers first.
     answer: Option<(u64, bool)>,
     /// The attempts next to it: the one that had failed, and the one that followed.
     before: Option<Tried>,
@@ -117,8 +132,19 @@ pub(super) struct Order {
 
 impl Order {
     /// A thread connects to an upstream.
-    pub(super) fn opened(&mut self, at: Timestamp, turn: Turn, hop: HopId, habit: Habit) {
-        self.tries(at, turn, Tried::Hop(hop), habit);
+    pub(super) fn opened(
+        &mut self,
+        at: Timestamp,
+        turn: Turn,
+        began: Option<Timestamp>,
+        hop: HopId,
+        habit: Habit,
+    ) {
+        let tried = Tried::Hop(hop);
+        self.tries(at, turn, tried, habit);
+        if habit == Habit::Answers && began.is_some() {
+            self.link(at, tried).began = began;
+        }
         self.did(at, turn, Deed::Opened);
     }
 
@@ -151,13 +177,21 @@ impl Order {
             Some(link) if sure => (link.answer, link.next) = (None, None),
             _ => {}
         }
+        // What the kernel closes says nothing of a task.
+        if habit == Habit::Answers && !sure {
+            return;
+        }
         let last = self.last(at, turn, habit);
         if let Some(Last {
             deed: Deed::Answered(number),
             ..
         }) = last
         {
-            self.link(at, tried).after = Some(number);
+            let link = self.link(at, tried);
+            link.after = Some(number);
+            if habit == Habit::Answers {
+                link.answer = Some((number, true));
+            }
         }
         if sure {
             self.did(at, turn, Deed::LetGo(tried));
@@ -175,8 +209,10 @@ impl Order {
 
     /// A client is answered.
     pub(super) fn answered(&mut self, at: Timestamp, turn: Turn, answer: u64, habit: Habit) {
+        let mut deed = Deed::Answered(answer);
         if let Some(last) = self.last(at, turn, habit) {
             let let_go = match last.deed {
+                Deed::LetGo(Tried::Hop(_)) if habit == Habit::Answers => None,
                 Deed::LetGo(tried) => Some(tried),
                 Deed::Opened | Deed::Nothing | Deed::Answered(_) => None,
             };
@@ -189,10 +225,14 @@ impl Order {
                     && link.next.is_none()
                 {
                     link.answer = Some((answer, sure));
+                    // It is explained, whatever is let go of next.
+                    if habit == Habit::Answers {
+                        deed = Deed::Nothing;
+                    }
                 }
             }
         }
-        self.did(at, turn, Deed::Answered(answer));
+        self.did(at, turn, deed);
     }
 
     /// Records were lost, which may have told of anything.
@@ -232,6 +272,11 @@ impl Order {
         self.links.get(&tried)?.next
     }
 
+    /// When the turn began that connected for it, where that is known.
+    pub(super) fn began(&self, tried: Tried) -> Option<Timestamp> {
+        self.links.get(&tried)?.began
+    }
+
     /// The answer that came right before it was let go of.
     pub(super) fn after(&self, tried: Tried) -> Option<u64> {
         let link = self.links.get(&tried)?;
@@ -255,7 +300,10 @@ impl Order {
         };
         if let Some(before) = before {
             let link = self.link(at, before);
-            (link.next, link.answer) = (Some(tried), None);
+            link.next = Some(tried);
+            if habit != Habit::Answers {
+                link.answer = None;
+            }
             self.link(at, tried).before = Some(before);
         }
     }
@@ -283,6 +331,7 @@ impl Order {
             noted.push_back((at, tried));
             Link {
                 at,
+                began: None,
                 after: None,
                 answer: None,
                 before: None,
@@ -322,7 +371,7 @@ mod tests {
         order.let_go(at(1), TURN, HopId(1), true, habit);
         // Other threads do not come between.
         order.answered(at(2), ELSEWHERE, 9, habit);
-        order.opened(at(3), TURN, HopId(2), habit);
+        order.opened(at(3), TURN, None, HopId(2), habit);
         order.let_go(at(4), TURN, HopId(2), true, habit);
         order.answered(at(5), TURN, 10, habit);
         order.answered(at(6), TURN, 11, habit);

@@ -36,6 +36,7 @@ fn refused_without_packets() {
         local: None,
         upstream,
         turn: TURN,
+        turn_age: None,
     });
     sim.signal(Signal::ResetReceived);
     sim.state(
@@ -329,6 +330,7 @@ fn no_free_port_is_not_silence() {
         local: None,
         upstream,
         turn: TURN,
+        turn_age: None,
     });
     sim.state(TcpState::SynSent, TcpState::Close, None, 0);
     sim.signal(Signal::ConnectReturned {
@@ -351,6 +353,7 @@ fn a_syn_behind_its_own_refusal_is_no_second_failure() {
         local: None,
         upstream,
         turn: TURN,
+        turn_age: None,
     });
     sim.refuse().ms(500).syn_again();
     sim.expect_refused();

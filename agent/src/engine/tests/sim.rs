@@ -312,6 +312,7 @@ impl Sim {
             local: None,
             upstream,
             turn: self.turn,
+            turn_age: None,
         });
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);

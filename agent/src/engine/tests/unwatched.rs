@@ -19,6 +19,7 @@ impl Sim {
             local: None,
             upstream: "10.0.0.2:8080".parse().unwrap(),
             turn: TURN,
+            turn_age: None,
         });
         self.signal(Signal::Unwatched)
     }

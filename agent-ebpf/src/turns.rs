@@ -1,0 +1,69 @@
+//! Turns of event loops that run tasks in an order of their own. Such a loop asks for events between its turns and need
+//! not sleep for that, so that its sleeps do not count its turns. Whoever asked is known by when a turn began: what
+//! came later is not read in it.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::LruHashMap;
+use hopscope_ebpf::TASKS_COMM;
+
+use crate::ctx;
+use crate::maps::GATEWAYS;
+use crate::segment::now;
+
+/// Threads of such gateways. One that is forgotten counts from one again, which no turn before it did lately.
+const THREADS_CAP: u32 = 1_024;
+
+/// A thread's turn.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Turn {
+    began_ns: u64,
+    number: u32,
+    reserved: u32,
+}
+
+#[map]
+static TURNS: LruHashMap<u32, Turn> = LruHashMap::with_max_entries(THREADS_CAP, 0);
+
+/// `epoll_wait()` returned: the current thread begins a turn.
+#[inline(always)]
+pub(crate) fn begun() -> Option<()> {
+    let id = bpf_get_current_pid_tgid();
+    // Who opened no hop yet is of no interest, and most that wait for events never do.
+    GATEWAYS.get_ptr((id >> 32) as u32)?;
+    let thread = id as u32;
+    let began_ns = now();
+    if let Some(turn) = TURNS.get_ptr_mut(thread) {
+        // SAFETY: the entry is this thread's own.
+        unsafe {
+            (*turn).began_ns = began_ns;
+            (*turn).number = (*turn).number.wrapping_add(1);
+        }
+    } else if ctx::comm() == TASKS_COMM {
+        let turn = Turn {
+            began_ns,
+            number: 1,
+            reserved: 0,
+        };
+        let _ = TURNS.insert(thread, turn, 0);
+    }
+    Some(())
+}
+
+/// The number of the current thread's turn.
+#[inline(always)]
+pub(crate) fn number() -> Option<u32> {
+    let turn = TURNS.get_ptr(bpf_get_current_pid_tgid() as u32)?;
+    // SAFETY: an entry of a live map.
+    Some(unsafe { (*turn).number })
+}
+
+/// Microseconds since it began, and one more.
+#[inline(always)]
+pub(crate) fn age_us() -> Option<u32> {
+    let turn = TURNS.get_ptr(bpf_get_current_pid_tgid() as u32)?;
+    // SAFETY: an entry of a live map.
+    let began_ns = unsafe { (*turn).began_ns };
+    Some((now().wrapping_sub(began_ns) / 1_000) as u32 + 1)
+}

@@ -1,0 +1,128 @@
+//! Which failed connects may have been made for another client.
+//!
+//! Of a connect there is nothing that was asked. Where many clients wait for a gateway at once, and the order in which
+//! it does things is not known (see [`super::order`]), only times are left, which may fit more than one client: the one
+//! who was told next, another one who was told then, or one who got a good answer from the next upstream. Such a join
+//! is said to be ambiguous.
+
+use super::join::{self, Fit, Known};
+use super::order::Habit;
+use super::{Answer, Attempt, Past};
+use crate::model::{HopId, Timestamp};
+
+impl Known<'_> {
+    /// Whether the failed connect of `attempt` may have been made for somebody else than the client of `answer`.
+    pub(super) fn is_contested(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        let bare = Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
+        if answer.habit == Some(Habit::Answers) {
+            return bare && self.may_be_for_next(attempt);
+        }
+        answer.habit.is_none()
+            && bare
+            && (!join::tells_of_no_connection(&answer.process.comm, answer.status)
+                || self.may_be_retried(attempt, answer.at, None)
+                || self.fits_another(answer, attempt))
+    }
+
+    /// Whether a gateway can have known of a request that came then as it made an attempt.
+    pub(super) fn is_heard(&self, requested: Timestamp, attempt: &Attempt) -> bool {
+        match self.connected_in(attempt) {
+            Some(began) => requested <= began,
+            None => requested <= attempt.began.after(join::SMALL),
+        }
+    }
+
+    /// When the turn began that connected for an attempt with no request, where that is known.
+    fn connected_in(&self, attempt: &Attempt) -> Option<Timestamp> {
+        let bare = attempt.event.exchange.is_none();
+        let tried = attempt.tried().filter(|_| bare)?;
+        self.order.began(tried)
+    }
+
+    /// Whether an attempt that was let go of between an answer and a connect may have been followed by that one.
+    fn may_be_for_next(&self, attempt: &Attempt) -> bool {
+        // What was asked in time is known then.
+        if self.connected_in(attempt).is_some() {
+            return false;
+        }
+        let next = attempt.tried().and_then(|tried| self.order.next(tried));
+        next.is_some_and(|next| {
+            // Not where that was for a client who had not asked yet.
+            let told = self.order.answer_of(next);
+            let asked = told.and_then(|(serial, _)| {
+                let past = self.past.iter().rev().find(|past| past.serial == serial)?;
+                Some(past.requested)
+            });
+            asked.is_none_or(|asked| asked <= attempt.began.after(join::SMALL))
+        })
+    }
+
+    /// Whether the process connected elsewhere from the failure of `attempt` on until then, but for the hop `but`.
+    /// Silence is given up by who waited for it, and told at once.
+    pub(super) fn may_be_retried(
+        &self,
+        attempt: &Attempt,
+        until: Timestamp,
+        but: Option<HopId>,
+    ) -> bool {
+        let failed = attempt.event.time;
+        let Some(pid) = pid(attempt) else {
+            return false;
+        };
+        let is_meanwhile = |at: Timestamp| at >= failed && at <= until;
+        let connects = self.opened.iter().any(|opened| {
+            opened.pid == pid
+                && is_meanwhile(opened.at)
+                && Some(opened.hop) != but
+                && Some(opened.hop) != attempt.hop
+        });
+        let calls = || {
+            self.attempts.iter().any(|other| {
+                other.hop.is_none()
+                    && self::pid(other) == Some(pid)
+                    && is_meanwhile(other.began)
+                    && other.event.id != attempt.event.id
+            })
+        };
+        !join::is_silence(attempt.event.cause) && (connects || calls())
+    }
+
+    /// Whether another client was told of a failure that the one of `attempt` may be behind.
+    pub(super) fn fits_another(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        let silent = join::is_silence(attempt.event.cause);
+        let fits = |past: &&Past| {
+            let waited = (past.requested, past.at);
+            past.serial != answer.serial
+                && !past.settled
+                && past.requested <= attempt.began.after(join::SMALL)
+                && past.at.after(join::SMALL) >= attempt.event.time
+                && Some(past.process.pid) == pid(attempt)
+                && join::tells_of_no_connection(&past.process.comm, past.status)
+                && (!silent || join::fills(waited, attempt))
+                && !is_of_another_turn(past, attempt)
+        };
+        // What names its attempt needs no other.
+        let named = |past: &Past| {
+            let waiting = self.waiting.iter().find(|one| one.serial == past.serial);
+            waiting.is_some_and(|waiting| {
+                let named = |other: &Attempt| {
+                    Fit::of(waiting, other).is_some_and(Fit::is_by_name) && !other.listed
+                };
+                self.attempts.iter().any(named)
+            })
+        };
+        self.past.iter().filter(fits).any(|past| !named(past))
+    }
+}
+
+/// Whether an event loop let go of an attempt in another turn than the one in which it answered.
+fn is_of_another_turn(past: &Past, attempt: &Attempt) -> bool {
+    let sure = attempt.sure || join::is_silence(attempt.event.cause);
+    let turns = (past.turn, attempt.turn.filter(|_| sure));
+    join::has_event_loop(&past.process.comm)
+        && matches!(turns, (Some(told), Some(released)) if told != released)
+}
+
+fn pid(attempt: &Attempt) -> Option<u32> {
+    attempt.event.gateway.as_ref().map(|gateway| gateway.pid)
+}
