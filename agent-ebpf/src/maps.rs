@@ -15,7 +15,7 @@ use crate::records::Next;
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
 
-/// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
+/// Calls of `connect()` under way: one a thread. They all return, that of a thread that is killed inside as well.
 const CONNECTS_CAP: u32 = 16_384;
 
 /// Hops with something held back, of about five KiB each.
@@ -71,8 +71,7 @@ pub(crate) static TUPLES: LruHashMap<Tuple, Known> = LruHashMap::with_max_entrie
 
 /// Calls of `connect()` under way, by thread.
 #[map]
-pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
-    LruHashMap::with_max_entries(CONNECTS_CAP, 0);
+pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(CONNECTS_CAP, 0);
 
 /// Sockets that are no hops and that the other side reset while they were open.
 #[map]

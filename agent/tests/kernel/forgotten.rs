@@ -1,5 +1,4 @@
-//! Tables of TLS that are full or forget: what is read and written inside TLS must not have a gap that does not
-//! show.
+//! Tables of the kernel programs that are full or forget: what is not known must show.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -11,12 +10,15 @@ use hopscope::live::LiveConfig;
 use hopscope::model::{Direction, HopId, Plaintext};
 
 use crate::library::{Bed, Running, hop_to};
-use crate::support::{DEADLINE, Seen, Watch, now};
+use crate::support::{DEADLINE, Gateway, Seen, Watch, now};
 
 /// Entries of the table of `SSL` objects.
 const SESSIONS: u64 = 65_536;
 /// Bytes of an entry of that table, and of the table of calls.
 const ENTRY: usize = 40;
+/// The same of the table of `connect()` calls.
+const CONNECTS: u64 = 16_384;
+const CONNECT: usize = 48;
 const REQUEST: &str = "GET /spoken HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Every table with this name: each source has its own, and other tests have sources too.
@@ -288,4 +290,45 @@ fn what_a_process_leaves_behind_goes_with_it() {
     assert_eq!(sessions(pid), 1);
     drop(speaker);
     watch.until("end of the process", |_| sessions(pid) == 0);
+}
+
+/// Calls of `connect()` that a process is in, and the table that has them.
+fn connects(pid: u32) -> Option<HashMap<MapData, u64, [u8; CONNECT]>> {
+    let of_process =
+        |key: &Result<u64, MapError>| matches!(key, Ok(key) if key >> 32 == u64::from(pid));
+    let mut tables = tables::<u64, [u8; CONNECT]>("CONNECTS").into_iter();
+    tables.find(|table| table.keys().any(|key| of_process(&key)))
+}
+
+#[test]
+fn a_connect_without_room_is_counted_and_one_that_is_killed_leaves_its_place() {
+    let mut gateway = Gateway::start_isolated();
+    let mut router = Gateway::start_isolated();
+    let mut other = Gateway::start_isolated();
+    gateway.link(&mut router);
+    assert_eq!(gateway.run("ip route add default via 10.77.0.2"), "0");
+    assert_eq!(router.run("ip route add blackhole 192.0.2.0/24"), "0");
+    let mut watch = Watch::start(&LiveConfig {
+        gateways: vec![gateway.name.clone(), other.name.clone()],
+        ..LiveConfig::default()
+    });
+    let pid = gateway.pid();
+    gateway.launch_command("exec 3<>/dev/tcp/192.0.2.1/80");
+    watch.until("connect", |_| connects(pid).is_some());
+    let mut table = connects(pid).unwrap();
+    // Of the first process, whose threads make no such calls.
+    let full =
+        (1..=CONNECTS).any(|thread| table.insert(1 << 32 | thread, [0; CONNECT], 0).is_err());
+    assert!(full);
+    let nowhere = "192.0.2.1:80".parse().unwrap();
+    assert_ne!(other.connect(nowhere), "0");
+    watch.settle();
+    let failed = |seen: &Seen| matches!(seen, Seen::ConnectFailed { .. });
+    assert!(!watch.has(failed), "{}", watch.trace());
+    assert_eq!(watch.counter("kernel_connect_map_full"), 1);
+    drop(gateway);
+    watch.until("end of the call", |_| connects(pid).is_none());
+    assert_ne!(other.connect(nowhere), "0");
+    watch.until("the failure", |watch| watch.has(failed));
+    assert_eq!(watch.counter("kernel_connect_map_full"), 1);
 }

@@ -119,7 +119,7 @@ pub(super) struct Libraries {
     problem: Option<String>,
     /// Why what is inside TLS cannot be read on this host although that is asked for.
     hidden: Option<String>,
-    /// None where there is a problem.
+    /// None where that is the problem.
     tables: Option<Tables>,
     files: HashMap<FileId, Library>,
     processes: HashMap<u32, Gateway>,
@@ -164,11 +164,10 @@ impl Libraries {
     /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
     /// TLS with `plaintext` only.
     pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
-        let tables = load(&mut ebpf)
-            .and_then(|()| Tables::take(&mut ebpf).map_err(|error| error.to_string()));
-        let (tables, problem) = match tables {
-            Ok(tables) => (Some(tables), None),
-            Err(reason) => (None, Some(reason)),
+        let tables = Tables::take(&mut ebpf).map_err(|error| error.to_string());
+        let (tables, problem) = match (tables, load(&mut ebpf)) {
+            (Ok(tables), loaded) => (Some(tables), loaded.err()),
+            (Err(reason), _) => (None, Some(reason)),
         };
         if let Some(reason) = &problem {
             tracing::warn!(%reason, "TLS libraries cannot be probed");
@@ -201,10 +200,12 @@ impl Libraries {
 
     /// Looks at the gateways that are there, and returns whether the rows have changed.
     pub(super) fn look<'a>(&mut self, gateways: impl Iterator<Item = (u32, &'a str)>) -> bool {
-        let Some(tables) = &mut self.tables else {
+        if let Some(tables) = &mut self.tables {
+            tables.sweep();
+        }
+        if self.problem.is_some() {
             return false;
-        };
-        tables.sweep();
+        }
         let mut present = HashSet::new();
         for (pid, comm) in gateways {
             present.insert(pid);
