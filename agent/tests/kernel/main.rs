@@ -16,6 +16,7 @@ mod clients;
 mod connects;
 mod dns;
 mod forgotten;
+mod handover;
 mod held;
 mod late;
 mod library;
