@@ -249,7 +249,7 @@ pub struct SegmentHeader {
 pub struct RecordMark {
     /// Its place in the payload.
     pub at: u32,
-    /// The header (RFC 8446 section 5.1).
+    /// The header (RFC 8446 section 5.1). Where it goes on in the next segment, what is in this one, and zeros.
     pub header: [u8; 5],
     /// Zero.
     pub reserved: [u8; 3],
@@ -490,7 +490,8 @@ pub struct PlainHeader {
     /// Header, [`kind::PLAIN`]; `len` covers this struct and the captured bytes. The time is that at which
     /// a write, or a read that found nothing, began, and any other read ended.
     pub header: Header,
-    /// Bytes of the same direction before it.
+    /// Bytes of the same direction before it, and [`PLAIN_MISSED`] for each time that an unknown number of
+    /// bytes was not seen.
     pub offset: u64,
     /// Bytes that were read or written; zero where there was nothing more to read by then, and of a write
     /// where more is written in a way that is not seen.
@@ -502,6 +503,10 @@ pub struct PlainHeader {
     /// Zero.
     pub reserved: u32,
 }
+
+/// More bytes than one call reads or writes: how far [`PlainHeader::offset`] goes on where it is not known how
+/// many there were. So a record that is lost does not hide it: the next one shows it as well.
+pub const PLAIN_MISSED: u64 = 1 << 32;
 
 /// Capacities of the records of these bytes; the largest is [`MAX_SNAP_LEN`].
 pub const PLAIN_TIERS: [u32; 3] = [512, 2048, 8192];
@@ -588,10 +593,15 @@ pub enum Counter {
     LibraryUnjoined = 13,
     /// Sockets to name servers lost because their table took no entry.
     DnsMapFull = 14,
+    /// Processes, and calls about connections, whose TLS library was not heard because a table took no
+    /// entry.
+    LibraryMapFull = 15,
+    /// Calls that read or write inside TLS whose end was not seen: what they read or wrote is not known.
+    TextMissed = 16,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 15;
+pub const COUNTERS_LEN: u32 = 17;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -611,6 +621,8 @@ impl Counter {
         (Self::ClientRaw, "kernel_clients_raw"),
         (Self::LibraryUnjoined, "kernel_library_unjoined"),
         (Self::DnsMapFull, "kernel_dns_map_full"),
+        (Self::LibraryMapFull, "kernel_library_map_full"),
+        (Self::TextMissed, "kernel_text_missed"),
     ];
 }
 

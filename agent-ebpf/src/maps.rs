@@ -11,10 +11,11 @@ use hopscope_ebpf::{
 };
 
 use crate::plain::Call;
+use crate::records::Next;
 use crate::stage::Stage;
 use crate::tls::{Handshake, Raised, Session, Ssl};
 
-/// Calls of `connect()` under way: one a thread. LRU, since a thread killed inside never returns.
+/// Calls of `connect()` under way: one a thread. They all return, that of a thread that is killed inside as well.
 const CONNECTS_CAP: u32 = 16_384;
 
 /// Hops with something held back, of about five KiB each.
@@ -38,10 +39,10 @@ const RESOLVERS_CAP: u32 = 32;
 /// Every TCP port.
 const PORTS_LEN: u32 = 1 << 16;
 
-/// Processes that open hops.
+/// Processes that open hops, as long as they run.
 const GATEWAYS_CAP: u32 = 4_096;
 
-/// `SSL` objects, which leave when they are freed.
+/// `SSL` objects, of either end each, which leave when they are freed.
 const SESSIONS_CAP: u32 = 65_536;
 
 /// Threads that handshake or raise errors: what is kept of them is worth one turn.
@@ -70,17 +71,16 @@ pub(crate) static TUPLES: LruHashMap<Tuple, Known> = LruHashMap::with_max_entrie
 
 /// Calls of `connect()` under way, by thread.
 #[map]
-pub(crate) static CONNECTS: LruHashMap<u64, Pending> =
-    LruHashMap::with_max_entries(CONNECTS_CAP, 0);
+pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(CONNECTS_CAP, 0);
 
 /// Sockets that are no hops and that the other side reset while they were open.
 #[map]
 pub(crate) static RESETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(RESETS_CAP, 0);
 
-/// Sequence number at which the next TLS record of a direction of a hop begins, by its cookie and direction.
-/// Who falls out has a gap.
+/// Where the next TLS record of a direction of a hop begins, by its cookie and direction. Who falls out has a
+/// gap.
 #[map]
-pub(crate) static RECORDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(RECORDS_CAP, 0);
+pub(crate) static RECORDS: LruHashMap<u64, Next> = LruHashMap::with_max_entries(RECORDS_CAP, 0);
 
 /// What is held back of hops, by socket cookie. Entries are made when a hop is used again and go with its
 /// socket, so that hops for one exchange never have one. Where there is no room, nothing is held back.
@@ -122,21 +122,27 @@ pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(FILTER_C
 #[map]
 pub(crate) static UPSTREAMS: LpmTrie<UpstreamKey, u8> = LpmTrie::with_max_entries(FILTER_CAP, 0);
 
-/// Processes that opened a hop.
+/// Processes that opened a hop. User space takes out those that have ended: if a full table forgot one that
+/// runs, what is read inside its TLS would have a gap.
 #[map]
-pub(crate) static GATEWAYS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(GATEWAYS_CAP, 0);
+pub(crate) static GATEWAYS: HashMap<u32, u8> = HashMap::with_max_entries(GATEWAYS_CAP, 0);
 
-/// `SSL` objects of gateways.
+/// `SSL` objects of gateways. Those that a process leaves behind go with it. Not LRU, as [`GATEWAYS`].
 #[map]
-pub(crate) static SESSIONS: LruHashMap<Ssl, Session> =
-    LruHashMap::with_max_entries(SESSIONS_CAP, 0);
+pub(crate) static SESSIONS: HashMap<Ssl, Session> = HashMap::with_max_entries(SESSIONS_CAP, 0);
+
+/// `SSL` objects that are the server's end, which no hop is. LRU: one that is forgotten is taken for one
+/// that never says hello.
+#[map]
+pub(crate) static SERVERS: LruHashMap<Ssl, u8> = LruHashMap::with_max_entries(SESSIONS_CAP, 0);
 
 /// The handshake call that a thread made last, by the address of its task.
 #[map]
 pub(crate) static HANDSHAKES: LruHashMap<u64, Handshake> =
     LruHashMap::with_max_entries(THREADS_CAP, 0);
 
-/// The call that a thread is in that reads or writes inside TLS, by the address of its task.
+/// The call that a thread is in that reads or writes inside TLS, by the address of its task. LRU, since a thread
+/// may be killed inside; the session knows that a call is under way, so that one which is forgotten shows.
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(THREADS_CAP, 0);
 

@@ -3,20 +3,28 @@
 //!
 //! The bytes of a call are known when it returns. The functions are probed where they begin and at each of
 //! their return instructions: a return probe would change return addresses, see `tls`.
+//!
+//! An `SSL` object belongs to one thread at a time. So where a call begins while another one on the same
+//! object is still noted as under way, the end of that one was missed: what the call was about is forgotten
+//! (the table of calls is LRU), a program did not run, or the thread left in some other way. Then an unknown
+//! number of bytes is missing, and that is told before anything that follows.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use aya_ebpf::programs::ProbeContext;
-use hopscope_ebpf::{Counter, MAX_SNAP_LEN, PLAIN_TIERS, PlainHeader, hop_flag, kind, plain_call};
+use hopscope_ebpf::{
+    Counter, MAX_SNAP_LEN, PLAIN_MISSED, PLAIN_TIERS, PlainHeader, hop_flag, kind, plain_call,
+};
 
 use crate::ctx::{self, read};
 use crate::emit::{emit, header};
 use crate::maps::{self, CALLS, EVENTS, HOPS, SESSIONS, SNAP_LEN, count};
 use crate::segment::{bounded, now};
-use crate::tls::{self, Ssl};
+use crate::tls::{self, Session, Ssl};
 
-/// More than a call writes.
-const MISSED: u64 = 1 << 32;
+/// Bits of a session: a call is under way that writes, or one that reads.
+const WRITES: u32 = 1;
+const READS: u32 = 2;
 
 /// A call that a thread is in.
 #[repr(C)]
@@ -48,18 +56,15 @@ pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
         process: tls::gateway()?,
         address: ctx.arg(0)?,
     };
-    tls::enter(ctx, ssl)?;
-    if let Some(hop) = SESSIONS
-        .get_ptr_mut(ssl)
-        .and_then(tls::hop)
-        .and_then(|cookie| HOPS.get_ptr_mut(cookie))
-    {
+    let session = tls::enter(ctx, ssl)?;
+    let which = which(ctx);
+    begin(session, which & plain_call::WRITE != 0);
+    if let Some(hop) = tls::hop(session).and_then(|cookie| HOPS.get_ptr_mut(cookie)) {
         // Before anything of it is sent: what is inside needs every segment outside.
         // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
         unsafe { (*hop).flags |= hop_flag::PLAIN };
     }
     let (fourth, fifth): (u64, u64) = (ctx.arg(3)?, ctx.arg(4)?);
-    let which = which(ctx);
     let len_at = if which & plain_call::EX2 != 0 {
         fifth
     } else if which & plain_call::EX != 0 {
@@ -77,6 +82,50 @@ pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
+/// Notes that a call is under way, and tells if one was whose end nobody saw.
+#[inline(always)]
+fn begin(session: *mut Session, writes: bool) {
+    let own = if writes { WRITES } else { READS };
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let before = unsafe { core::mem::replace(&mut (*session).calls, own) };
+    if before != 0 {
+        count(Counter::TextMissed);
+        let _ = miss(session, before == WRITES);
+    }
+}
+
+/// Tells that an unknown number of bytes was not seen.
+#[inline(always)]
+fn miss(session: *mut Session, writes: bool) -> Option<()> {
+    let total = total(session, writes);
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let offset = unsafe {
+        *total += PLAIN_MISSED;
+        *total
+    };
+    emit(PlainHeader {
+        header: header::<PlainHeader>(kind::PLAIN, tls::hop(session)?),
+        offset,
+        len: 0,
+        captured: 0,
+        egress: u32::from(writes),
+        reserved: 0,
+    })
+}
+
+/// The number of bytes of a direction.
+#[inline(always)]
+fn total(session: *mut Session, writes: bool) -> *mut u64 {
+    // SAFETY: an entry of a live map.
+    unsafe {
+        if writes {
+            &raw mut (*session).written
+        } else {
+            &raw mut (*session).read
+        }
+    }
+}
+
 /// One of them is about to return.
 #[inline(always)]
 pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
@@ -85,7 +134,6 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
     let call = *unsafe { CALLS.get(task) }?;
     let _ = CALLS.remove(task);
     let session = SESSIONS.get_ptr_mut(call.ssl)?;
-    let cookie = tls::hop(session)?;
     let writes = which(ctx) & plain_call::WRITE != 0;
     let result: i32 = read(ctx.as_ptr() as u64 + u64::from(maps::RESULT_AT.load()))?;
     let len = if result <= 0 {
@@ -94,21 +142,26 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
         result.cast_unsigned()
     } else {
         // SAFETY: the helper checks the address, and every bit pattern is a number.
-        unsafe { bpf_probe_read_user(call.len_at as *const u64) }.ok()? as u32
+        let len = unsafe { bpf_probe_read_user(call.len_at as *const u64) }.ok()?;
+        if len >= PLAIN_MISSED {
+            return None;
+        }
+        len as u32
     };
+    // Whatever is not known up to here, the next call tells of it.
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    unsafe { (*session).calls = 0 };
     if writes && len == 0 {
         return None;
     }
-    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
-    let total = unsafe {
-        if writes {
-            &mut (*session).written
-        } else {
-            &mut (*session).read
-        }
+    let cookie = tls::hop(session)?;
+    let total = total(session, writes);
+    // SAFETY: as above.
+    let offset = unsafe {
+        let offset = *total;
+        *total += u64::from(len);
+        offset
     };
-    let offset = *total;
-    *total += u64::from(len);
     let snap = SNAP_LEN.load();
     let captured = if len < snap { len } else { snap };
     if captured < len {
@@ -137,22 +190,7 @@ pub(crate) fn skips(ctx: &ProbeContext) -> Option<()> {
         process: tls::gateway()?,
         address: ctx.arg(0)?,
     })?;
-    let cookie = tls::hop(session)?;
-    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
-    let offset = unsafe {
-        let offset = (*session).written;
-        // Should the record get lost, the next one shows it.
-        (*session).written += MISSED;
-        offset
-    };
-    emit(PlainHeader {
-        header: header::<PlainHeader>(kind::PLAIN, cookie),
-        offset,
-        len: 0,
-        captured: 0,
-        egress: 1,
-        reserved: 0,
-    })
+    miss(session, true)
 }
 
 #[inline(always)]

@@ -275,6 +275,27 @@ impl Segment {
         self.bytes(shape.start + at).map(Record::read)
     }
 
+    /// The header of a TLS record that began in the segment before, perhaps: the `before` last bytes of `tail`,
+    /// one to four of them, and the first of the payload.
+    #[inline(always)]
+    pub(crate) fn record_behind(
+        &self,
+        shape: &Shape,
+        tail: [u8; 4],
+        before: u32,
+    ) -> Option<Record> {
+        let first: [u8; Record::LEN] = self.bytes(shape.start)?;
+        let begins = u64::from(u32::from_be_bytes(tail));
+        let ends = first
+            .iter()
+            .fold(0, |ends, byte| ends << 8 | u64::from(*byte));
+        let bits = 8 * before;
+        let header = begins << (8 * Record::LEN as u32 - bits) | ends >> bits;
+        // Of the first, bytes ahead of the header are in front.
+        let [_, _, _, header @ ..] = header.to_be_bytes();
+        Some(Record::read(header))
+    }
+
     /// Whether less of it is captured than there is.
     #[inline(always)]
     pub(crate) fn is_cut(&self) -> bool {

@@ -201,8 +201,8 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         return None;
     }
     maps::enter_port(ends.remote_port);
-    if GATEWAYS.get_ptr(caller.pid).is_none() {
-        let _ = GATEWAYS.insert(caller.pid, 0, 0);
+    if GATEWAYS.get_ptr(caller.pid).is_none() && GATEWAYS.insert(caller.pid, 0, 0).is_err() {
+        count(Counter::LibraryMapFull);
     }
     if let Some(pending) = CONNECTS.get_ptr_mut(bpf_get_current_pid_tgid()) {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.

@@ -25,7 +25,7 @@ use hopscope_ebpf::{Counter, LibraryRecord, NO_OFFSET, kind, library};
 
 use crate::ctx::{self, read};
 use crate::emit::{emit, header};
-use crate::maps::{self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SESSIONS, count};
+use crate::maps::{self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SERVERS, SESSIONS, count};
 
 /// `ERR_LIB_SSL` of `openssl/err.h`.
 const SSL: u32 = 20;
@@ -52,11 +52,11 @@ pub(crate) struct Ssl {
     pub(crate) address: u64,
 }
 
-/// What is known of an `SSL` object.
+/// What is known of an `SSL` object that is not known to be the server's end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Session {
-    /// The hop that it speaks on, zero while unknown and for the gateway's own clients.
+    /// The hop that it speaks on, zero while unknown.
     cookie: u64,
     /// Bytes that the program wrote to it, and that it read from it.
     pub(crate) written: u64,
@@ -65,24 +65,28 @@ pub(crate) struct Session {
     code: u32,
     /// Not zero where it has ended.
     verified: u32,
-    /// Not zero where it is the server's end, which no hop is.
-    server: u32,
+    /// Which call of `plain` is under way, zero for none.
+    pub(crate) calls: u32,
     /// Zero.
     reserved: u32,
 }
 
 impl Session {
-    const fn new(server: u32) -> Self {
-        Self {
-            cookie: 0,
-            written: 0,
-            read: 0,
-            code: 0,
-            verified: 0,
-            server,
-            reserved: 0,
-        }
-    }
+    const NEW: Self = Self {
+        cookie: 0,
+        written: 0,
+        read: 0,
+        code: 0,
+        verified: 0,
+        calls: 0,
+        reserved: 0,
+    };
+}
+
+/// Which end of a connection an `SSL` object is.
+enum End {
+    Client(*mut Session),
+    Server,
 }
 
 /// The last call of a thread that may have begun a handshake.
@@ -125,13 +129,11 @@ impl Handshake {
 /// `SSL_do_handshake(ssl)`, which `SSL_connect` and `SSL_accept` call as well.
 #[inline(always)]
 pub(crate) fn handshake(ctx: &ProbeContext) -> Option<()> {
-    enter(
-        ctx,
-        Ssl {
-            process: gateway()?,
-            address: ctx.arg(0)?,
-        },
-    )
+    let ssl = Ssl {
+        process: gateway()?,
+        address: ctx.arg(0)?,
+    };
+    enter(ctx, ssl).map(|_| ())
 }
 
 /// `SSL_set_accept_state(ssl)` and `SSL_accept(ssl)`.
@@ -141,29 +143,36 @@ pub(crate) fn accepts(ctx: &ProbeContext) -> Option<()> {
         process: gateway()?,
         address: ctx.arg(0)?,
     };
-    let _ = SESSIONS.insert(ssl, Session::new(1), 0);
+    let _ = SESSIONS.remove(ssl);
+    let _ = SERVERS.insert(ssl, 0, 0);
     Some(())
 }
 
 /// The current thread calls a function that makes the handshake where there was none yet. Returns `None`
-/// where it is the server's.
+/// where it is the server's, or where there is no room.
 #[inline(always)]
-pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<()> {
-    if let Some(session) = SESSIONS.get_ptr(ssl) {
-        // SAFETY: an entry of a live map.
-        let Session { cookie, server, .. } = unsafe { *session };
-        if server != 0 {
+pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<*mut Session> {
+    if SERVERS.get_ptr(ssl).is_some() {
+        return None;
+    }
+    let session = if let Some(session) = SESSIONS.get_ptr_mut(ssl) {
+        session
+    } else {
+        if SESSIONS.insert(ssl, Session::NEW, 0).is_err() {
+            count(Counter::LibraryMapFull);
             return None;
         }
-        if cookie != 0 {
-            if HOPS.get_ptr(cookie).is_some() {
-                return Some(());
-            }
-            // Of a hop that is gone, the object is another one at the same address.
-            let _ = SESSIONS.insert(ssl, Session::new(0), 0);
+        SESSIONS.get_ptr_mut(ssl)?
+    };
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let cookie = unsafe { (*session).cookie };
+    if cookie != 0 {
+        if HOPS.get_ptr(cookie).is_some() {
+            return Some(session);
         }
-    } else {
-        let _ = SESSIONS.insert(ssl, Session::new(0), 0);
+        // Of a hop that is gone, the object is another one at the same address.
+        // SAFETY: as above.
+        unsafe { *session = Session::NEW };
     }
     let stack_at = maps::STACK_AT.load();
     let mut stack = 0;
@@ -181,7 +190,7 @@ pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<()> {
         reserved: 0,
     };
     let _ = HANDSHAKES.insert(ctx::task(), handshake, 0);
-    Some(())
+    Some(session)
 }
 
 /// Whether these are the first bytes of a `ClientHello`.
@@ -226,10 +235,14 @@ fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
         return None;
     }
     let process = gateway()?;
-    let Some(session) = session(ctx, process) else {
-        let turn = ctx::turn();
-        let _ = RAISED.insert(ctx::task(), Raised { reason, turn }, 0);
-        return None;
+    let session = match at_hand(ctx, process) {
+        Some(End::Client(session)) => session,
+        Some(End::Server) => return None,
+        None => {
+            let turn = ctx::turn();
+            let _ = RAISED.insert(ctx::task(), Raised { reason, turn }, 0);
+            return None;
+        }
     };
     let cookie = hop(session)?;
     debug!(ctx, "hop {}: error {}", cookie, reason);
@@ -257,7 +270,9 @@ fn error(ctx: &ProbeContext, library: u32, reason: u32) -> Option<()> {
 /// attachment says where this build of the library keeps the result.
 #[inline(always)]
 pub(crate) fn verified(ctx: &ProbeContext) -> Option<()> {
-    let session = session(ctx, gateway()?)?;
+    let Some(End::Client(session)) = at_hand(ctx, gateway()?) else {
+        return None;
+    };
     let store: u64 = ctx.arg(0)?;
     // SAFETY: the program's own context.
     let offset = unsafe { generated::bpf_get_attach_cookie(ctx.as_ptr()) };
@@ -298,6 +313,7 @@ pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
         address: ctx.arg(0)?,
     };
     let _ = SESSIONS.remove(ssl);
+    let _ = SERVERS.remove(ssl);
     Some(())
 }
 
@@ -312,7 +328,7 @@ pub(crate) fn cleared(ctx: &ProbeContext) -> Option<()> {
     // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
     unsafe {
         if (*session).cookie != 0 {
-            *session = Session::new(0);
+            *session = Session::NEW;
         }
     }
     Some(())
@@ -333,10 +349,9 @@ pub(crate) fn hop(session: *mut Session) -> Option<u64> {
     (cookie != 0 && HOPS.get_ptr(cookie).is_some()).then_some(cookie)
 }
 
-/// The one session whose `SSL` object the caller of the probed function holds in a register that
-/// survives the call.
+/// The one `SSL` object that the caller of the probed function holds in a register that survives the call.
 #[inline(always)]
-fn session(ctx: &ProbeContext, process: u64) -> Option<*mut Session> {
+fn at_hand(ctx: &ProbeContext, process: u64) -> Option<End> {
     let at = ctx.as_ptr() as u64 + u64::from(maps::SAVED_AT.load());
     let registers: [u64; SAVED_MAX] = read(at)?;
     let mut found = None;
@@ -345,14 +360,20 @@ fn session(ctx: &ProbeContext, process: u64) -> Option<*mut Session> {
         if n as u32 >= maps::SAVED_LEN.load() || address == 0 || address == known {
             continue;
         }
-        if let Some(session) = SESSIONS.get_ptr_mut(Ssl { process, address }) {
-            if known != 0 {
-                count(Counter::LibraryUnjoined);
-                return None;
-            }
-            known = address;
-            found = Some(session);
+        let ssl = Ssl { process, address };
+        let end = if let Some(session) = SESSIONS.get_ptr_mut(ssl) {
+            End::Client(session)
+        } else if SERVERS.get_ptr(ssl).is_some() {
+            End::Server
+        } else {
+            continue;
+        };
+        if known != 0 {
+            count(Counter::LibraryUnjoined);
+            return None;
         }
+        known = address;
+        found = Some(end);
     }
     found
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hopscope_ebpf::PLAIN_MISSED;
 use thiserror::Error;
 
 use super::decode::{self, Body, ClientSaw, Ends, Record, comm_text};
@@ -16,6 +17,9 @@ use crate::model::{
     Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Plaintext,
     Segment, Signal, Target, TcpState,
 };
+
+// Where it is not known how many bytes were missed, both sides go on by as many.
+const _: () = assert!(Plaintext::UNKNOWN == PLAIN_MISSED);
 
 /// Why a packet of a hop is no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -146,7 +146,8 @@ pub struct Segment<'a> {
     pub records: RecordHeads<'a>,
 }
 
-/// Headers of TLS records inside a segment, in order: bytes of the payload, each with its place there.
+/// Headers of TLS records inside a segment, in order: bytes of the payload, each with its place there. The last
+/// may go on in the next segment: what is behind the end of this one counts for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordHeads<'a>(&'a [u8]);
 
@@ -181,12 +182,18 @@ impl<'a> RecordHeads<'a> {
 pub struct Plaintext<'a> {
     /// Which way it goes.
     pub direction: Direction,
-    /// Bytes of the same direction before it, inside TLS.
+    /// Bytes of the same direction before it, inside TLS, and [`UNKNOWN`](Self::UNKNOWN) for each time that it
+    /// is not known how many there were.
     pub offset: u64,
     /// The first bytes of it, as many as were captured.
     pub payload: &'a [u8],
     /// How many there were.
     pub len: u32,
+}
+
+impl Plaintext<'_> {
+    /// More bytes than there are in one text.
+    pub const UNKNOWN: u64 = 1 << 32;
 }
 
 /// A DNS message over UDP, or one that was cut out of a TCP stream.

@@ -198,8 +198,10 @@ impl Flow {
             else {
                 continue;
             };
+            // What is told may end in the next segment.
             let rest = segment.wire_len.saturating_sub(at) as usize;
-            if head.is_empty() || head.len() > rest {
+            let head = head.get(..rest).unwrap_or(head);
+            if head.is_empty() {
                 continue;
             }
             let start = first.wrapping_add(from);

@@ -15,6 +15,8 @@ mod attach;
 mod clients;
 mod connects;
 mod dns;
+mod forgotten;
+mod handover;
 mod held;
 mod late;
 mod library;

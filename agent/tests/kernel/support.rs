@@ -215,8 +215,8 @@ pub(crate) enum Seen {
         flags: TcpFlags,
         payload: Vec<u8>,
         wire_len: u32,
-        /// Places of the TLS records whose headers were told.
-        records: Vec<u32>,
+        /// Places of the TLS records whose headers were told, and what was told of those.
+        records: Vec<(u32, Vec<u8>)>,
     },
     /// What was written or read inside TLS.
     Text {
@@ -323,7 +323,9 @@ impl Watch {
                                 flags,
                                 payload,
                                 wire_len,
-                                records: records.map(|(place, _)| place).collect(),
+                                records: records
+                                    .map(|(place, head)| (place, head.to_vec()))
+                                    .collect(),
                             },
                         )
                     }

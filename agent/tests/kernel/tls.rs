@@ -205,9 +205,10 @@ fn every_record_of_a_long_response_is_told() {
             {
                 let whole = payload.len() == *wire_len as usize;
                 let begins = payload.starts_with(&[DATA, 3, 3]);
-                let first = (begins && records.is_empty()).then_some(&0);
-                let all = records.iter().chain(first).filter(|_| !whole);
-                told.extend(all.map(|place| at + *place));
+                let first = (begins && records.is_empty()).then_some(0);
+                let marked = records.iter().map(|(place, _)| *place);
+                let all = marked.chain(first).filter(|_| !whole);
+                told.extend(all.map(|place| at + place));
                 at += if whole { 0 } else { *wire_len };
             }
         }
@@ -217,6 +218,84 @@ fn every_record_of_a_long_response_is_told() {
             .collect();
         assert_eq!(told, expected, "{}", pair.watch.trace());
         pair.watch.assert_no_loss();
+    }
+}
+
+/// What is known of what the upstream sent since `from`, zero where it is not.
+fn known(pair: &Pair, from: usize) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (_, seen) in &pair.watch.seen[from..] {
+        let Seen::Segment {
+            direction: Direction::FromUpstream,
+            records,
+            wire_len,
+            payload,
+            ..
+        } = seen
+        else {
+            continue;
+        };
+        let mut segment = vec![0; *wire_len as usize];
+        segment[..payload.len()].copy_from_slice(payload);
+        for (place, head) in records {
+            let room = &mut segment[*place as usize..];
+            let len = room.len().min(head.len());
+            room[..len].copy_from_slice(&head[..len]);
+        }
+        stream.extend(segment);
+    }
+    stream
+}
+
+#[test]
+fn a_header_that_two_segments_share_is_told() {
+    // In handshakes, which go up whole, and behind them; the first segment is a small one or a large one.
+    for (ahead, small) in [(false, 30), (true, 9000)] {
+        for split in 1..=4 {
+            let mut pair = Pair::start(|_| {});
+            pair.tell(&record(HANDSHAKE, 500));
+            if ahead {
+                let both = [record(HANDSHAKE, 1200), record(HANDSHAKE, 900)].concat();
+                let (first, second) = both.split_at(1205 + split);
+                pair.answer(first);
+                pair.answer(second);
+            } else {
+                pair.answer(record(HANDSHAKE, 1200));
+            }
+            pair.tell(&record(HANDSHAKE, 80));
+            pair.answer(record(HANDSHAKE, 40));
+            pair.tell(&record(DATA, 300));
+            pair.watch.settle();
+            let from = pair.watch.seen.len();
+            let lengths = [small, 8000, 4000, 70];
+            let records: Vec<u8> = lengths
+                .into_iter()
+                .flat_map(|len| record(DATA, len))
+                .collect();
+            let mut cut = usize::from(small) + 5 + split;
+            let (first, rest) = records.split_at(cut);
+            pair.answer(first);
+            // And once more, behind two records.
+            cut = 2 * 5 + 12_000 + split;
+            let (second, third) = rest.split_at(cut - split);
+            pair.answer(second);
+            pair.answer(third);
+            let pair = pair.close();
+            let known = known(&pair, from);
+            assert_eq!(known.len(), records.len());
+            let mut at = 0;
+            for len in lengths {
+                let header = &record(DATA, len)[..5];
+                assert_eq!(
+                    &known[at..at + 5],
+                    header,
+                    "at {at}, split at {split}\n{}",
+                    pair.watch.trace()
+                );
+                at += 5 + usize::from(len);
+            }
+            pair.watch.assert_no_loss();
+        }
     }
 }
 

@@ -144,6 +144,11 @@ impl Exchanges {
             seen.short_read = short.or(seen.short_read);
             std::mem::replace(&mut seen.received, end)
         };
+        if text.offset.saturating_sub(before) >= Plaintext::UNKNOWN {
+            // Where the next message begins cannot be told any more.
+            self.leave_inside();
+            return false;
+        }
         if !to_upstream && text.len > 0 && self.is_contradicted(end) {
             stats.tls_sources_disagree += 1;
             self.leave_inside();

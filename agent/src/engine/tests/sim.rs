@@ -461,7 +461,9 @@ impl Sim {
         for place in places {
             let mut head = [0; RecordHeads::BYTES];
             head[..4].copy_from_slice(&u32::try_from(*place).unwrap().to_ne_bytes());
-            head[4..9].copy_from_slice(&bytes[*place..place + 5]);
+            for (head, byte) in head[4..9].iter_mut().zip(&bytes[*place..]) {
+                *head = *byte;
+            }
             self.heads.extend(head);
         }
         self.reply_short(bytes, kept)

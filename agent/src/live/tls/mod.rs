@@ -7,6 +7,7 @@
 //! What OpenSSL says is told; what it means is the engine's business.
 
 mod accessor;
+mod departed;
 mod elf;
 mod mapped;
 mod returns;
@@ -20,6 +21,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use aya::programs::{ProgramError, UProbe};
 use hopscope_ebpf::{NO_OFFSET, plain_call};
 
+use self::departed::Tables;
 use self::elf::Function;
 use self::mapped::{FileId, Mapped};
 use super::error::reason;
@@ -60,15 +62,16 @@ const CALLS: [(&str, u64); 5] = [
     ("SSL_read", 0),
     ("SSL_read_ex", plain_call::EX),
     ("SSL_write", plain_call::WRITE),
-    ("SSL_write_ex", plain_call::WRITE | plain_call::EX),
-    // What `SSL_write_ex` calls in OpenSSL 3.3 and later.
+    (WRITE_EX, plain_call::WRITE | plain_call::EX),
+    // What `SSL_write_ex` hands over to in OpenSSL 3.3 and later.
     (WRITE_EX2, plain_call::WRITE | plain_call::EX2),
 ];
+const WRITE_EX: &str = "SSL_write_ex";
 const WRITE_EX2: &str = "SSL_write_ex2";
 /// Those of them that go together: one direction alone would show requests without answers.
 const PAIRS: [&[&str]; 2] = [
     &["SSL_read", "SSL_write"],
-    &["SSL_read_ex", "SSL_write_ex", WRITE_EX2],
+    &["SSL_read_ex", WRITE_EX, WRITE_EX2],
 ];
 /// Functions that end what is followed inside TLS, with their programs.
 const INSIDE: [(&str, &str); 2] = [("SSL_clear", "tls_cleared"), ("SSL_sendfile", "tls_skips")];
@@ -116,6 +119,8 @@ pub(super) struct Libraries {
     problem: Option<String>,
     /// Why what is inside TLS cannot be read on this host although that is asked for.
     hidden: Option<String>,
+    /// None where that is the problem.
+    tables: Option<Tables>,
     files: HashMap<FileId, Library>,
     processes: HashMap<u32, Gateway>,
     rows: Vec<ProbeStatus>,
@@ -159,7 +164,11 @@ impl Libraries {
     /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
     /// TLS with `plaintext` only.
     pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
-        let problem = load(&mut ebpf).err();
+        let tables = Tables::take(&mut ebpf).map_err(|error| error.to_string());
+        let (tables, problem) = match (tables, load(&mut ebpf)) {
+            (Ok(tables), loaded) => (Some(tables), loaded.err()),
+            (Err(reason), _) => (None, Some(reason)),
+        };
         if let Some(reason) = &problem {
             tracing::warn!(%reason, "TLS libraries cannot be probed");
         }
@@ -173,6 +182,7 @@ impl Libraries {
         let mut libraries = Self {
             plaintext: plaintext && hidden.is_none(),
             hidden,
+            tables,
             ebpf,
             problem,
             files: HashMap::new(),
@@ -190,6 +200,9 @@ impl Libraries {
 
     /// Looks at the gateways that are there, and returns whether the rows have changed.
     pub(super) fn look<'a>(&mut self, gateways: impl Iterator<Item = (u32, &'a str)>) -> bool {
+        if let Some(tables) = &mut self.tables {
+            tables.sweep();
+        }
         if self.problem.is_some() {
             return false;
         }
@@ -347,11 +360,13 @@ impl Libraries {
 
     /// Probes both ends of each function of a pair. What is attached is detached again where one cannot be.
     fn probe_pair(&mut self, file: &File, pair: &[Function]) -> Result<Vec<UProbeLink>, String> {
-        let newer = pair.iter().any(|one| one.name == WRITE_EX2);
+        let newer = pair.iter().find(|one| one.name == WRITE_EX2);
         let mut points = Vec::new();
         for function in pair {
-            // It may leave by a jump to the newer one.
-            if newer && function.name == "SSL_write_ex" {
+            // Its calls are seen there, and its own end need not be known: mostly it leaves by a jump.
+            if let Some(newer) = newer.filter(|_| function.name == WRITE_EX)
+                && !is_alone(file, *function, *newer)?
+            {
                 continue;
             }
             let ends = ends(file, *function).map_err(|reason| {
@@ -455,12 +470,27 @@ impl Libraries {
 
 /// Where a function returns, as offsets from where it begins.
 fn ends(file: &File, function: Function) -> Result<Vec<u64>, String> {
+    returns::returns(&whole(file, function)?).map_err(str::to_owned)
+}
+
+/// The whole code of a function.
+fn whole(file: &File, function: Function) -> Result<Vec<u8>, String> {
     let code = elf::code(file, function, function.len.min(returns::CODE_MAX + 1))
         .map_err(|error| error.to_string())?;
     if code.len() as u64 > returns::CODE_MAX {
-        return Err("it is too long".to_owned());
+        return Err(format!("{} is too long", function.name));
     }
-    returns::returns(&code).map_err(str::to_owned)
+    Ok(code)
+}
+
+/// Whether a function certainly does not call another one of its file, at once or through the linkage table,
+/// and its end is known: the compiler has put that one's code into it.
+fn is_alone(file: &File, function: Function, other: Function) -> Result<bool, String> {
+    let stubs = elf::stubs(file, &[other.name]).map_err(|error| error.to_string())?;
+    let offset = |of: &Function| of.offset.wrapping_sub(function.offset).cast_signed();
+    let targets: Vec<i64> = stubs.iter().chain([&other]).map(offset).collect();
+    let code = whole(file, function)?;
+    Ok(returns::is_alone(&code, &targets) && returns::returns(&code).is_ok())
 }
 
 /// Loads every program that goes into a library.

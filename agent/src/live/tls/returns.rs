@@ -1,4 +1,4 @@
-//! Where a function returns, told by its instructions.
+//! Where a function returns, and whether it hands over to another one, told by its instructions.
 
 /// More code than any of the probed functions has: most of them check an argument or two and call another
 /// one.
@@ -27,6 +27,30 @@ pub(super) fn returns(code: &[u8]) -> Result<Vec<u64>, &'static str> {
 /// A jump to another function, which then returns in its place.
 const TAIL_CALL: &str = "it leaves by a jump";
 const UNREADABLE: &str = "its code cannot be read";
+
+/// Whether the function with this code certainly hands over to none of those that begin at `targets`, offsets from
+/// where it begins itself: neither by a call nor by a jump.
+pub(super) fn is_alone(code: &[u8], targets: &[i64]) -> bool {
+    // Elsewhere it is not known where linkage tables lead to.
+    cfg!(target_arch = "x86_64") && x86_64_is_alone(code, targets)
+}
+
+fn x86_64_is_alone(code: &[u8], targets: &[i64]) -> bool {
+    use iced_x86::{Decoder, DecoderOptions, FlowControl};
+
+    let decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    decoder
+        .into_iter()
+        .all(|instruction| match instruction.flow_control() {
+            FlowControl::IndirectBranch | FlowControl::IndirectCall => false,
+            FlowControl::UnconditionalBranch
+            | FlowControl::ConditionalBranch
+            | FlowControl::Call => {
+                !targets.contains(&instruction.near_branch_target().cast_signed())
+            }
+            _ => true,
+        })
+}
 
 fn x86_64(code: &[u8]) -> Result<Vec<u64>, &'static str> {
     use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
@@ -169,6 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn functions_that_hand_over() {
+        // A jump, a call and a conditional jump to 0x20 bytes ahead of the function.
+        let other = [-0x20];
+        for code in [
+            &[0x31, 0xc0, 0xe9, 0xd9, 0xff, 0xff, 0xff][..],
+            &[0xe8, 0xdb, 0xff, 0xff, 0xff, 0xc3],
+            &[0x0f, 0x84, 0xda, 0xff, 0xff, 0xff, 0xc3],
+        ] {
+            assert!(!x86_64_is_alone(code, &other), "{code:x?}");
+            assert!(x86_64_is_alone(code, &[-0x1f, 0]), "{code:x?}");
+        }
+        // Through a register, and through memory: to wherever that may be.
+        for code in [&[0xff, 0xd0, 0xc3][..], &[0xff, 0x25, 0, 0, 0, 0]] {
+            assert!(!x86_64_is_alone(code, &other), "{code:x?}");
+        }
+        assert!(x86_64_is_alone(&[0x31, 0xc0, 0xc3], &[0]));
+    }
+
+    #[test]
     fn a_function_must_return() {
         assert_eq!(returns(&[]), Err("it does not return"));
     }
@@ -177,6 +220,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(code: Vec<u8>) {
             let _ = (x86_64(&code), aarch64(&code));
+            let _ = x86_64_is_alone(&code, &[8]);
         }
     }
 }

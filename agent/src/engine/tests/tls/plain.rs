@@ -44,6 +44,15 @@ impl Inside {
         self.dry(sim);
     }
 
+    /// A call whose text is not known.
+    fn miss(&mut self, sim: &mut Sim, direction: Direction) {
+        match direction {
+            Direction::ToUpstream => self.sent += Plaintext::UNKNOWN,
+            Direction::FromUpstream => self.received += Plaintext::UNKNOWN,
+        }
+        self.tell(sim, direction, &[], 0);
+    }
+
     /// The gateway asks for more, and there is none.
     fn dry(&mut self, sim: &mut Sim) {
         self.tell(sim, Direction::FromUpstream, &[], 0);
@@ -369,4 +378,49 @@ fn a_reply_whose_text_was_lost_is_not_missing() {
     sim.reply(&data(OK.len() + ADDED));
     sim.ms(120_000).gateway_fin().ms(1000).expect_none();
     assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
+}
+
+#[test]
+fn nothing_is_judged_behind_a_text_that_is_not_known() {
+    // The whole response, or the end of it.
+    for before in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"] {
+        let (mut sim, mut inside) = begin();
+        inside.write(&mut sim, GET);
+        if !before.is_empty() {
+            inside.read(&mut sim, before);
+        }
+        sim.reply(&data(OK.len() + ADDED));
+        inside.miss(&mut sim, Direction::FromUpstream);
+        inside.dry(&mut sim);
+        sim.upstream_fin();
+        inside.dry(&mut sim);
+        sim.gateway_fin().ms(1000).expect_none();
+        assert_eq!(sim.engine.stats().tls_sources_disagree, 0);
+    }
+}
+
+#[test]
+fn a_response_to_a_request_that_is_not_known_is_not_unasked() {
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, OK);
+    sim.send(&data(GET.len() + ADDED)).ack();
+    sim.reply(&data(OK.len() + ADDED));
+    inside.miss(&mut sim, Direction::ToUpstream);
+    inside.tell(&mut sim, Direction::FromUpstream, OK, OK.len());
+    // The rest of what is inside is left alone.
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, b"HTTP/1.1 200 OK\r\nX-Cache : miss\r\n\r\n");
+    sim.upstream_fin().gateway_fin().ms(1000).expect_none();
+    assert_eq!(sim.engine.stats().unsolicited, 0);
+}
+
+#[test]
+fn a_text_whose_beginning_is_not_known_is_not_read() {
+    let (mut sim, mut inside) = begin();
+    inside.miss(&mut sim, Direction::FromUpstream);
+    inside.miss(&mut sim, Direction::ToUpstream);
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, b"HTTP/1.1 200 OK\r\nX-Cache : miss\r\n\r\n");
+    sim.ms(1000).expect_none();
 }
