@@ -589,6 +589,9 @@ impl Engine {
             } => Some((*local, *upstream)),
             _ => None,
         };
+        if matches!(signal, Signal::ConnectReturned { .. }) {
+            self.answers.connect_failed(id);
+        }
         let opened = matches!(signal, Signal::Opened { .. });
         if let Signal::Opened {
             turn,

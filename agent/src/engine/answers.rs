@@ -427,6 +427,11 @@ impl Answers {
         }
     }
 
+    /// The call that opened a hop failed.
+    pub(super) fn connect_failed(&mut self, hop: HopId) {
+        self.order.failed_at_once(hop);
+    }
+
     /// Records were lost.
     pub(super) fn lost(&mut self) {
         self.order.lost();

@@ -88,7 +88,9 @@ enum Deed {
     /// It let go of an attempt.
     LetGo(Tried),
     /// It connected to an upstream.
-    Opened,
+    Opened(HopId),
+    /// That failed at once.
+    Failed(Tried),
     /// Nothing that is known.
     Nothing,
     /// It answered a client. The number is the answer's.
@@ -145,7 +147,15 @@ impl Order {
         if habit == Habit::Answers && began.is_some() {
             self.link(at, tried).began = began;
         }
-        self.did(at, turn, Deed::Opened);
+        self.did(at, turn, Deed::Opened(hop));
+    }
+
+    /// The call that connected failed, and nothing is let go of any more.
+    pub(super) fn failed_at_once(&mut self, hop: HopId) {
+        let mut threads = self.threads.values_mut();
+        if let Some(last) = threads.find(|last| last.deed == Deed::Opened(hop)) {
+            last.deed = Deed::Failed(Tried::Hop(hop));
+        }
     }
 
     /// A call of `connect()` failed.
@@ -177,11 +187,14 @@ impl Order {
             Some(link) if sure => (link.answer, link.next) = (None, None),
             _ => {}
         }
-        // What the kernel closes says nothing of a task.
+        let last = self.last(at, turn, habit);
         if habit == Habit::Answers && !sure {
+            // Unless the process lets go of it later, this was the process.
+            if let Some(Deed::Answered(number)) = last.map(|last| last.deed) {
+                self.link(at, tried).answer.get_or_insert((number, false));
+            }
             return;
         }
-        let last = self.last(at, turn, habit);
         if let Some(Last {
             deed: Deed::Answered(number),
             ..
@@ -213,8 +226,8 @@ impl Order {
         if let Some(last) = self.last(at, turn, habit) {
             let let_go = match last.deed {
                 Deed::LetGo(Tried::Hop(_)) if habit == Habit::Answers => None,
-                Deed::LetGo(tried) => Some(tried),
-                Deed::Opened | Deed::Nothing | Deed::Answered(_) => None,
+                Deed::LetGo(tried) | Deed::Failed(tried) => Some(tried),
+                Deed::Opened(_) | Deed::Nothing | Deed::Answered(_) => None,
             };
             let perhaps = last.perhaps.map(Tried::Hop);
             let perhaps = perhaps.filter(|hop| let_go != Some(*hop));
@@ -295,8 +308,8 @@ impl Order {
             return;
         };
         let before = match last.deed {
-            Deed::LetGo(before) => Some(before),
-            Deed::Opened | Deed::Nothing | Deed::Answered(_) => last.perhaps.map(Tried::Hop),
+            Deed::LetGo(before) | Deed::Failed(before) => Some(before),
+            Deed::Opened(_) | Deed::Nothing | Deed::Answered(_) => last.perhaps.map(Tried::Hop),
         };
         if let Some(before) = before {
             let link = self.link(at, before);
