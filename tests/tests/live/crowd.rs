@@ -189,8 +189,8 @@ fn is_of(reply: &Reply, upstream: &Target) -> bool {
     own.any(|own| own == *upstream)
 }
 
-/// Lets a crowd loose on a gateway.
-fn play(gateway: Gateway, workers: u32) -> Result<()> {
+/// Lets a crowd loose on a gateway; how many of its answers are explained, in words.
+fn play(gateway: Gateway, workers: u32) -> Result<String> {
     // Gateways of other tests answer as well, which is not to be counted.
     let cgroup = Cgroup::new("crowd")?;
     let agent = Agent::start_with(&["--packets-of", cgroup.path()])?;
@@ -229,37 +229,37 @@ fn play(gateway: Gateway, workers: u32) -> Result<()> {
         wrong.join("\n"),
         ambiguous.join("\n"),
     );
-    eprintln!("{}", said.lines().next().unwrap_or_default());
+    let summary = said.lines().next().unwrap_or_default().to_owned();
     ensure!(wrong.is_empty() && outcome.is_clear(), said);
     ensure!(account.is_empty(), "{}", account.join("\n"));
     let counted = tally::counted(&agent)?;
     ensure!(counted == expected, "{counted:?}, not {expected:?}");
     let lost = super::status::losses(&agent)?;
     ensure!(lost.is_empty(), "{lost:?}");
-    Ok(())
+    Ok(summary)
 }
 
 #[test]
 fn a_crowd_at_nginx_is_told_apart() {
-    play(Gateway::Nginx, 1).unwrap();
+    eprintln!("{}", play(Gateway::Nginx, 1).unwrap());
 }
 
 #[test]
 fn a_crowd_at_four_workers_of_nginx_is_told_apart() {
-    play(Gateway::Nginx, 4).unwrap();
+    eprintln!("{}", play(Gateway::Nginx, 4).unwrap());
 }
 
 #[test]
 fn a_crowd_at_apache_is_told_apart() {
-    play(Gateway::Apache, 1).unwrap();
+    eprintln!("{}", play(Gateway::Apache, 1).unwrap());
 }
 
 #[test]
 fn a_crowd_at_haproxy_is_told_apart() {
-    play(Gateway::Haproxy, 1).unwrap();
+    eprintln!("{}", play(Gateway::Haproxy, 1).unwrap());
 }
 
 #[test]
 fn a_crowd_at_caddy_is_told_apart() {
-    play(Gateway::Caddy, 1).unwrap();
+    eprintln!("{}", play(Gateway::Caddy, 1).unwrap());
 }
