@@ -51,6 +51,15 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// The upstreams that are named.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Target> {
+        let (all, last) = match self {
+            Self::All(asked) => (&asked[..], None),
+            Self::Last { server, .. } => (&[][..], server.as_ref()),
+        };
+        all.iter().map(|(upstream, _)| upstream).chain(last)
+    }
+
     /// Whether the first upstream of a group was asked, of which a second one is asked only if that fails. Where the log
     /// names the last one alone, it was asked if there was another one before.
     pub(crate) fn includes(&self, first: &Target) -> bool {

@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 use tempfile::TempDir;
 
 use crate::clock::wait_for;
@@ -25,6 +27,7 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 #[derive(PartialEq)]
 enum Kept {
     Process(Pid),
+    Group(Pid),
     Directory(PathBuf),
 }
 
@@ -35,6 +38,9 @@ pub fn everything() {
         match kept {
             Kept::Process(pid) => {
                 let _ = kill_process(pid, Signal::KILL);
+            }
+            Kept::Group(leader) => {
+                let _ = kill_process_group(leader, Signal::KILL);
             }
             Kept::Directory(path) => {
                 let _ = fs::remove_dir_all(path);
@@ -66,6 +72,8 @@ pub fn leftovers() {
 pub struct Program {
     child: Child,
     pid: Pid,
+    /// Whether it leads a process group, which ends with it.
+    leads: bool,
 }
 
 impl Program {
@@ -73,7 +81,22 @@ impl Program {
     pub fn new(child: Child) -> Self {
         let pid = Pid::from_child(&child);
         kept().push(Kept::Process(pid));
-        Self { child, pid }
+        Self {
+            child,
+            pid,
+            leads: false,
+        }
+    }
+
+    /// The same of one that leads a process group: what it started ends with it.
+    pub fn of_group(child: Child) -> Self {
+        let pid = Pid::from_child(&child);
+        kept().push(Kept::Group(pid));
+        Self {
+            child,
+            pid,
+            leads: true,
+        }
     }
 
     /// Its process id.
@@ -93,6 +116,9 @@ impl Program {
 
     /// Sends `signal` and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        if self.leads {
+            return self.end_group(signal);
+        }
         // The pid stays ours until the child has been waited for, so it cannot hit another process.
         if self.child.try_wait()?.is_none() {
             self.signal(signal)?;
@@ -100,6 +126,25 @@ impl Program {
         wait_for("the end of a program", GRACE, || {
             Ok(self.child.try_wait()?)
         })
+    }
+
+    /// The same, and ends the rest of its group.
+    fn end_group(&mut self, signal: Signal) -> Result<ExitStatus> {
+        if self.has_ended()?.is_none() {
+            self.signal(signal)?;
+        }
+        let ended = wait_for("the end of a program", GRACE, || self.has_ended());
+        // The pid, which is the group's, stays ours as above. None of the group may be left.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        ended?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Whether it has ended, and was not waited for.
+    fn has_ended(&self) -> Result<Option<()>> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = waitid(WaitId::Pid(self.pid), look)?;
+        Ok(ended.map(drop))
     }
 }
 
@@ -109,7 +154,9 @@ impl Drop for Program {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        kept().retain(|kept| *kept != Kept::Process(self.pid));
+        kept().retain(
+            |kept| !matches!(kept, Kept::Process(pid) | Kept::Group(pid) if *pid == self.pid),
+        );
     }
 }
 

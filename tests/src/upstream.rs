@@ -403,6 +403,7 @@ mod tests {
 
     use super::*;
     use crate::client::{Request, Seen, Session, request};
+    use crate::clock::wait_for;
 
     const GET: Request<'_> = Request {
         method: "GET",
@@ -482,8 +483,11 @@ mod tests {
     fn a_closed_listener_refuses_the_second_connection() {
         let (_upstreams, address) = start(Behaviour::CloseListener(Duration::ZERO));
         assert_eq!(request(address, &GET).unwrap(), Seen::Status(200));
-        let error = TcpStream::connect(address).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        wait_for("the listener to be closed", LIFE, || {
+            let error = TcpStream::connect(address).err();
+            Ok(error.filter(|error| error.kind() == ErrorKind::ConnectionRefused))
+        })
+        .unwrap();
     }
 
     #[test]

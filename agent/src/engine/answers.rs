@@ -418,12 +418,11 @@ impl Answers {
         if self.watched.is_empty() {
             return;
         }
-        match Habit::of(&process.comm) {
-            Some(habit) => self.order.opened(at, turn, began, hop, habit),
-            None => {
-                let pid = process.pid;
-                remember(&mut self.opened, Opened { at, hop, pid });
-            }
+        if let Some(habit) = Habit::of(&process.comm) {
+            self.order.opened(at, turn, began, hop, habit);
+        } else {
+            let pid = process.pid;
+            remember(&mut self.opened, Opened { at, hop, pid });
         }
     }
 
@@ -1274,10 +1273,10 @@ impl Answers {
             return;
         }
         self.count_made(status);
-        if !told.is_ambiguous() {
-            self.tally.explained += 1;
-        } else {
+        if told.is_ambiguous() {
             self.tally.ambiguous += 1;
+        } else {
+            self.tally.explained += 1;
         }
     }
 

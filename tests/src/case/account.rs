@@ -13,8 +13,8 @@ use crate::socket::Target;
 /// What calls for events.
 #[derive(Debug, Default)]
 pub struct Account<'a> {
-    /// Ports of the clients that got a 5xx, or nothing where that is the case.
-    failed: HashSet<u16>,
+    /// Ports of the clients that got a 5xx, or nothing where that is the case, and the upstreams that were asked for them.
+    failed: HashMap<u16, Vec<Target>>,
     /// Failures that no client was told of, by upstream and cause.
     hidden: HashMap<(Target, &'a str), usize>,
     /// Health checks that fail, likewise, however often.
@@ -26,12 +26,13 @@ impl<'a> Account<'a> {
     pub fn new(replies: &'a [Reply], logged: &[Logged]) -> Self {
         let mut account = Self::default();
         let failed = logged.iter().filter(|line| line.status >= 500);
-        account.failed.extend(failed.map(|line| line.client));
+        let failed = failed.map(|line| (line.client, line.asked.upstreams().cloned().collect()));
+        account.failed.extend(failed);
         for reply in replies {
             let Case { told, checks, .. } = reply.case;
             let upstreams = reply.upstreams.iter().copied().map(Target::Inet);
             if reply.seen == Seen::Nothing && matches!(told, Told::Answer { .. }) {
-                account.failed.insert(reply.client);
+                account.failed.insert(reply.client, Vec::new());
             }
             // Where there is another upstream, this one may not have been asked.
             let line = logged.iter().find(|line| line.client == reply.client);
@@ -50,7 +51,7 @@ impl<'a> Account<'a> {
     }
 
     /// What is wrong with the events of the gateways: those that nothing calls for, and failures without one that no
-    /// client was to be told of.
+    /// client was to be told of. What failed for an answer that nothing is said of is told for nobody.
     pub fn faults(mut self, events: &[&'a Event]) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut listed: HashMap<&str, usize> = HashMap::new();
@@ -65,12 +66,23 @@ impl<'a> Account<'a> {
         let twice = listed.iter().filter(|(_, count)| **count > 1);
         wrong.extend(twice.map(|(id, count)| format!("{id} is listed {count} times")));
         let mut known = HashSet::new();
+        let mut left = Vec::new();
         for event in events {
             if !known.insert(&*event.id) {
                 wrong.push(format!("told twice: {}", shown(event)));
             }
             if !self.is_called_for(event, listed.contains_key(&*event.id)) {
-                wrong.push(format!("nothing calls for {}", shown(event)));
+                left.push(event);
+            }
+        }
+        let mut untold: Vec<Target> = self.failed.into_values().flatten().collect();
+        for event in left {
+            let place = untold.iter().position(|target| *target == event.upstream);
+            match place {
+                Some(place) if event.gateway_answer.is_none() && !event.hidden_from_client => {
+                    untold.swap_remove(place);
+                }
+                _ => wrong.push(format!("nothing calls for {}", shown(event))),
             }
         }
         let missing = listed.keys().filter(|id| !known.contains(**id));
@@ -85,7 +97,7 @@ impl<'a> Account<'a> {
     /// Whether something calls for an event, which takes that away where it calls for one only.
     fn is_called_for(&mut self, event: &'a Event, listed: bool) -> bool {
         if let Some(answer) = &event.gateway_answer {
-            return !event.hidden_from_client && self.failed.remove(&answer.client.port);
+            return !event.hidden_from_client && self.failed.remove(&answer.client.port).is_some();
         }
         if listed {
             return !event.hidden_from_client;
@@ -209,6 +221,13 @@ mod tests {
         assert_eq!(
             with(event("d", "gw.local_answer", &answer(3, &["a", "e"]))),
             3
+        );
+        // What failed for the answer that is not told.
+        let (before, of_two) = (good[0].clone(), good[2].clone());
+        assert_eq!(faults(&[before.clone(), of_two.clone()]), 0);
+        assert_eq!(
+            faults(&[before.clone(), event("d", "x", &json!({})), of_two]),
+            1
         );
         // What was to be told and is not.
         assert_eq!(faults(&good[..2]), 1);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -246,6 +247,13 @@ impl Bench {
         let first = || upstreams.first().context("the case has no upstream");
         match case.drive {
             Drive::Once | Drive::Post => Ok(vec![receive(ask()?)?]),
+            Drive::Again => {
+                let (one, upstream) = (receive(ask()?)?, Target::Inet(*first()?));
+                wait_for("an upstream to close a connection", SOON, || {
+                    Ok(self.upstreams.has_closed(&upstream).then_some(()))
+                })?;
+                Ok(vec![one, receive(ask()?)?])
+            }
             Drive::Times(count) => (0..count).map(|_| receive(ask()?)).collect(),
             Drive::Busy(count) => {
                 let waiting = (0..count).map(|_| ask()).collect::<Result<Vec<_>>>()?;
@@ -266,6 +274,7 @@ impl Bench {
             }
             Drive::Starve => {
                 let worker = running.worker()?;
+                running.wait_for_nobody(worker)?;
                 let before = limit(worker, lowest_for(worker, 1)?)?;
                 let seen = receive(ask()?);
                 prlimit(Some(worker), Resource::Nofile, before)?;
@@ -333,6 +342,8 @@ impl Running {
                 .env("XDG_CONFIG_HOME", directory),
         };
         let output = |name| File::create(directory.join(name));
+        // Workers and other children are ended with it.
+        command.process_group(0);
         command
             .arg(&config)
             .stdin(Stdio::null())
@@ -344,7 +355,7 @@ impl Running {
         })?;
         let mut running = Self {
             kind,
-            process: Program::new(child),
+            process: Program::of_group(child),
             cases,
             files,
         };
@@ -368,6 +379,23 @@ impl Running {
         };
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         pid.context("no process id")
+    }
+
+    /// Waits until a process has no client: a connection that it closes later would give it a descriptor back.
+    fn wait_for_nobody(&self, process: Pid) -> Result<()> {
+        let path = format!("/proc/{}/net/tcp", process.as_raw_nonzero());
+        let port = format!(":{:04X}", self.kind.address().port());
+        wait_for("a gateway to have no clients", SOON, || {
+            let sockets = fs::read_to_string(&path)?;
+            // Local address and state are the second and the fourth word. A process has closed what is in any other
+            // state than ESTABLISHED and CLOSE_WAIT (`include/net/tcp_states.h`), or listens there.
+            let is_open = |line: &str| {
+                let mut words = line.split_whitespace();
+                let local = words.nth(1).unwrap_or_default();
+                local.ends_with(&port) && matches!(words.nth(1), Some("01" | "08"))
+            };
+            Ok((!sockets.lines().any(is_open)).then_some(()))
+        })
     }
 
     fn logged(&self) -> Result<Vec<Logged>> {

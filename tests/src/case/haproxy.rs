@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use anyhow::Result;
 
 use super::{
-    ANY, BUSY, CLOSES, Case, DROPPED, Drive, FAILS, Gateway, HALF_BODY, HALF_HEAD, HEALTHY, LEAVES,
-    MALFORMED, OPEN, PLAINTEXT, PROVEN, REFUSES, RESETS, SILENT, STALLS, Setting, UNROUTED,
+    ANY, BAD_CHUNK, BUSY, CLOSES, Case, DROPPED, Drive, FAILS, Gateway, HALF_BODY, HALF_HEAD,
+    HEALTHY, LEAVES, MALFORMED, NO_LENGTH, ODD_CODING, OPEN, PLAINTEXT, PROVEN, REFUSES, RESETS,
+    SILENT, SMTP, STALLS, Setting, TLS_PORT, TWO_LENGTHS, UNROUTED,
 };
 use crate::access;
 use crate::client::Seen;
@@ -106,6 +107,42 @@ pub fn cases() -> Vec<Case> {
             " SH ",
             &["http1.head_truncated"],
         ),
+        Case::fails("not_http", &[SMTP], 502, " PH ", &["http1.not_http"]),
+        Case::fails(
+            "tls_port",
+            &[TLS_PORT],
+            502,
+            " PH ",
+            &["tls.plaintext_to_tls_port"],
+        ),
+        Case::fails(
+            "no_length",
+            &[NO_LENGTH],
+            502,
+            " PH ",
+            &["http1.content_length_invalid"],
+        ),
+        Case::fails(
+            "two_lengths",
+            &[TWO_LENGTHS],
+            502,
+            " PH ",
+            &["http1.content_length_conflict"],
+        ),
+        Case::fails(
+            "odd_coding",
+            &[ODD_CODING],
+            502,
+            " PH ",
+            &["http1.transfer_encoding_unsupported"],
+        ),
+        Case::fails(
+            "bad_chunk",
+            &[BAD_CHUNK],
+            502,
+            " PH ",
+            &["http1.chunk_syntax"],
+        ),
         Case::fails("busy", &[BUSY], 503, " -- ", &["upstream.own_error"]),
         Case::fails("fails", &[FAILS], 500, " -- ", &["upstream.own_error"]),
         Case::fails(
@@ -170,7 +207,7 @@ pub fn cases() -> Vec<Case> {
         .drive(Drive::Until("backend went_down has no server available"))
         .checked("tcp.connect_refused"),
         Case::alone("queued", &[SILENT], 503, " sQ ", "pick.queue_timeout", ANY)
-            .group("server {s0} maxconn 1")
+            .group("timeout server 6s\n  server {s0} maxconn 1")
             .drive(Drive::Busy(1)),
         Case::alone("denied", &[HEALTHY], 503, " PR ", "gw.local_answer", OPEN)
             .rule("http-request deny deny_status 503"),
@@ -234,6 +271,7 @@ pub fn alone() -> Vec<(Setting, Case)> {
                 ..usual
             },
             Case::fails("ports", &[SILENT], 503, " SC ", &["gw.port_exhausted"])
+                .group("timeout server 6s\n  server {s0}")
                 .drive(Drive::Busy(2)),
         ),
     ]

@@ -92,6 +92,15 @@ impl Up {
             at: None,
         }
     }
+
+    /// Nothing listens there.
+    const fn is_at([a, b, c, d]: [u8; 4]) -> Self {
+        Self {
+            behaviour: None,
+            trick: None,
+            at: Some(Ipv4Addr::new(a, b, c, d)),
+        }
+    }
 }
 
 const REFUSES: Up = Up {
@@ -137,16 +146,59 @@ const PLAINTEXT: Up = Up::does(Behaviour::Hello(
     b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
     End::Fin,
 ));
+/// Reads a `ClientHello` and says nothing to it, or nothing at all.
+const NO_HELLO: Up = Up::does(Behaviour::Hello(b"", End::Fin));
+const MUTE: Up = Up::does(Behaviour::Hello(b"", End::Silence));
+/// Answers a `ClientHello` with a fatal alert (RFC 8446 section 6.2): 70, 71, 80, 112 and 120.
+const OLD_TLS: Up = Up::does(Behaviour::Hello(b"\x15\x03\x03\x00\x02\x02\x46", End::Fin));
+const WEAK_TLS: Up = Up::does(Behaviour::Hello(b"\x15\x03\x03\x00\x02\x02\x47", End::Fin));
+const SICK_TLS: Up = Up::does(Behaviour::Hello(b"\x15\x03\x03\x00\x02\x02\x50", End::Fin));
+const NO_NAME: Up = Up::does(Behaviour::Hello(b"\x15\x03\x03\x00\x02\x02\x70", End::Fin));
+const NO_ALPN: Up = Up::does(Behaviour::Hello(b"\x15\x03\x03\x00\x02\x02\x78", End::Fin));
+/// Answers a plain request with an alert.
+const TLS_PORT: Up = Up::does(Behaviour::Reply(b"\x15\x03\x01\x00\x02\x02\x0a", End::Fin));
+const SMTP: Up = Up::does(Behaviour::Banner(b"220 mail.lab.test ESMTP\r\n"));
+const NUL: Up = Up::does(Behaviour::Reply(
+    b"HTTP/1.1 200 OK\r\nX-Cache: mi\0ss\r\nContent-Length: 3\r\n\r\nok\n",
+    End::Fin,
+));
+const NO_LENGTH: Up = Up::does(Behaviour::Reply(
+    b"HTTP/1.1 200 OK\r\nContent-Length: three\r\n\r\nok\n",
+    End::Fin,
+));
+const TWO_LENGTHS: Up = Up::does(Behaviour::Reply(
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nok\n",
+    End::Fin,
+));
+const ODD_CODING: Up = Up::does(Behaviour::Reply(
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n3\r\nok\n\r\n0\r\n\r\n",
+    End::Fin,
+));
+const BAD_CHUNK: Up = Up::does(Behaviour::Reply(
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nok\n\r\n",
+    End::Fin,
+));
+/// Closes before the request comes.
+const HANGS_UP: Up = Up {
+    trick: Some(Trick::DropFirstData),
+    ..Up::does(Behaviour::CloseOnAccept)
+};
+/// Closes a kept connection, which its gateway does not get to know.
+const FORGETS: Up = Up {
+    trick: Some(Trick::DropFin),
+    ..Up::does(Behaviour::CloseIdle(std::time::Duration::ZERO))
+};
 const DROPPED: Up = Up {
     behaviour: None,
     trick: Some(Trick::DropAll),
     at: None,
 };
-const UNROUTED: Up = Up {
-    behaviour: None,
-    trick: None,
-    at: Some(Ipv4Addr::new(10, 99, 0, 1)),
-};
+const UNROUTED: Up = Up::is_at([10, 99, 0, 1]);
+/// As the places of the scenarios: behind a route of type prohibit, behind a router that cannot reach it, and where
+/// nobody is.
+const PROHIBITED: Up = Up::is_at([10, 77, 3, 1]);
+const UNREACHABLE: Up = Up::is_at([10, 77, 2, 1]);
+const ABSENT: Up = Up::is_at([10, 77, 0, 99]);
 
 /// What the clients do. The last answer is the one that the case is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +207,8 @@ pub enum Drive {
     Once,
     /// One sends one request with a body.
     Post,
+    /// A request that succeeds, and one more once the upstream has closed that connection.
+    Again,
     /// So many requests, one after the other.
     Times(u32),
     /// So many requests that wait at the first upstream, and one more.

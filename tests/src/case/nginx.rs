@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{
-    ANY, BUSY, CLOSES, Case, DROPPED, Drive, FAILS, FIRM, Gateway, HALF_BODY, HALF_HEAD, HEALTHY,
-    MALFORMED, OPEN, PLAINTEXT, PROVEN, REFUSES, RESETS, SILENT, STALLS, Setting, Told, UNROUTED,
+    ABSENT, ANY, BUSY, CLOSES, Case, DROPPED, Drive, FAILS, FIRM, FORGETS, Gateway, HALF_BODY,
+    HALF_HEAD, HANGS_UP, HEALTHY, MALFORMED, MUTE, NO_ALPN, NO_HELLO, NO_NAME, NUL, OLD_TLS, OPEN,
+    PLAINTEXT, PROHIBITED, PROVEN, REFUSES, RESETS, SICK_TLS, SILENT, STALLS, Setting, Told,
+    UNREACHABLE, UNROUTED, Up, WEAK_TLS,
 };
 use crate::access;
 use crate::client::Seen;
@@ -60,11 +62,174 @@ pub(super) fn config(
 
 /// Tries the next upstream on every failure.
 const AGAIN: &str = "proxy_next_upstream error timeout invalid_header http_500;";
+/// Waits for longer than the next request takes to come, on a busy machine as well.
+const PATIENT: &str = "proxy_read_timeout 6s;";
 /// Two upstreams that are never put aside.
 const TWO: &str = "server {0} max_fails=0; server {1} max_fails=0;";
 
 /// Cases that one nginx can have side by side.
 pub fn cases() -> Vec<Case> {
+    [common(), rare(), over_tls(), by_name()].concat()
+}
+
+/// What fails between nginx and an upstream less often.
+fn rare() -> Vec<Case> {
+    vec![
+        Case::fails(
+            "prohibited",
+            &[PROHIBITED],
+            502,
+            "(13: Permission denied)",
+            &["tcp.connect_local_policy"],
+        ),
+        Case::fails(
+            "unreachable",
+            &[UNREACHABLE],
+            502,
+            "(113: No route to host)",
+            &["tcp.connect_host_unreachable"],
+        ),
+        // Linux needs three seconds to find that nobody has the address.
+        Case::fails(
+            "absent",
+            &[ABSENT],
+            502,
+            "(113: No route to host)",
+            &["tcp.connect_no_neighbour"],
+        )
+        .rule("proxy_connect_timeout 8s;"),
+        Case::fails(
+            "no_socket",
+            &[],
+            502,
+            "(2: No such file or directory)",
+            &["unix.unavailable"],
+        )
+        .rule("proxy_pass http://unix:/nonexistent;"),
+        Case::fails(
+            "hangs_up",
+            &[HANGS_UP],
+            502,
+            "while reading response header",
+            &["tcp.closed_on_accept"],
+        ),
+        Case::fails(
+            "stale",
+            &[FORGETS],
+            502,
+            "while reading response header",
+            &["pool.stale_reuse"],
+        )
+        .group("server {0}; keepalive 4;")
+        .rule("proxy_set_header Connection \"\";")
+        .drive(Drive::Again),
+        Case::fails(
+            "nul",
+            &[NUL],
+            502,
+            "invalid header",
+            &["http1.header_control_char"],
+        ),
+    ]
+}
+
+/// What fails as nginx shakes hands.
+fn over_tls() -> Vec<Case> {
+    let fails = |name, upstreams: &'static [Up], status, said, attempts| {
+        Case::fails(name, upstreams, status, said, attempts).rule("proxy_pass https://{name};")
+    };
+    vec![
+        fails(
+            "plaintext",
+            &[PLAINTEXT],
+            502,
+            "SSL",
+            &["tls.plaintext_upstream"],
+        ),
+        fails(
+            "no_hello",
+            &[NO_HELLO],
+            502,
+            "peer closed connection in SSL handshake",
+            &["tls.handshake_closed"],
+        ),
+        fails(
+            "mute",
+            &[MUTE],
+            504,
+            "while SSL handshaking",
+            &["tls.handshake_timeout"],
+        ),
+        fails(
+            "old_tls",
+            &[OLD_TLS],
+            502,
+            "alert number 70",
+            &["tls.version_mismatch"],
+        ),
+        fails(
+            "weak_tls",
+            &[WEAK_TLS],
+            502,
+            "alert number 71",
+            &["tls.no_common_parameters"],
+        ),
+        fails(
+            "sick_tls",
+            &[SICK_TLS],
+            502,
+            "alert number 80",
+            &["tls.internal_error"],
+        ),
+        fails(
+            "no_name",
+            &[NO_NAME],
+            502,
+            "alert number 112",
+            &["tls.sni_unrecognised"],
+        ),
+        fails(
+            "no_alpn",
+            &[NO_ALPN],
+            502,
+            "alert number 120",
+            &["tls.alpn_mismatch"],
+        ),
+    ]
+}
+
+/// What fails as nginx looks a name up.
+fn by_name() -> Vec<Case> {
+    let fails = |name, rule, said, attempts| Case::fails(name, &[], 502, said, attempts).rule(rule);
+    vec![
+        fails(
+            "nxdomain",
+            "set $upstream nxdomain.case.test; proxy_pass http://$upstream;",
+            "(3: Host not found)",
+            &["dns.nxdomain"],
+        ),
+        fails(
+            "nodata",
+            "set $upstream nodata.case.test; proxy_pass http://$upstream;",
+            "(3: Host not found)",
+            &["dns.nodata"],
+        ),
+        fails(
+            "servfail",
+            "set $upstream servfail.case.test; proxy_pass http://$upstream;",
+            "(2: Server failure)",
+            &["dns.servfail"],
+        ),
+        fails(
+            "name_refused",
+            "set $upstream refused.case.test; proxy_pass http://$upstream;",
+            "(5: Operation refused)",
+            &["dns.refused"],
+        ),
+    ]
+}
+
+fn common() -> Vec<Case> {
     vec![
         Case::fails(
             "refused",
@@ -131,14 +296,6 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::fails("busy", &[BUSY], 503, "", &["upstream.own_error"]),
         Case::fails("fails", &[FAILS], 500, "", &["upstream.own_error"]),
-        Case::fails(
-            "plaintext",
-            &[PLAINTEXT],
-            502,
-            "SSL",
-            &["tls.plaintext_upstream"],
-        )
-        .rule("proxy_pass https://{name};"),
         Case::fails(
             "post",
             &[CLOSES, HEALTHY],
@@ -232,6 +389,7 @@ pub fn cases() -> Vec<Case> {
             ANY,
         )
         .group("server {0} max_conns=1;")
+        .rule(PATIENT)
         .drive(Drive::Busy(1)),
         Case::alone(
             "down",
@@ -273,26 +431,6 @@ pub fn cases() -> Vec<Case> {
             PROVEN,
         )
         .rule("proxy_bind 10.98.0.1;"),
-        Case {
-            told: Told::Answer {
-                cause: "dns.nxdomain",
-                proofs: ANY,
-                attempts: &["dns.nxdomain"],
-                with: "",
-            },
-            ..Case::alone("nxdomain", &[], 502, "(3: Host not found)", "", &[])
-                .rule("set $upstream nxdomain.case.test; proxy_pass http://$upstream;")
-        },
-        Case {
-            told: Told::Answer {
-                cause: "dns.servfail",
-                proofs: ANY,
-                attempts: &["dns.servfail"],
-                with: "",
-            },
-            ..Case::alone("servfail", &[], 502, "(2: Server failure)", "", &[])
-                .rule("set $upstream servfail.case.test; proxy_pass http://$upstream;")
-        },
         Case::new("healthy", &[HEALTHY]).drive(Drive::Times(20)),
     ]
 }
@@ -325,6 +463,7 @@ pub fn alone() -> Vec<(Setting, Case)> {
                 "(99: Cannot assign requested address)",
                 &["gw.port_exhausted"],
             )
+            .rule(PATIENT)
             .drive(Drive::Busy(2)),
         ),
         (
