@@ -68,7 +68,7 @@ impl Default for Config {
 /// Events and answers that wait at once, of each. The oldest goes out undecided for one more. Each new one
 /// is compared with all of the other kind.
 const MAX_WAITING: usize = 1024;
-/// Attempts for the same request of which is asked which answer needs them.
+/// Attempts that fit one answer of which is asked whether they fit others as well.
 const MAX_COMPARED: usize = 16;
 /// Events that are named as other explanations of one answer.
 const MAX_CONTESTED: usize = 32;
@@ -219,7 +219,7 @@ struct Answer {
     status: Option<u16>,
     exit: Option<Exit>,
     in_flight: Option<InFlight>,
-    /// Events that went to other answers and may be behind this one.
+    /// Events that went to other answers and fit this one.
     taken: Vec<String>,
 }
 
@@ -735,8 +735,8 @@ impl Answers {
         if answer.habit.is_some() && !fitting.iter().all(|(place, _)| again(place)) {
             fitting.retain(|(place, _)| !again(place));
         }
-        self.leave_to_others(answer, &mut fitting);
-        let (best, fit) = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
+        let best = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
+        let (best, fit) = self.first_of(answer, &fitting, best.1).unwrap_or(best);
         let last = if answer.habit.is_some() {
             best
         } else {
@@ -762,29 +762,29 @@ impl Answers {
         Some((last, alike))
     }
 
-    /// Leaves attempts out that another answer to the same request needs, which fits no other one, where more than one
-    /// fit `answer`.
-    fn leave_to_others(&self, answer: &Answer, fitting: &mut Vec<(usize, Fit)>) {
-        let named = fitting.iter().filter(|(_, fit)| fit.is_by_name()).count();
-        if answer.habit.is_some() || !(2..=MAX_COMPARED).contains(&named) {
-            return;
-        }
-        let by_name = |other: &Answer, place: usize| {
-            let attempt = self.attempts.get(place).filter(|attempt| !attempt.listed);
-            attempt.is_some_and(|attempt| Fit::of(other, attempt).is_some_and(Fit::is_by_name))
-        };
-        let places: Vec<usize> = fitting.iter().map(|(place, _)| *place).collect();
-        let needed: Vec<usize> = self
-            .waiting
-            .iter()
-            .filter_map(|other| {
-                let mut own = places.iter().filter(|place| by_name(other, **place));
-                own.next().filter(|_| own.next().is_none()).copied()
+    /// The one of several attempts that is taken where another client waits whom some of them fit as well: the first that
+    /// was begun, which fits the fewest of those who asked later.
+    fn first_of(
+        &self,
+        answer: &Answer,
+        fitting: &[(usize, Fit)],
+        best: Fit,
+    ) -> Option<(usize, Fit)> {
+        let alike = || fitting.iter().filter(|(_, fit)| fit.is_as_good_as(&best));
+        let fits = |other: &Answer| {
+            alike().any(|(place, _)| {
+                let attempt = self.attempts.get(*place);
+                attempt.is_some_and(|attempt| Fit::of(other, attempt).is_some())
             })
-            .collect();
-        if !places.iter().all(|place| needed.contains(place)) {
-            fitting.retain(|(place, _)| !needed.contains(place));
+        };
+        if answer.habit.is_some()
+            || !(2..=MAX_COMPARED).contains(&alike().count())
+            || !self.waiting.iter().any(fits)
+        {
+            return None;
         }
+        let began = |place: usize| self.attempts.get(place).map(|attempt| attempt.began);
+        alike().min_by_key(|(place, _)| began(*place)).copied()
     }
 
     /// The attempt that the thread of an answer let go of right beside it.
@@ -940,7 +940,7 @@ impl Answers {
             let id = attempt.event.id.clone();
             remember(&mut self.doubted, (attempt.event.time, next, id));
         }
-        self.take(&attempt, told.contested || !told.candidates.is_empty());
+        self.take(&attempt);
         let fit = Fit::of(&answer, &attempt);
         let named = fit.is_some_and(Fit::is_by_name) || join::fills_wait(&answer, &attempt);
         let mut event = attempt.event;
@@ -994,13 +994,13 @@ impl Answers {
         before.map(|(.., id)| id.clone()).collect()
     }
 
-    /// Tells the other answers that an attempt fits that it is taken, where that is in doubt.
-    fn take(&mut self, attempt: &Attempt, doubtful: bool) {
-        if !doubtful {
-            return;
-        }
+    /// Tells the other answers that an attempt fits that it is taken.
+    fn take(&mut self, attempt: &Attempt) {
         for answer in &mut self.waiting {
-            if Known::is_option(answer, attempt) && answer.taken.len() < MAX_CONTESTED {
+            let fits = answer.habit.is_none()
+                && (Known::is_option(answer, attempt)
+                    || Fit::of(answer, attempt).is_some_and(Fit::is_by_name));
+            if fits && answer.taken.len() < MAX_CONTESTED {
                 answer.taken.push(attempt.event.id.clone());
             }
         }
@@ -1087,7 +1087,8 @@ impl Answers {
     }
 
     /// An answer that no failed attempt fits.
-    fn without_attempt(&mut self, answer: Answer, told: GatewayAnswer) {
+    fn without_attempt(&mut self, answer: Answer, mut told: GatewayAnswer) {
+        told.candidates.clone_from(&answer.taken);
         let pid = answer.process.pid;
         let meanwhile =
             |at: Timestamp| at >= answer.requested && at <= answer.at.after(join::SLACK);
@@ -1296,6 +1297,7 @@ impl Answers {
         };
         self.count_made(status);
         match proof {
+            Some(_) if told.is_ambiguous() => self.tally.ambiguous += 1,
             Some(Proof::Proven | Proof::Inferred) => self.tally.explained += 1,
             Some(Proof::Underdetermined) => self.tally.ambiguous += 1,
             None => self.tally.unexplained += 1,

@@ -22,7 +22,7 @@ fn fault(one: &Played<'_>) -> Option<String> {
     match one.seen {
         Ok(Seen::Status(status) | Seen::Cut(status)) if status >= 500 => match answer {
             // It may be another one's: then it says so.
-            Some(answer) if !answer.candidates.is_empty() => None,
+            Some(answer) if answer.contested || !answer.candidates.is_empty() => None,
             Some(answer)
                 if answer.status == Some(status)
                     && answer.path.as_deref() == Some(&*path)

@@ -107,7 +107,7 @@ fn disagreement(line: &Logged, event: &Event, answer: &Answer) -> Option<String>
     if answer.status != Some(line.status) || answer.path.as_deref() != Some(&*line.path) {
         return Some(format!("told as {answer:?}"));
     }
-    if !answer.candidates.is_empty() {
+    if answer.contested || !answer.candidates.is_empty() {
         return Some(format!("ambiguous: {answer:?}"));
     }
     if event.hidden_from_client {

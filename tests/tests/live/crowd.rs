@@ -30,13 +30,14 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Whether at least 99 of 100 failures behind attempts are explained, for sure, and as many of all in any way.
-    fn is_clear(&self) -> bool {
-        let all = self.explained + self.local + self.passed_on + self.unexplained.len();
-        self.explained > 200
+    /// Whether at least 99 of 100 failures are explained, and but for so many of 100 those behind attempts for sure.
+    fn is_clear(&self, ambiguous: usize) -> bool {
+        let behind_attempts = self.explained + self.ambiguous.len();
+        let all = behind_attempts + self.local + self.passed_on + self.unexplained.len();
+        behind_attempts > 200
             && self.local > 0
             && self.passed_on > 0
-            && self.ambiguous.len() * 100 <= self.explained
+            && self.ambiguous.len() * 100 <= ambiguous * behind_attempts
             && self.unexplained.len() * 100 <= all
     }
 }
@@ -189,8 +190,8 @@ fn is_of(reply: &Reply, upstream: &Target) -> bool {
     own.any(|own| own == *upstream)
 }
 
-/// Lets a crowd loose on a gateway.
-fn play(gateway: Gateway, workers: u32) -> Result<()> {
+/// Lets a crowd loose on a gateway, of which so many of 100 failures may be ambiguous.
+fn play(gateway: Gateway, workers: u32, most: usize) -> Result<()> {
     // Gateways of other tests answer as well, which is not to be counted.
     let cgroup = Cgroup::new("crowd")?;
     let agent = Agent::start_with(&["--packets-of", cgroup.path()])?;
@@ -230,7 +231,7 @@ fn play(gateway: Gateway, workers: u32) -> Result<()> {
         ambiguous.join("\n"),
     );
     eprintln!("{}", said.lines().next().unwrap_or_default());
-    ensure!(wrong.is_empty() && outcome.is_clear(), said);
+    ensure!(wrong.is_empty() && outcome.is_clear(most), said);
     ensure!(account.is_empty(), "{}", account.join("\n"));
     let counted = tally::counted(&agent)?;
     ensure!(counted == expected, "{counted:?}, not {expected:?}");
@@ -241,25 +242,31 @@ fn play(gateway: Gateway, workers: u32) -> Result<()> {
 
 #[test]
 fn a_crowd_at_nginx_is_told_apart() {
-    play(Gateway::Nginx, 1).unwrap();
+    play(Gateway::Nginx, 1, 1).unwrap();
 }
 
 #[test]
 fn a_crowd_at_four_workers_of_nginx_is_told_apart() {
-    play(Gateway::Nginx, 4).unwrap();
+    play(Gateway::Nginx, 4, 1).unwrap();
 }
 
 #[test]
 fn a_crowd_at_apache_is_told_apart() {
-    play(Gateway::Apache, 1).unwrap();
+    play(Gateway::Apache, 1, 1).unwrap();
 }
 
 #[test]
 fn a_crowd_at_haproxy_is_told_apart() {
-    play(Gateway::Haproxy, 1).unwrap();
+    play(Gateway::Haproxy, 1, 1).unwrap();
 }
 
 #[test]
-fn a_crowd_at_caddy_is_told_apart() {
-    play(Gateway::Caddy, 1).unwrap();
+fn a_crowd_at_four_threads_of_haproxy_is_told_apart() {
+    play(Gateway::Haproxy, 4, 1).unwrap();
+}
+
+/// Goroutines do things in no order that is seen: of connects that failed, nothing but times is left.
+#[test]
+fn of_a_crowd_at_caddy_it_is_said_what_is_not_certain() {
+    play(Gateway::Caddy, 1, 50).unwrap();
 }

@@ -84,6 +84,20 @@ impl Known<'_> {
         !join::is_silence(attempt.event.cause) && (connects || calls())
     }
 
+    /// Whether another client who asked for the same was told of a failure then, and it is not known of which.
+    pub(super) fn was_asked_by_another(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        let path = join::path_of(attempt);
+        path.is_some()
+            && self.past.iter().any(|past| {
+                past.serial != answer.serial
+                    && !past.settled
+                    && past.path.as_deref() == path
+                    && past.requested <= attempt.began.after(join::SMALL)
+                    && past.at.after(join::SLACK) >= attempt.event.time
+                    && Some(past.process.pid) == pid(attempt)
+            })
+    }
+
     /// Whether another client was told of a failure that the one of `attempt` may be behind.
     pub(super) fn fits_another(&self, answer: &Answer, attempt: &Attempt) -> bool {
         let silent = join::is_silence(attempt.event.cause);

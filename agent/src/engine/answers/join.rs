@@ -251,6 +251,11 @@ impl Fit {
         self.path == Paths::Other && !self.named
     }
 
+    /// Whether all but the time says as much of one as of the other.
+    pub(super) fn is_as_good_as(&self, other: &Self) -> bool {
+        (self.named, self.rank) == (other.named, other.rank)
+    }
+
     /// Whether the two cannot be told apart.
     pub(super) fn is_like(&self, best: &Self) -> bool {
         let apart = self.near.0.abs_diff(best.near.0);
@@ -445,6 +450,10 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         let at_once = |attempt: &Attempt| {
             attempt.event.exchange.is_none() && !waited_to_retry(attempt, current)
         };
+        if answer.habit.is_none() && known.was_asked_by_another(answer, best) {
+            alike.push(*place);
+            break;
+        }
         if answer.habit.is_none() && at_once(best) {
             let connects = earlier.iter().filter(|(_, other)| at_once(other));
             if connects.clone().count() > 1
