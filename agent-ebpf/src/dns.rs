@@ -33,9 +33,7 @@ struct DnsRecord<const CAP: usize> {
 /// The current process made a socket.
 #[inline(always)]
 pub(crate) fn created(ctx: &SockContext) -> Option<()> {
-    // SAFETY: the program's own context.
-    let (shape, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
-    if shape != DATAGRAM || protocol != u32::from(UDP) {
+    if !is_udp(ctx) {
         return None;
     }
     let comm = ctx::comm();
@@ -46,10 +44,38 @@ pub(crate) fn created(ctx: &SockContext) -> Option<()> {
     } else {
         return None;
     };
-    // SAFETY: the program's own context, for which the verifier admits this call.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
-    enter(cookie, ctx::caller(comm), ctx::netns(), role);
+    enter(cookie(ctx), ctx::caller(comm), ctx::netns(), role);
     Some(())
+}
+
+/// A socket is closed for good.
+#[inline(always)]
+pub(crate) fn released(ctx: &SockContext) {
+    if is_udp(ctx) {
+        gone(cookie(ctx));
+    }
+}
+
+/// Nothing passes the socket any more.
+#[inline(always)]
+pub(crate) fn gone(cookie: u64) {
+    // Most have no entry, and a look costs less than a removal.
+    if DNS_SOCKETS.get_ptr(cookie).is_some() {
+        let _ = DNS_SOCKETS.remove(cookie);
+    }
+}
+
+#[inline(always)]
+fn is_udp(ctx: &SockContext) -> bool {
+    // SAFETY: the program's own context.
+    let (shape, protocol) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+    shape == DATAGRAM && protocol == u32::from(UDP)
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockContext) -> u64 {
+    // SAFETY: the program's own context, for which the verifier admits this call.
+    unsafe { bpf_get_socket_cookie(ctx.sock.cast()) }
 }
 
 /// A gateway opens a stream to a name server, which is no hop.

@@ -145,6 +145,12 @@ fn dns_socket(ctx: SockContext) -> i32 {
     segment::ALLOW
 }
 
+#[cgroup_sock(sock_release)]
+fn dns_socket_gone(ctx: SockContext) -> i32 {
+    dns::released(&ctx);
+    segment::ALLOW
+}
+
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn client_state(ctx: BtfTracePointContext) -> i32 {
     let _ = client::state_changed(&ctx);

@@ -99,11 +99,11 @@ pub(crate) static BOOSTS: LpmTrie<UpstreamKey, u64> = LpmTrie::with_max_entries(
 #[map]
 pub(crate) static BOOSTING: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Sockets from which gateways, and the resolvers of this host, ask name servers, by cookie. LRU: nothing
-/// tells when a datagram socket closes.
+/// Sockets from which gateways, and the resolvers of this host, ask name servers, by cookie. Entries go with
+/// their sockets.
 #[map]
-pub(crate) static DNS_SOCKETS: LruHashMap<u64, DnsSocket> =
-    LruHashMap::with_max_entries(DNS_SOCKETS_CAP, 0);
+pub(crate) static DNS_SOCKETS: HashMap<u64, DnsSocket> =
+    HashMap::with_max_entries(DNS_SOCKETS_CAP, 0);
 
 /// Names of resolvers, padded with zeros, that ask on behalf of other processes of the host.
 #[map]

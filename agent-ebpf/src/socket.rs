@@ -143,6 +143,9 @@ pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
         let _ = STAGES.remove(cookie);
         let _ = client::let_go_of_hop(cookie);
     }
+    if sk.field(&maps::SKC_DPORT) == Some(dns::PORT.to_be()) {
+        dns::gone(cookie);
+    }
     let kind = client::departure(cookie);
     client::gone(cookie);
     RESETS.get_ptr(cookie)?;

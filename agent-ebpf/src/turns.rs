@@ -7,8 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use hopscope_ebpf::TASKS_COMM;
 
-use crate::ctx;
-use crate::maps::GATEWAYS;
+use crate::ctx::{self, field};
+use crate::maps::{self, GATEWAYS};
 use crate::segment::now;
 
 /// Threads of such gateways. One that is forgotten counts from one again, which no turn before it did lately.
@@ -54,7 +54,7 @@ pub(crate) fn begun() -> Option<()> {
 /// The number of the current thread's turn.
 #[inline(always)]
 pub(crate) fn number() -> Option<u32> {
-    let turn = TURNS.get_ptr(bpf_get_current_pid_tgid() as u32)?;
+    let turn = TURNS.get_ptr(thread()?)?;
     // SAFETY: an entry of a live map.
     Some(unsafe { (*turn).number })
 }
@@ -62,8 +62,14 @@ pub(crate) fn number() -> Option<u32> {
 /// Microseconds since it began, and one more.
 #[inline(always)]
 pub(crate) fn age_us() -> Option<u32> {
-    let turn = TURNS.get_ptr(bpf_get_current_pid_tgid() as u32)?;
+    let turn = TURNS.get_ptr(thread()?)?;
     // SAFETY: an entry of a live map.
     let began_ns = unsafe { (*turn).began_ns };
     Some((now().wrapping_sub(began_ns) / 1_000) as u32 + 1)
+}
+
+/// The current thread. The programs on packets may not ask for it by the helper on older kernels.
+#[inline(always)]
+fn thread() -> Option<u32> {
+    field(ctx::task(), &maps::TASK_PID)
 }

@@ -347,10 +347,15 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, hook: &str, btf: &AyaBtf) -> R
 
 fn attach_dns(ebpf: &mut Ebpf, probes: &mut Vec<ProbeStatus>) {
     const NAME: &str = "dns_socket";
+    // Its entries would stay for ever without the other.
+    const GONE: &str = "dns_socket_gone";
     const LOSS: &str = "names that a gateway looks up are seen only from sockets that were open before, so that most failed lookups are not named";
     let result = cgroup::open_root()
         .map_err(|error| no_cgroup(&error))
-        .and_then(|root| attach_sockets(ebpf, NAME, &root));
+        .and_then(|root| {
+            attach_sockets(ebpf, GONE, &root)?;
+            attach_sockets(ebpf, NAME, &root)
+        });
     probes.push(status(NAME, result, LOSS));
 }
 

@@ -4,7 +4,12 @@ use std::net::UdpSocket;
 
 use hopscope::model::{Direction, Process};
 
+use super::forgotten::tables;
 use super::support::{Gateway, Seen, Watch};
+
+/// Bytes of an entry of the table of sockets to name servers, and where it has the process.
+const SOCKET: usize = 48;
+const PID: usize = 8;
 
 /// A query for the address of `a.b`, as a shell prints it.
 const QUERY: &str = r"printf '\0\7\1\0\0\1\0\0\0\0\0\0\1a\1b\0\0\1\0\1' >&4";
@@ -67,4 +72,29 @@ fn other_datagrams_and_other_processes_are_left_alone() {
     let messages = watch.seen.iter();
     let messages = messages.filter(|(_, seen)| matches!(seen, Seen::Dns { .. }));
     assert_eq!(messages.count(), 1);
+}
+
+#[test]
+fn what_is_known_of_a_socket_goes_with_it() {
+    let mut gateway = Gateway::start_isolated();
+    let mut watch = Watch::start(&gateway.config());
+    assert_eq!(gateway.run("ip link set lo up"), "0");
+    assert_eq!(gateway.run("exec 4<>/dev/udp/127.0.0.1/53"), "0");
+    assert_eq!(gateway.run(QUERY), "0");
+    watch.until("a query", |watch| asked(watch, false).is_some());
+    let pid = gateway.pid();
+    assert_eq!(sockets(pid), 1);
+    assert_eq!(gateway.run("exec 4<&-"), "0");
+    assert_eq!(sockets(pid), 0);
+    assert_eq!(watch.counter("kernel_dns_map_full"), 0);
+}
+
+/// Sockets of a process in the kernel's tables.
+fn sockets(pid: u32) -> usize {
+    let tables = tables::<u64, [u8; SOCKET]>("DNS_SOCKETS");
+    let sockets = tables.iter().flat_map(|table| table.iter());
+    let of_process = |socket: &[u8; SOCKET]| socket[PID..].starts_with(&pid.to_ne_bytes());
+    sockets
+        .filter(|entry| matches!(entry, Ok((_, socket)) if of_process(socket)))
+        .count()
 }

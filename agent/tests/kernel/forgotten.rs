@@ -22,7 +22,7 @@ const CONNECT: usize = 48;
 const REQUEST: &str = "GET /spoken HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Every table with this name: each source has its own, and other tests have sources too.
-fn tables<K: Pod, V: Pod>(name: &str) -> Vec<HashMap<MapData, K, V>> {
+pub(super) fn tables<K: Pod, V: Pod>(name: &str) -> Vec<HashMap<MapData, K, V>> {
     let open = |id| -> Result<HashMap<MapData, K, V>, MapError> {
         let data = MapData::from_id(id)?;
         let map = if name == "CALLS" {
