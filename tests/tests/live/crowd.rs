@@ -239,7 +239,7 @@ fn play(gateway: Gateway, workers: u32, most: usize) -> Result<()> {
     ensure!(counted == expected, "{counted:?}, not {expected:?}");
     let lost = super::status::losses(&agent)?;
     ensure!(lost.is_empty(), "{lost:?}");
-    Ok(summary)
+    Ok(())
 }
 
 #[test]
