@@ -740,7 +740,7 @@ impl Answers {
             fitting.retain(|(place, _)| !again(place));
         }
         let best = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
-        let (best, fit) = self.first_of(answer, &fitting, best.1).unwrap_or(best);
+        let (best, fit) = self.first_of(answer, &fitting, best).unwrap_or(best);
         let last = if answer.habit.is_some() {
             best
         } else {
@@ -772,19 +772,25 @@ impl Answers {
         &self,
         answer: &Answer,
         fitting: &[(usize, Fit)],
-        best: Fit,
+        (best, fit): (usize, Fit),
     ) -> Option<(usize, Fit)> {
-        let alike = || fitting.iter().filter(|(_, fit)| fit.is_as_good_as(&best));
+        // What is passed on is let go of later, or kept.
+        let best = self.attempts.get(best)?;
+        if answer.habit.is_some() && best.event.cause != Cause::UpstreamOwnError {
+            return None;
+        }
+        let alike = || {
+            fitting
+                .iter()
+                .filter(|(_, other)| other.is_as_good_as(&fit))
+        };
         let fits = |other: &Answer| {
             alike().any(|(place, _)| {
                 let attempt = self.attempts.get(*place);
                 attempt.is_some_and(|attempt| Fit::of(other, attempt).is_some())
             })
         };
-        if answer.habit.is_some()
-            || !(2..=MAX_COMPARED).contains(&alike().count())
-            || !self.waiting.iter().any(fits)
-        {
+        if !(2..=MAX_COMPARED).contains(&alike().count()) || !self.waiting.iter().any(fits) {
             return None;
         }
         let began = |place: usize| self.attempts.get(place).map(|attempt| attempt.began);

@@ -16,6 +16,7 @@ impl Known<'_> {
         let bare = Fit::of(answer, attempt).is_some_and(|fit| fit.is_bare());
         if answer.habit == Some(Habit::Answers) {
             return bare
+                && !join::fills_wait(answer, attempt)
                 && !self.is_read(answer.requested, attempt)
                 && self.may_be_for_next(attempt);
         }

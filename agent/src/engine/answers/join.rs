@@ -428,7 +428,9 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
                     && is_free(other, order)
             }
             (None, _) => {
-                is_retried(other, current) && (other.event.exchange.is_none() || !of_another(other))
+                is_retried(other, current)
+                    && !(other.opener.is_some() && asked_both(other, current))
+                    && (other.event.exchange.is_none() || !of_another(other))
             }
         };
         let earlier: Vec<(usize, &Attempt)> = attempts
@@ -583,6 +585,14 @@ fn request_of(attempt: &Attempt) -> Option<(Option<&str>, Option<&str>)> {
 fn waited_to_retry(first: &Attempt, next: &Attempt) -> bool {
     first.event.upstream == next.event.upstream
         && next.began.since(first.event.time) >= BEFORE_AGAIN
+}
+
+/// Whether requests were sent with both to the same upstream: the second for the first only where the connection of that
+/// had gone stale, as one that was just opened has not.
+fn asked_both(first: &Attempt, next: &Attempt) -> bool {
+    first.event.exchange.is_some()
+        && next.event.exchange.is_some()
+        && first.event.upstream == next.event.upstream
 }
 
 /// Whether `next` is another attempt for the request of `first`.
