@@ -182,7 +182,7 @@ fn write_answer(text: &mut String, answer: &GatewayAnswer) -> fmt::Result {
         )?;
     }
     if answer.contested {
-        write!(text, ", unless they were made for another client")?;
+        write!(text, ", unless another client was told of this")?;
     }
     Ok(())
 }

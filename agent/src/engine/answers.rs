@@ -776,7 +776,11 @@ impl Answers {
     ) -> Option<(usize, Fit)> {
         // What is passed on is let go of later, or kept.
         let best = self.attempts.get(best)?;
-        if answer.habit.is_some() && best.event.cause != Cause::UpstreamOwnError {
+        let passed_on = best.event.cause == Cause::UpstreamOwnError;
+        if !matches!(
+            (answer.habit, passed_on),
+            (None, _) | (Some(Habit::Answers), true)
+        ) {
             return None;
         }
         let alike = || {
@@ -921,6 +925,7 @@ impl Answers {
             return;
         };
         let (chain, mut others) = self.chain(last, &answer);
+        others.retain(|place| !alike.contains(place));
         let before = self.doubted_before(chain.first().copied());
         let listed = [&*chain, &*alike, &*others].concat();
         others.extend(self.others(&answer, last, &listed));

@@ -36,7 +36,7 @@ fn json_keys_are_the_designs() {
             r#""time":"2023-11-14T22:13:20.000000000Z","method":"GET","path":"/shop/cart","#,
             r#""host":"shop.example","request_id":"r-1","latency_ms":3.25,"#,
             r#""attempts":[{"event":"e-1","cause":"tcp.connect_refused","#,
-            r#""upstream":{"address":"none","port":0}}],"candidates":["e-2"]},"#,
+            r#""upstream":{"address":"none","port":0}}],"candidates":["e-2"],"contested":true},"#,
             r#""hidden_from_client":true}"#,
         )
     );
@@ -74,7 +74,7 @@ fn text_is_aligned_with_its_evidence_below() {
             "2023-11-14T22:13:20.000Z  tcp.closed_no_response          underdetermined  \
              [2001:db8::7]:8080 (shop.internal)  nginx[412]  GET shop.example/cart -> 200 after 12.2 ms",
             "    packet        FIN in the middle of the head (byte 17)",
-            "    client        got 502 for GET /shop/cart after 3.2 ms, or for another of 2 events",
+            "    client        got 502 for GET /shop/cart after 3.2 ms, or for another of 2 events, unless another client was told of this",
             "    rejected by   HAProxy 2.6 (502)",
             "    tolerated by  nginx 1.22",
             "    or else       tcp.reset_no_response, pool.stale_reuse",

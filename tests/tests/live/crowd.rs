@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use hopscope_tests::access::{Asked, Logged};
 use hopscope_tests::agent::{Agent, Answer, Event};
 use hopscope_tests::case::{Account, Bench, Gateway, Reply, Setting, Told, crowd, settle, tally};
 use hopscope_tests::cgroup::Cgroup;
 use hopscope_tests::socket::Target;
+
+/// Times that a crowd is let loose at most.
+const ROUNDS: u32 = 3;
 
 /// Requests of each client.
 const EACH: u16 = 32;
@@ -193,6 +196,18 @@ fn is_of(reply: &Reply, upstream: &Target) -> bool {
 /// Lets a crowd loose on a gateway, of which so many of 100 failures may be ambiguous. How
 /// many of its answers are explained, in words.
 fn play(gateway: Gateway, workers: u32, most: usize) -> Result<String> {
+    // A program that an interrupt finds at work is left out by the kernel now and then, which the agent counts. Such a
+    // round shows nothing of the order of things.
+    for _ in 0..ROUNDS {
+        if let Some(summary) = play_once(gateway, workers, most)? {
+            return Ok(summary);
+        }
+    }
+    bail!("records were lost in each of {ROUNDS} rounds")
+}
+
+/// The same, unless records were lost.
+fn play_once(gateway: Gateway, workers: u32, most: usize) -> Result<Option<String>> {
     // Gateways of other tests answer as well, which is not to be counted.
     let cgroup = Cgroup::new("crowd")?;
     let agent = Agent::start_with(&["--packets-of", cgroup.path()])?;
@@ -203,6 +218,9 @@ fn play(gateway: Gateway, workers: u32, most: usize) -> Result<String> {
     let bench = Bench::start(setting, &[(gateway, crowd(gateway))], &cgroup)?;
     let replies = bench.play_crowd(gateway, EACH)?;
     settle(&agent, &cgroup)?;
+    if !super::status::losses(&agent)?.is_empty() {
+        return Ok(None);
+    }
     let events = agent.recent_events()?;
     let (logged, own) = (bench.logged(gateway, &replies)?, bench.own(&events)?);
     let account = Account::new(&replies, &logged).faults(&own);
@@ -238,9 +256,7 @@ fn play(gateway: Gateway, workers: u32, most: usize) -> Result<String> {
     ensure!(!all_certain || account.is_empty(), "{}", account.join("\n"));
     let counted = tally::counted(&agent)?;
     ensure!(counted == expected, "{counted:?}, not {expected:?}");
-    let lost = super::status::losses(&agent)?;
-    ensure!(lost.is_empty(), "{lost:?}");
-    Ok(summary)
+    Ok(Some(summary))
 }
 
 #[test]

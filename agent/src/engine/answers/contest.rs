@@ -22,7 +22,8 @@ impl Known<'_> {
         }
         answer.habit.is_none()
             && bare
-            && (!join::tells_of_no_connection(&answer.process.comm, answer.status)
+            && (is_out_of_order(answer)
+                || !join::tells_of_no_connection(&answer.process.comm, answer.status)
                 || self.may_be_retried(attempt, answer.at, None)
                 || self.fits_another(answer, attempt))
     }
@@ -125,6 +126,13 @@ impl Known<'_> {
         };
         self.past.iter().filter(fits).any(|past| !named(past))
     }
+}
+
+/// Whether the order in which a gateway did things is of no help for an answer, since records were lost or the kernel
+/// sent it by itself. A thread that does one thing at a time is known all the same.
+pub(super) fn is_out_of_order(answer: &Answer) -> bool {
+    let habit = Habit::of(&answer.process.comm);
+    answer.habit.is_none() && matches!(habit, Some(Habit::LetsGo | Habit::Answers))
 }
 
 /// Whether an event loop let go of an attempt in another turn than the one in which it answered.

@@ -10,6 +10,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::contest::is_out_of_order;
 use super::order::{Order, Tried};
 use super::{Answer, Attempt, Opened, Past};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
@@ -458,7 +459,8 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         }
         if answer.habit.is_none() && at_once(best) {
             let connects = earlier.iter().filter(|(_, other)| at_once(other));
-            if connects.clone().count() > 1
+            if is_out_of_order(answer)
+                || connects.clone().count() > 1
                 || known.may_be_retried(best, current.began, current.hop)
                 || known.fits_another(answer, best)
             {

@@ -395,6 +395,32 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_first_lets_go_right_behind_that() {
+        let mut order = Order::default();
+        let habit = Habit::Answers;
+        let (third, sure) = (Tried::Hop(HopId(3)), true);
+        order.opened(at(1), TURN, Some(at(0)), HopId(1), habit);
+        // The kernel closes it.
+        order.let_go(at(2), TURN, HopId(1), !sure, habit);
+        order.answered(at(3), LATER, 10, habit);
+        order.let_go(at(4), LATER, HopId(1), sure, habit);
+        order.opened(at(5), LATER, None, HopId(2), habit);
+        assert_eq!(order.answer_of(X), Some((10, sure)));
+        assert_eq!((order.next(X), order.before(Y)), (Some(Y), Some(X)));
+        assert_eq!((order.began(X), order.began(Y)), (Some(at(0)), None));
+        // One that fails at once is over before the answer.
+        order.failed_at_once(HopId(2));
+        order.answered(at(6), LATER, 11, habit);
+        order.let_go(at(7), LATER, HopId(3), sure, habit);
+        assert_eq!(order.answer_of(Y), Some((11, sure)));
+        assert_eq!(order.answer_of(third), None);
+        // Of what it closes over unread data there is no other word.
+        order.answered(at(8), LATER, 12, habit);
+        order.let_go(at(9), LATER, HopId(3), !sure, habit);
+        assert_eq!(order.answer_of(third), Some((12, !sure)));
+    }
+
+    #[test]
     fn another_turn_is_another_piece_but_for_a_thread_that_does_one_request_at_a_time() {
         for (habit, expected) in [
             (Habit::LetsGo, None),

@@ -8,6 +8,7 @@ use crate::model::{
     Turn,
 };
 use core::net::SocketAddr;
+use std::time::Duration;
 
 /// A turn of the same thread behind [`TURN`].
 const LATER: Turn = Turn {
@@ -139,7 +140,7 @@ fn what_fails_behind_an_answer_or_begins_ahead_of_its_request_is_another_clients
 
     let mut sim = watched();
     refused(&mut sim);
-    sim.sleep(std::time::Duration::from_micros(100));
+    sim.sleep(Duration::from_micros(100));
     Asked::get(&sim, CLIENT).with(&mut sim, 502);
     assert_eq!(attempts(&sim.events()), []);
 }
@@ -148,7 +149,7 @@ fn what_fails_behind_an_answer_or_begins_ahead_of_its_request_is_another_clients
 fn a_retry_that_helped_is_hidden_however_soon_the_next_answer_follows() {
     let mut sim = watched();
     refused(&mut sim);
-    sim.sleep(std::time::Duration::from_micros(200));
+    sim.sleep(Duration::from_micros(200));
     let other = "GET /other HTTP/1.1\r\nHost: shop\r\n\r\n";
     Asked::get(&sim, other).with(&mut sim, 503);
     let events = sim.events();
@@ -183,7 +184,7 @@ fn a_failed_bind_of_another_turn_is_none_of_it() {
 fn failures_behind_a_request_did_not_put_members_aside_for_it() {
     let mut sim = watched();
     let early = Asked::get(&sim, CLIENT);
-    sim.sleep(std::time::Duration::from_micros(300));
+    sim.sleep(Duration::from_micros(300));
     let asked = Asked::get(&sim, CLIENT);
     refused(&mut sim);
     asked.with(&mut sim, 502);
@@ -316,6 +317,89 @@ fn a_deliberate_answer_is_not_given_the_connect_that_another_client_got_over() {
     assert_eq!(play("caddy", 502, much_later), (false, 0));
     // Caddy says 502 where it cannot connect, and 503 where it is told to, which is said to be doubtful.
     assert_eq!(play("caddy", 503, later), (true, 0));
+}
+
+/// The one answer of a simulation whose attempts are asked for: their causes, and whether they are contested.
+fn contested(sim: &mut Sim, port: u16) -> (Vec<Cause>, bool) {
+    let events = sim.events();
+    let answers = events
+        .iter()
+        .filter_map(|event| event.gateway_answer.as_ref());
+    let mut own = answers.filter(|answer| answer.client.port == port);
+    let answer = own.next().unwrap_or_else(|| panic!("{events:#?}"));
+    let causes = answer.attempts.iter().map(|attempt| attempt.cause);
+    (causes.collect(), answer.contested)
+}
+
+#[test]
+fn who_answers_before_it_lets_go_had_that_upstream_for_the_answer() {
+    // From the beginning of the turn that connects to the connect, and from the request to that.
+    let play = |turn_age: Option<u64>, asked_before| {
+        let mut sim = haproxy();
+        let since = sim.now();
+        sim.ms(asked_before);
+        sim.turn_age = turn_age.map(Duration::from_millis);
+        sim.on(1).syn().refuse();
+        sim.turn = LATER;
+        answered(&mut sim, 50_000, since, OTHER, 503);
+        sim.on(1).state(TcpState::Close, TcpState::Close, None, 0);
+        // For the same request, or for another.
+        sim.on(2).syn();
+        contested(&mut sim, 50_000)
+    };
+    let refused = vec![Cause::TcpConnectRefused];
+    assert_eq!(play(Some(1), 2), (refused.clone(), false));
+    assert_eq!(play(Some(3), 2), (refused.clone(), true));
+    assert_eq!(play(None, 2), (refused, true));
+}
+
+#[test]
+fn what_was_connected_before_a_client_asked_is_another_clients() {
+    let mut sim = haproxy();
+    sim.turn_age = Some(Duration::ZERO);
+    let first = sim.now();
+    sim.on(1).syn().refuse();
+    sim.turn = LATER;
+    sim.ms(1);
+    let second = sim.now();
+    answered(&mut sim, 50_001, second, THIRD, 503);
+    sim.on(1).state(TcpState::Close, TcpState::Close, None, 0);
+    sim.on(2).syn().refuse();
+    answered(&mut sim, 50_000, first, OTHER, 503);
+    sim.on(2).state(TcpState::Close, TcpState::Close, None, 0);
+    let both = vec![Cause::TcpConnectRefused; 2];
+    assert_eq!(contested(&mut sim, 50_000), (both, false));
+}
+
+#[test]
+fn a_connect_that_two_clients_may_have_had_is_contested() {
+    for (clients, ambiguous) in [(1, 0), (2, 1)] {
+        let mut sim = watched_as("caddy");
+        let since = sim.now();
+        sim.on(1).syn().refuse();
+        sim.state(TcpState::Close, TcpState::Close, None, 0);
+        for port in 0..clients {
+            answered(&mut sim, 50_000 + port, since, OTHER, 502);
+        }
+        sim.events();
+        let stats = sim.engine.stats();
+        assert_eq!(stats.answers_explained, u64::from(clients == 1));
+        assert!(stats.answers_ambiguous >= ambiguous, "{stats:?}");
+    }
+}
+
+#[test]
+fn caddy_pauses_before_it_tries_again() {
+    let play = |pause| {
+        let mut sim = watched_as("caddy");
+        let since = sim.now();
+        refused(sim.on(1));
+        sim.ms(pause);
+        refused(sim.on(2));
+        answered(&mut sim, 50_000, since, OTHER, 502);
+        contested(&mut sim, 50_000).0.len()
+    };
+    assert_eq!((play(10), play(250), play(600)), (1, 2, 1));
 }
 
 /// A client at this port gets an answer, in the turn of the time.

@@ -53,6 +53,8 @@ pub(super) struct Sim {
     pub(super) netns: u64,
     /// The turn in which it does what it does.
     pub(super) turn: Turn,
+    /// How long that turn lasts as it connects, where that is known.
+    pub(super) turn_age: Option<Duration>,
     /// Whether each segment is seen before and behind a router as well.
     pub(super) twice: bool,
     /// Headers of records in the next segment, as the kernel lays them out.
@@ -92,6 +94,7 @@ impl Sim {
             window: 500,
             netns: 0,
             turn: TURN,
+            turn_age: None,
             twice: false,
             heads: Vec::new(),
             only: None,
@@ -312,7 +315,7 @@ impl Sim {
             local: None,
             upstream,
             turn: self.turn,
-            turn_age: None,
+            turn_age: self.turn_age,
         });
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);
