@@ -957,7 +957,8 @@ impl Answers {
         }
         self.take(&attempt);
         let fit = Fit::of(&answer, &attempt);
-        let named = fit.is_some_and(Fit::is_by_name) || join::fills_wait(&answer, &attempt);
+        let fills = !told.contested && join::fills_wait(&answer, &attempt);
+        let named = fit.is_some_and(Fit::is_by_name) || fills;
         let mut event = attempt.event;
         let taken = answer.taken.iter().filter(|_| !named);
         for id in attempt.contested.iter().chain(taken).chain(&before) {
