@@ -383,7 +383,7 @@ impl World {
                 local: (how & 8 != 0).then_some(local),
                 upstream,
                 turn: Turn::default(),
-                turn_age: None,
+                turn_age: (how & 8 == 0).then(|| Duration::from_micros(how.into())),
             },
             2 => Signal::Seeded {
                 process: process(how),
@@ -458,7 +458,7 @@ fn process(how: u8) -> Arc<Process> {
         0 => "nginx",
         1 => "haproxy",
         2 => "envoy",
-        _ => "something",
+        _ => "caddy",
     };
     Arc::new(Process {
         pid: 42,
