@@ -19,6 +19,8 @@
 //!   it, and their own events carry no answer.
 //! * Where several events of different cause would fit alike, the nearest in time carries the answer and
 //!   the others are named as candidates: the answer counts as ambiguous.
+//! * Where a failed connect may have been another client's, which nothing but times would show, the answer says that
+//!   it is contested, and counts as ambiguous.
 //! * An event that no answer could belong to is marked `hidden_from_client` when its time is over.
 //! * An answer without an attempt is explained by the rules for those. It counts as ambiguous where they
 //!   name rivals, and as unexplained where they say nothing. Where a connection to an upstream was used
@@ -68,7 +70,7 @@ impl Default for Config {
 /// Events and answers that wait at once, of each. The oldest goes out undecided for one more. Each new one
 /// is compared with all of the other kind.
 const MAX_WAITING: usize = 1024;
-/// Attempts that fit one answer of which is asked whether they fit others as well.
+/// Attempts that fit one answer, or answers that one fits, of which is asked what else those fit.
 const MAX_COMPARED: usize = 16;
 /// Events that are named as other explanations of one answer.
 const MAX_CONTESTED: usize = 32;
