@@ -279,11 +279,6 @@ fn a_crowd_at_haproxy_is_told_apart() {
     eprintln!("{}", play(Gateway::Haproxy, 1, 3).unwrap());
 }
 
-#[test]
-fn a_crowd_at_four_threads_of_haproxy_is_told_apart() {
-    eprintln!("{}", play(Gateway::Haproxy, 4, 3).unwrap());
-}
-
 /// Goroutines do things in no order that is seen: of connects that failed, nothing but times is left.
 #[test]
 fn of_a_crowd_at_caddy_it_is_said_what_is_not_certain() {
