@@ -79,24 +79,22 @@ pub struct Program {
 impl Program {
     /// Takes charge of `child`.
     pub fn new(child: Child) -> Self {
-        let pid = Pid::from_child(&child);
-        kept().push(Kept::Process(pid));
-        Self {
-            child,
-            pid,
-            leads: false,
-        }
+        Self::keep(child, false)
     }
 
     /// The same of one that leads a process group: what it started ends with it.
     pub fn of_group(child: Child) -> Self {
+        Self::keep(child, true)
+    }
+
+    fn keep(child: Child, leads: bool) -> Self {
         let pid = Pid::from_child(&child);
-        kept().push(Kept::Group(pid));
-        Self {
-            child,
-            pid,
-            leads: true,
-        }
+        kept().push(if leads {
+            Kept::Group(pid)
+        } else {
+            Kept::Process(pid)
+        });
+        Self { child, pid, leads }
     }
 
     /// Its process id.

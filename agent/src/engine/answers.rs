@@ -151,6 +151,11 @@ impl Attempt {
 }
 
 impl Attempt {
+    /// The gateway's process.
+    fn pid(&self) -> Option<u32> {
+        self.event.gateway.as_ref().map(|gateway| gateway.pid)
+    }
+
     /// Its name in the order of what threads did.
     fn tried(&self) -> Option<Tried> {
         match (self.hop, self.turn) {
@@ -836,8 +841,7 @@ impl Answers {
         let own = attempt.and_then(join::path_of);
         own.or_else(|| {
             let (serial, _) = self.order.answer_of(tried)?;
-            let past = self.past.iter().rev().find(|past| past.serial == serial)?;
-            past.path.as_deref()
+            join::answer_with(&self.past, serial)?.path.as_deref()
         })
     }
 
@@ -868,7 +872,7 @@ impl Answers {
     /// Whether the client of the answer with this number asked before an attempt began, so that it may have been
     /// made for that one.
     fn may_have(&self, serial: u64, attempt: &Attempt) -> bool {
-        let answer = self.past.iter().rev().find(|past| past.serial == serial);
+        let answer = join::answer_with(&self.past, serial);
         answer.is_some_and(|past| past.requested <= attempt.began.after(join::SMALL))
     }
 

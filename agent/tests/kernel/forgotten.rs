@@ -116,17 +116,7 @@ struct Speaker {
 impl Speaker {
     /// Starts it, and a watch that has found its library.
     fn start(bed: &Bed, name: &str) -> (Self, Watch) {
-        let compiled = Command::new("cc")
-            .args(["-static", "-w", "-o"])
-            .arg(bed.path(name))
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/kernel/speaker.c"
-            ))
-            .args(["-lssl", "-lcrypto"])
-            .status()
-            .unwrap();
-        assert!(compiled.success(), "cc with a static OpenSSL is needed");
+        bed.compile("speaker.c", name);
         let mut process = Running(
             Command::new(bed.path(name))
                 .stdin(Stdio::piped())

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -79,6 +79,19 @@ impl Bed {
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
+    }
+
+    /// Makes a program called `name` of a source beside this one, with a static OpenSSL in it.
+    pub(super) fn compile(&self, source: &str, name: &str) {
+        let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel");
+        let compiled = Command::new("cc")
+            .args(["-static", "-w", "-o"])
+            .arg(self.path(name))
+            .arg(Path::new(sources).join(source))
+            .args(["-lssl", "-lcrypto"])
+            .status()
+            .unwrap();
+        assert!(compiled.success(), "cc with a static OpenSSL is needed");
     }
 
     fn write(&self, name: &str, text: &str) {

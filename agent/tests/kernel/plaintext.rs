@@ -99,17 +99,7 @@ fn a_static_openssl_is_heard_and_may_shake_hands_in_a_write() {
     let ports = [bed.upstreams[0].port, bed.upstreams[1].port];
     for functions in ["plain", "ex"] {
         let name = format!("st{}{functions}", std::process::id());
-        let compiled = Command::new("cc")
-            .args(["-static", "-w", "-o"])
-            .arg(bed.path(&name))
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/kernel/client.c"
-            ))
-            .args(["-lssl", "-lcrypto"])
-            .status()
-            .unwrap();
-        assert!(compiled.success(), "cc with a static OpenSSL is needed");
+        bed.compile("client.c", &name);
         let program = start(Command::new(bed.path(&name)), functions, ports);
         two_requests(&name, program, ports, &[], true);
     }

@@ -48,10 +48,8 @@ impl Known<'_> {
         next.is_some_and(|next| {
             // Not where that was for a client who had not asked yet.
             let told = self.order.answer_of(next);
-            let asked = told.and_then(|(serial, _)| {
-                let past = self.past.iter().rev().find(|past| past.serial == serial)?;
-                Some(past.requested)
-            });
+            let asked =
+                told.and_then(|(serial, _)| Some(join::answer_with(self.past, serial)?.requested));
             asked.is_none_or(|asked| asked <= attempt.began.after(join::SMALL))
         })
     }
@@ -65,7 +63,7 @@ impl Known<'_> {
         but: Option<HopId>,
     ) -> bool {
         let failed = attempt.event.time;
-        let Some(pid) = pid(attempt) else {
+        let Some(pid) = attempt.pid() else {
             return false;
         };
         let is_meanwhile = |at: Timestamp| at >= failed && at <= until;
@@ -78,7 +76,7 @@ impl Known<'_> {
         let calls = || {
             self.attempts.iter().any(|other| {
                 other.hop.is_none()
-                    && self::pid(other) == Some(pid)
+                    && other.pid() == Some(pid)
                     && is_meanwhile(other.began)
                     && other.event.id != attempt.event.id
             })
@@ -96,7 +94,7 @@ impl Known<'_> {
                     && past.path.as_deref() == path
                     && past.requested <= attempt.began.after(join::SMALL)
                     && past.at.after(join::SLACK) >= attempt.event.time
-                    && Some(past.process.pid) == pid(attempt)
+                    && Some(past.process.pid) == attempt.pid()
             })
     }
 
@@ -109,7 +107,7 @@ impl Known<'_> {
                 && !past.settled
                 && past.requested <= attempt.began.after(join::SMALL)
                 && past.at.after(join::SMALL) >= attempt.event.time
-                && Some(past.process.pid) == pid(attempt)
+                && Some(past.process.pid) == attempt.pid()
                 && join::tells_of_no_connection(&past.process.comm, past.status)
                 && (!silent || join::fills(waited, attempt))
                 && !is_of_another_turn(past, attempt)
@@ -143,8 +141,4 @@ fn is_of_another_turn(past: &Past, attempt: &Attempt) -> bool {
     let turns = (past.turn, attempt.turn.filter(|_| sure));
     join::has_event_loop(&past.process.comm)
         && matches!(turns, (Some(told), Some(released)) if told != released)
-}
-
-fn pid(attempt: &Attempt) -> Option<u32> {
-    attempt.event.gateway.as_ref().map(|gateway| gateway.pid)
 }

@@ -262,7 +262,7 @@ impl Fit {
         let apart = self.near.0.abs_diff(best.near.0);
         let near = u128::from(apart) <= EQUALLY_NEAR.as_nanos();
         let in_turn = best.turn == Turns::Same;
-        (self.named, self.rank) == (best.named, best.rank) && (in_turn || near)
+        self.is_as_good_as(best) && (in_turn || near)
     }
 }
 
@@ -509,10 +509,15 @@ fn is_next(attempt: &Attempt, before: Tried, next: &Attempt, known: &Known<'_>) 
         && (same || !both)
 }
 
+/// The answer of the recent past with this number.
+pub(super) fn answer_with(past: &VecDeque<Past>, serial: u64) -> Option<&Past> {
+    past.iter().rev().find(|past| past.serial == serial)
+}
+
 /// Whether a status of an upstream was passed on to a client right before its connection was let go of.
 pub(super) fn is_passed_on(attempt: &Attempt, order: &Order, past: &VecDeque<Past>) -> bool {
     let after = attempt.tried().and_then(|tried| order.after(tried));
-    let answer = after.and_then(|after| past.iter().rev().find(|past| past.serial == after));
+    let answer = after.and_then(|after| answer_with(past, after));
     let exchange = attempt.event.exchange.as_ref();
     attempt.event.cause == Cause::UpstreamOwnError
         && answer.is_some_and(|past| {
@@ -603,7 +608,6 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     if first.listed || first.began > next.began || first.event.time > next.began.after(SMALL) {
         return false;
     }
-    let pid = |attempt: &Attempt| attempt.event.gateway.as_ref().map(|gateway| gateway.pid);
     let asked = |attempt: &Attempt| attempt.event.exchange.is_some();
     let both = asked(first) && asked(next);
     let same_request = !both || request_of(first) == request_of(next);
@@ -622,5 +626,5 @@ fn is_retried(first: &Attempt, next: &Attempt) -> bool {
     } else {
         (pause <= AT_ONCE && (both || in_turn)) || again
     };
-    first.event.gateway_answer.is_none() && pid(first) == pid(next) && same_request && after_pause
+    first.event.gateway_answer.is_none() && first.pid() == next.pid() && same_request && after_pause
 }
