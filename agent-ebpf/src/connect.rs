@@ -8,12 +8,15 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
 use aya_ebpf::programs::{FEntryContext, TracePointContext};
 use aya_log_ebpf::debug;
-use hopscope_ebpf::{ConnectRecord, Counter, Endpoints, UNIX_PATH_LEN, UnixConnectRecord, kind};
+use hopscope_ebpf::{
+    ConnectRecord, Counter, Endpoints, Goroutine, UNIX_PATH_LEN, UnixConnectRecord, kind,
+};
 
 use crate::ctx::{self, AF_INET, AF_INET6, AF_UNIX, Sock, argument, field, mapped};
 use crate::dns;
-use crate::emit::{emit, header};
+use crate::emit::{emit_with, header};
 use crate::gateway::is_gateway;
+use crate::goroutine;
 use crate::maps::{self, CONNECTS, HOPS, Pending, count};
 use crate::segment::bounded;
 use crate::socket::TCP;
@@ -145,7 +148,7 @@ pub(crate) fn returned(ctx: &impl EbpfContext, result: i64) -> Option<()> {
         ctx,
         "connect to port {} returned {}", pending.remote_port, errno
     );
-    emit(ConnectRecord {
+    let record = ConnectRecord {
         header: header::<ConnectRecord>(kind::CONNECT, pending.cookie),
         ends: Endpoints {
             local_addr: [0; 16],
@@ -155,8 +158,13 @@ pub(crate) fn returned(ctx: &impl EbpfContext, result: i64) -> Option<()> {
             netns,
         },
         caller: ctx::caller(ctx::comm()),
+        goroutine: Goroutine::NONE,
         errno: errno as i32,
         reserved: 0,
+    };
+    emit_with(record, |room| {
+        // SAFETY: the room of that record.
+        let _ = unsafe { goroutine::tell(&raw mut (*room).goroutine) };
     })
 }
 
@@ -210,13 +218,18 @@ fn unix_failed(ctx: &impl EbpfContext, pending: &Pending, errno: i64) -> Option<
         return None;
     }
     debug!(ctx, "connect to a unix socket returned {}", errno);
-    emit(UnixConnectRecord {
+    let record = UnixConnectRecord {
         header: header::<UnixConnectRecord>(kind::UNIX_CONNECT, 0),
         caller: ctx::caller(ctx::comm()),
+        goroutine: Goroutine::NONE,
         errno: errno as i32,
         netns: sk.netns(),
         path_len: len,
         path,
+    };
+    emit_with(record, |room| {
+        // SAFETY: the room of that record.
+        let _ = unsafe { goroutine::tell(&raw mut (*room).goroutine) };
     })
 }
 

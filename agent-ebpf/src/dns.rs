@@ -11,8 +11,9 @@ use hopscope_ebpf::{
 };
 
 use crate::ctx;
+use crate::emit::{reserve, submit};
 use crate::gateway::is_gateway;
-use crate::maps::{DNS_SOCKETS, EVENTS, RESOLVERS, count};
+use crate::maps::{DNS_SOCKETS, RESOLVERS, count};
 use crate::segment::{Segment, behind, bounded, now};
 
 /// The port of DNS over UDP and TCP.
@@ -130,10 +131,7 @@ fn send<const CAP: usize>(segment: &Segment, socket: *const DnsSocket) -> Option
         CAP as u32
     };
     let captured = bounded(most, CAP as u32)?;
-    let Some(mut room) = EVENTS.reserve::<DnsRecord<CAP>>(0) else {
-        count(Counter::RingFull);
-        return None;
-    };
+    let mut room = reserve::<DnsRecord<CAP>>()?;
     let record = room.as_mut_ptr();
     // SAFETY: `record` has room for `CAP` bytes, and `captured` is at most `CAP`.
     let loaded = unsafe {
@@ -166,8 +164,7 @@ fn send<const CAP: usize>(segment: &Segment, socket: *const DnsSocket) -> Option
     };
     // SAFETY: as above.
     unsafe { (&raw mut (*record).header).write(header) };
-    room.submit(0);
-    count(Counter::Records);
+    submit(room);
     Some(())
 }
 

@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 10;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -62,6 +62,8 @@ pub mod kind {
     pub const CLIENT: u16 = 20;
     /// An [`super::OpenRecord`] about a socket on which a gateway begins to listen.
     pub const LISTEN: u16 = 21;
+    /// An [`super::EndsRecord`] about the first client of a listener that cannot be read.
+    pub const UNREADABLE: u16 = 24;
     /// A [`super::SocketCallRecord`].
     pub const SOCKET_CALL: u16 = 22;
     /// An [`super::ArrivalRecord`], in the ring of those.
@@ -138,6 +140,34 @@ pub struct Caller {
     pub comm: [u8; COMM_LEN],
 }
 
+/// What a thread of a program written in Go runs: zeros where that is not known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Goroutine {
+    /// Its number, which no other goroutine of the process ever has (`runtime.g.goid`). Zero for what belongs to
+    /// no goroutine.
+    pub id: u64,
+    /// The number of the one that started it (`runtime.g.parentGoid`).
+    pub parent: u64,
+}
+
+impl Goroutine {
+    /// Not known.
+    pub const NONE: Self = Self { id: 0, parent: 0 };
+}
+
+/// Where a process keeps that; value of the `GOROUTINES` map, whose key is the process id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GoroutinePlace {
+    /// Bytes from the pointer to the running `runtime.g` up to the thread pointer (the FS base of `x86_64`).
+    pub below: u32,
+    /// Offset of `goid` in a `runtime.g`.
+    pub id_at: u32,
+    /// Offset of `parentGoid`.
+    pub parent_at: u32,
+}
+
 /// A gateway process entered `SYN_SENT`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +178,8 @@ pub struct OpenRecord {
     pub ends: Endpoints,
     /// The connecting process.
     pub caller: Caller,
+    /// The goroutine that connects; of any other record than [`kind::OPEN`] zeros.
+    pub goroutine: Goroutine,
 }
 
 /// A tracked socket changed state.
@@ -200,6 +232,8 @@ pub struct ConnectRecord {
     pub ends: Endpoints,
     /// The caller.
     pub caller: Caller,
+    /// The goroutine that called.
+    pub goroutine: Goroutine,
     /// The error, positive.
     pub errno: i32,
     /// Zero.
@@ -214,6 +248,8 @@ pub struct UnixConnectRecord {
     pub header: Header,
     /// The caller.
     pub caller: Caller,
+    /// The goroutine that called.
+    pub goroutine: Goroutine,
     /// The error, positive.
     pub errno: i32,
     /// Inode of the network namespace, zero where unknown: abstract names belong to one.
@@ -313,6 +349,9 @@ pub struct HeldRecord {
 pub const CLIENT_REQUEST_LEN: usize = 1024;
 /// The same of an answer.
 pub const CLIENT_RESPONSE_LEN: usize = 256;
+/// Bytes kept of the header of the PROXY protocol in front of a connection's first request: one of version 1 whole,
+/// and of version 2 what names addresses of IP.
+pub const CLIENT_PROXIED_LEN: usize = 108;
 
 /// A gateway answered a client with a 5xx, or closed its connection without an answer. What runs then is
 /// the thread that writes or closes, unless the kernel sends later by itself.
@@ -325,6 +364,8 @@ pub struct ClientRecord {
     pub ends: Endpoints,
     /// When the first byte of the request arrived.
     pub requested_ns: u64,
+    /// The goroutine of what ran.
+    pub goroutine: Goroutine,
     /// Requests that began on the connection.
     pub ordinal: u32,
     /// Bytes of `request` that count.
@@ -347,6 +388,20 @@ pub struct ClientRecord {
     pub request: [u8; CLIENT_REQUEST_LEN],
     /// The first bytes of the answer.
     pub response: [u8; CLIENT_RESPONSE_LEN],
+    /// Bytes of `proxied` that count; zero where the connection began without such a header.
+    pub proxied_len: u32,
+    /// The first bytes of the header of the PROXY protocol with which the connection began.
+    pub proxied: [u8; CLIENT_PROXIED_LEN],
+}
+
+/// A fact about a connection of which no more is told than its ends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct EndsRecord {
+    /// Header.
+    pub header: Header,
+    /// Both ends; the gateway's is the local one.
+    pub ends: Endpoints,
 }
 
 /// Room for two times the bytes that tell what an answer is.
@@ -381,6 +436,10 @@ pub struct Client {
     pub answer: [u8; CLIENT_ANSWER_ROOM],
     /// The first bytes of that request.
     pub request: [u8; CLIENT_REQUEST_LEN],
+    /// Bytes of `proxied` that count; zero where the connection began without such a header.
+    pub proxied_len: u32,
+    /// The first bytes of the header of the PROXY protocol with which the connection began.
+    pub proxied: [u8; CLIENT_PROXIED_LEN],
 }
 
 /// Bits of [`Client::flags`].
@@ -400,6 +459,10 @@ pub mod client_flag {
     /// Bytes passed behind the last request that was read, or before the first, of which it is not known what
     /// they ask.
     pub const UNREAD: u32 = 64;
+    /// Of an opaque one: the gateway has sent its first bytes.
+    pub const HEARD: u32 = 128;
+    /// Of an opaque one: the gateway's TLS library tells what is asked and answered.
+    pub const INSIDE: u32 = 256;
 }
 
 /// Key of the `LISTENERS` map.
@@ -551,6 +614,9 @@ pub const SEGMENT_TIERS: [u32; 5] = [
 /// Largest payload snap length that can be asked for.
 pub const MAX_SNAP_LEN: u32 = 32768;
 
+/// From this payload snap length on, the heads of responses go up even where they are longer.
+pub const HEADS_FROM: u32 = 2048;
+
 /// The fewest and the most payload bytes that can be held back of a request or a response.
 pub const MIN_HEAD_LEN: u32 = 64;
 /// See [`MIN_HEAD_LEN`].
@@ -584,8 +650,8 @@ pub enum Counter {
     Opaque = 9,
     /// Clients' connections that are not watched because a table took no entry.
     ClientMapFull = 10,
-    /// Clients' connections whose requests cannot be read, as with TLS and HTTP/2, or are pipelined. Their
-    /// answers are not seen.
+    /// Clients' connections whose requests cannot be read, as with HTTP/2 and TLS that no library tells of, or are
+    /// pipelined. Their answers are not seen.
     ClientOpaque = 11,
     /// Answers to clients that begin no HTTP/1 response, such as bytes that a gateway passes on raw.
     ClientRaw = 12,
@@ -598,10 +664,12 @@ pub enum Counter {
     LibraryMapFull = 15,
     /// Calls that read or write inside TLS whose end was not seen: what they read or wrote is not known.
     TextMissed = 16,
+    /// Runs that an interrupt would have begun inside another run, made up for by the program behind.
+    RunsRepeated = 17,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS_LEN: u32 = 17;
+pub const COUNTERS_LEN: u32 = 18;
 
 impl Counter {
     /// Every counter with its name in Status and metrics, in index order.
@@ -623,6 +691,7 @@ impl Counter {
         (Self::DnsMapFull, "kernel_dns_map_full"),
         (Self::LibraryMapFull, "kernel_library_map_full"),
         (Self::TextMissed, "kernel_text_missed"),
+        (Self::RunsRepeated, "kernel_runs_repeated"),
     ];
 }
 
@@ -671,7 +740,14 @@ pub mod hop_flag {
     pub const PLAIN: u32 = 64;
     /// It was reset, or an error was reported on it.
     pub const FAILED: u32 = 128;
-    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1.
+    /// The head of a response of HTTP/1 is under way.
+    pub const HEAD: u32 = 256;
+    /// Its last byte so far is LF.
+    pub const HEAD_LAST: u32 = 512;
+    /// The byte before that is.
+    pub const HEAD_SECOND: u32 = 1024;
+    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1, else how much of
+    /// the head that is under way has passed.
     pub const SPENT_SHIFT: u32 = 16;
 }
 
@@ -719,15 +795,18 @@ layout! {
     Header { size: 24, kind: 0, reserved: 2, len: 4, time_ns: 8, cookie: 16 }
     Endpoints { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     Caller { size: 40, cgroup_id: 0, pid: 8, tid: 12, turn: 16, turn_age_us: 20, comm: 24 }
-    OpenRecord { size: 104, header: 0, ends: 24, caller: 64 }
+    EndsRecord { size: 64, header: 0, ends: 24 }
+    OpenRecord { size: 120, header: 0, ends: 24, caller: 64, goroutine: 104 }
+    Goroutine { size: 16, id: 0, parent: 8 }
+    GoroutinePlace { size: 12, below: 0, id_at: 4, parent_at: 8 }
     StateRecord { size: 64, header: 0, bytes_acked: 24, old_state: 32, new_state: 36, sk_err: 40, srtt_us: 44, flags: 48, tid: 52, turn: 56, reserved: 60 }
     SocketRecord { size: 32, header: 0, value: 24, flags: 28 }
-    ConnectRecord { size: 112, header: 0, ends: 24, caller: 64, errno: 104, reserved: 108 }
-    UnixConnectRecord { size: 184, header: 0, caller: 24, errno: 64, netns: 68, path_len: 72, path: 76 }
+    ConnectRecord { size: 128, header: 0, ends: 24, caller: 64, goroutine: 104, errno: 120, reserved: 124 }
+    UnixConnectRecord { size: 200, header: 0, caller: 24, goroutine: 64, errno: 80, netns: 84, path_len: 88, path: 92 }
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
-    ClientRecord { size: 1400, header: 0, ends: 24, requested_ns: 64, ordinal: 72, request_len: 76, response_len: 80, pid: 84, tid: 88, turn: 92, task_flags: 96, exit_code: 100, comm: 104, request: 120, response: 1144 }
-    Client { size: 1128, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104 }
+    ClientRecord { size: 1528, header: 0, ends: 24, requested_ns: 64, goroutine: 72, ordinal: 88, request_len: 92, response_len: 96, pid: 100, tid: 104, turn: 108, task_flags: 112, exit_code: 116, comm: 120, request: 136, response: 1160, proxied_len: 1416, proxied: 1420 }
+    Client { size: 1240, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104, proxied_len: 1128, proxied: 1132 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }

@@ -20,6 +20,7 @@
     reason = "the attribute of an entry point hands its context over by value"
 )]
 
+mod again;
 mod arrival;
 mod client;
 mod connect;
@@ -27,6 +28,8 @@ mod ctx;
 mod dns;
 mod emit;
 mod gateway;
+mod goroutine;
+mod heads;
 mod maps;
 mod plain;
 mod records;
@@ -44,6 +47,8 @@ use aya_ebpf::programs::{
     TracePointContext,
 };
 use hopscope_ebpf::{ABI_VERSION, call, kind};
+
+use crate::again::Place;
 
 /// The version of the record layout, read by the loader from the file before anything is loaded.
 #[used]
@@ -64,37 +69,98 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
 fn state(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::state_changed(&ctx);
+    again::begin(Place::State);
+    let _ = socket::state_changed(&ctx, true);
+    again::end(Place::State);
+    0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
+fn state_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::State) {
+        let _ = socket::state_changed(&ctx, false);
+    }
     0
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_in(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::reset_received(&ctx);
+    again::begin(Place::ResetIn);
+    let _ = socket::reset_received(&ctx, true);
+    again::end(Place::ResetIn);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn reset_in_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::ResetIn) {
+        let _ = socket::reset_received(&ctx, false);
+    }
     0
 }
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroyed(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::destroyed(&ctx);
+    again::begin(Place::Destroyed);
+    let _ = socket::destroyed(&ctx, true);
+    again::end(Place::Destroyed);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn destroyed_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::Destroyed) {
+        let _ = socket::destroyed(&ctx, false);
+    }
     0
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_out(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::reset_sent(&ctx);
+    again::begin(Place::ResetOut);
+    let _ = socket::reset_sent(&ctx, true);
+    again::end(Place::ResetOut);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn reset_out_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::ResetOut) {
+        let _ = socket::reset_sent(&ctx, false);
+    }
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::fact(&ctx, kind::RETRANSMIT);
+    again::begin(Place::Retransmit);
+    let _ = socket::fact(&ctx, kind::RETRANSMIT, true);
+    again::end(Place::Retransmit);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn retransmit_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::Retransmit) {
+        let _ = socket::fact(&ctx, kind::RETRANSMIT, false);
+    }
     0
 }
 
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error(ctx: BtfTracePointContext) -> i32 {
-    let _ = socket::fact(&ctx, kind::ERROR);
+    again::begin(Place::Error);
+    let _ = socket::fact(&ctx, kind::ERROR, true);
+    again::end(Place::Error);
+    0
+}
+
+#[btf_tracepoint(function = "inet_sk_error_report")]
+fn error_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::Error) {
+        let _ = socket::fact(&ctx, kind::ERROR, false);
+    }
     0
 }
 
@@ -153,7 +219,17 @@ fn dns_socket_gone(ctx: SockContext) -> i32 {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn client_state(ctx: BtfTracePointContext) -> i32 {
+    again::begin(Place::ClientState);
     let _ = client::state_changed(&ctx);
+    again::end(Place::ClientState);
+    0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn client_state_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_out(Place::ClientState) {
+        let _ = client::state_changed(&ctx);
+    }
     0
 }
 
@@ -173,7 +249,7 @@ fn turn_begins(_ctx: TracePointContext) -> u32 {
 #[cgroup_skb(egress)]
 #[inline(always)]
 fn client_egress(ctx: SkBuffContext) -> i32 {
-    let _ = client::answered(&ctx);
+    let _ = client::answered::packet(&ctx);
     segment::ALLOW
 }
 
@@ -181,7 +257,7 @@ fn client_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 #[inline(always)]
 fn client_ingress(ctx: SkBuffContext) -> i32 {
-    let _ = client::asked(&ctx);
+    let _ = client::asked::packet(&ctx);
     segment::ALLOW
 }
 
@@ -284,6 +360,12 @@ fn tls_cleared(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn tls_skips(ctx: ProbeContext) -> u32 {
     let _ = plain::skips(&ctx);
+    0
+}
+
+#[uprobe]
+fn tls_shuts(ctx: ProbeContext) -> u32 {
+    let _ = plain::shuts(&ctx);
     0
 }
 

@@ -131,10 +131,10 @@ pub(crate) static GATEWAYS: HashMap<u32, u8> = HashMap::with_max_entries(GATEWAY
 #[map]
 pub(crate) static SESSIONS: HashMap<Ssl, Session> = HashMap::with_max_entries(SESSIONS_CAP, 0);
 
-/// `SSL` objects that are the server's end, which no hop is. LRU: one that is forgotten is taken for one
-/// that never says hello.
+/// `SSL` objects that are the server's end, which no hop is, and the cookie of the client's connection, zero while
+/// that is not known. LRU: one that is forgotten is taken for one that never says hello.
 #[map]
-pub(crate) static SERVERS: LruHashMap<Ssl, u8> = LruHashMap::with_max_entries(SESSIONS_CAP, 0);
+pub(crate) static SERVERS: LruHashMap<Ssl, u64> = LruHashMap::with_max_entries(SESSIONS_CAP, 0);
 
 /// The handshake call that a thread made last, by the address of its task.
 #[map]
@@ -203,6 +203,8 @@ globals! {
     SAMPLE: u32 = 0;
     /// Milliseconds after which a first response byte is late.
     SLOW_MS: u32 = 1000;
+    /// Not zero where what is inside TLS is read.
+    TLS_PLAINTEXT: u32 = 0;
     /// Not zero where the accepted connections of gateways are looked at.
     CLIENT_SIDE: u32 = 1;
     /// Bits of `hopscope_ebpf::filter`.
@@ -271,6 +273,8 @@ globals! {
     TASK_FLAGS: u32 = NO_OFFSET;
     /// `task_struct.exit_code`, `i32`.
     TASK_EXIT: u32 = NO_OFFSET;
+    /// `task_struct.thread.fsbase`, `u64`: the thread pointer of user space.
+    THREAD_FSBASE: u32 = NO_OFFSET;
     /// `task_struct.files`, pointer.
     TASK_FILES: u32 = NO_OFFSET;
     /// `files_struct.fdt`, pointer.

@@ -16,9 +16,11 @@ use hopscope_ebpf::{
     Counter, MAX_SNAP_LEN, PLAIN_MISSED, PLAIN_TIERS, PlainHeader, hop_flag, kind, plain_call,
 };
 
+use crate::client::inside;
 use crate::ctx::{self, read};
-use crate::emit::{emit, header};
-use crate::maps::{self, CALLS, EVENTS, HOPS, SESSIONS, SNAP_LEN, count};
+use crate::emit::{emit, header, reserve, submit};
+use crate::heads;
+use crate::maps::{self, CALLS, HOPS, SESSIONS, SNAP_LEN, count};
 use crate::segment::{bounded, now};
 use crate::tls::{self, Session, Ssl};
 
@@ -52,17 +54,20 @@ pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
     let task = ctx::task();
     // Of a call that left by another way, what it knew is not this one's.
     let _ = CALLS.remove(task);
-    let ssl = Ssl {
-        process: tls::gateway()?,
-        address: ctx.arg(0)?,
-    };
-    let session = tls::enter(ctx, ssl)?;
+    let ssl = Ssl::of_gateway(ctx)?;
+    let buffer: u64 = ctx.arg(1)?;
     let which = which(ctx);
-    begin(session, which & plain_call::WRITE != 0);
-    if let Some(hop) = tls::hop(session).and_then(|cookie| HOPS.get_ptr_mut(cookie)) {
-        // Before anything of it is sent: what is inside needs every segment outside.
-        // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
-        unsafe { (*hop).flags |= hop_flag::PLAIN };
+    let writes = which & plain_call::WRITE != 0;
+    let served = tls::served(ssl);
+    if let Some(session) = tls::enter(ctx, ssl) {
+        begin(session, writes);
+        if let Some(hop) = tls::hop(session).and_then(|cookie| HOPS.get_ptr_mut(cookie)) {
+            // Before anything of it is sent: what is inside needs every segment outside.
+            // SAFETY: an entry of a live map. Where the flag gets lost, the next call sets it.
+            unsafe { (*hop).flags |= hop_flag::PLAIN };
+        }
+    } else if writes {
+        return inside::written(served?, buffer, ctx.arg(2)?);
     }
     let (fourth, fifth): (u64, u64) = (ctx.arg(3)?, ctx.arg(4)?);
     let len_at = if which & plain_call::EX2 != 0 {
@@ -74,7 +79,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> Option<()> {
     };
     let call = Call {
         ssl,
-        buffer: ctx.arg(1)?,
+        buffer,
         len_at,
         began_ns: now(),
     };
@@ -133,7 +138,6 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
     // SAFETY: the value is copied out at once, and only the thread itself replaces it.
     let call = *unsafe { CALLS.get(task) }?;
     let _ = CALLS.remove(task);
-    let session = SESSIONS.get_ptr_mut(call.ssl)?;
     let writes = which(ctx) & plain_call::WRITE != 0;
     let result: i32 = read(ctx.as_ptr() as u64 + u64::from(maps::RESULT_AT.load()))?;
     let len = if result <= 0 {
@@ -148,6 +152,10 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
         }
         len as u32
     };
+    if let Some(cookie) = tls::served(call.ssl) {
+        return inside::read(cookie, call.buffer, len);
+    }
+    let session = SESSIONS.get_ptr_mut(call.ssl)?;
     // Whatever is not known up to here, the next call tells of it.
     // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
     unsafe { (*session).calls = 0 };
@@ -163,7 +171,14 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
         offset
     };
     let snap = SNAP_LEN.load();
-    let captured = if len < snap { len } else { snap };
+    let reach = if writes || len == 0 {
+        0
+    } else {
+        // SAFETY: as above.
+        heads::reach_inside(call.buffer, len, unsafe { &raw mut (*session).head })
+    };
+    let most = if reach > snap { reach } else { snap };
+    let captured = if len < most { len } else { most };
     if captured < len {
         count(Counter::Truncated);
     }
@@ -183,13 +198,17 @@ pub(crate) fn returns(ctx: &ProbeContext) -> Option<()> {
     send_up(header, call.buffer)
 }
 
+/// `SSL_shutdown(ssl)`.
+#[inline(always)]
+pub(crate) fn shuts(ctx: &ProbeContext) -> Option<()> {
+    let ssl = Ssl::of_gateway(ctx)?;
+    inside::shut(tls::served(ssl)?)
+}
+
 /// `SSL_sendfile(ssl, ..)`: what it sends is not seen, so that nothing inside is followed from here on.
 #[inline(always)]
 pub(crate) fn skips(ctx: &ProbeContext) -> Option<()> {
-    let session = SESSIONS.get_ptr_mut(Ssl {
-        process: tls::gateway()?,
-        address: ctx.arg(0)?,
-    })?;
+    let session = SESSIONS.get_ptr_mut(Ssl::of_gateway(ctx)?)?;
     miss(session, true)
 }
 
@@ -219,10 +238,7 @@ fn send_up(mut header: PlainHeader, from: u64) -> Option<()> {
 /// could not be read.
 #[inline(always)]
 fn send<const CAP: usize>(mut header: PlainHeader, from: u64) -> Option<bool> {
-    let Some(mut room) = EVENTS.reserve::<PlainRecord<CAP>>(0) else {
-        count(Counter::RingFull);
-        return None;
-    };
+    let mut room = reserve::<PlainRecord<CAP>>()?;
     let record = room.as_mut_ptr();
     let Some(captured) = bounded(header.captured, CAP as u32) else {
         room.discard(0);
@@ -246,8 +262,7 @@ fn send<const CAP: usize>(mut header: PlainHeader, from: u64) -> Option<bool> {
     // SAFETY: as above. What lies behind the captured bytes is left as it was: ring pages start out zeroed
     // and only ever held records.
     unsafe { (&raw mut (*record).header).write(header) };
-    room.submit(0);
-    count(Counter::Records);
+    submit(room);
     Some(true)
 }
 

@@ -7,9 +7,10 @@
 //! a gap as it would have without it. Of a header that two segments share, the first part is picked out of the first of
 //! them; the rest is among the first bytes of the second, and those always go up.
 
-use hopscope_ebpf::{Counter, HEADER_ROOM, RecordMark};
+use hopscope_ebpf::{HEADER_ROOM, RecordMark};
 
-use crate::maps::{EVENTS, RECORDS, count};
+use crate::emit::{reserve, submit};
+use crate::maps::RECORDS;
 use crate::segment::{Segment, SegmentRecord, Shape, now};
 use crate::stage::Record;
 
@@ -142,10 +143,7 @@ pub(crate) fn send_up(segment: &Segment) -> Option<()> {
         let _ = remember(place, segment, &shape, behind);
         return head.send_up();
     }
-    let Some(mut room) = EVENTS.reserve::<MarkedRecord>(0) else {
-        count(Counter::RingFull);
-        return None;
-    };
+    let mut room = reserve::<MarkedRecord>()?;
     let record = room.as_mut_ptr();
     // SAFETY: `record` is room for one.
     if !unsafe { head.write(&raw mut (*record).segment, now()) } {
@@ -166,8 +164,7 @@ pub(crate) fn send_up(segment: &Segment) -> Option<()> {
         (*header).header.len = size_of::<MarkedRecord>() as u32;
         (*header).marks = marked;
     }
-    room.submit(0);
-    count(Counter::Records);
+    submit(room);
     Some(())
 }
 

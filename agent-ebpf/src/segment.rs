@@ -11,7 +11,9 @@ use hopscope_ebpf::{
 
 use crate::client;
 use crate::dns;
-use crate::maps::{EVENTS, SNAP_LEN, count, is_hop_port};
+use crate::emit::{reserve, submit};
+use crate::heads;
+use crate::maps::{SNAP_LEN, count, is_hop_port};
 use crate::records;
 use crate::stage::{self, Fate, Record};
 
@@ -36,11 +38,12 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     let port = u32::from_be(unsafe { (*skb).remote_port });
     let to_resolver = dns::may_pass(skb, port as u16, egress);
     let goes_out = to_resolver || is_hop_port(port as u16);
+    let wire_len = ctx.len();
+    let wanted = SNAP_LEN.load() + HEADER_ROOM;
     client::passed(ctx, egress, goes_out);
     if !goes_out {
         return None;
     }
-    let wire_len = ctx.len();
     let segment = Segment {
         skb,
         // SAFETY: the program's own context.
@@ -52,12 +55,16 @@ pub(crate) fn seen(ctx: &SkBuffContext, egress: u32) -> Option<()> {
     if to_resolver {
         return dns::seen(&segment);
     }
-    let wanted = SNAP_LEN.load() + HEADER_ROOM;
-    let most = match stage::fate(&segment.cut(wanted))? {
+    let (fate, head) = stage::fate(&segment.cut(wanted))?;
+    let most = match fate {
         Fate::Kept => return Some(()),
         Fate::Marked => return records::send_up(&segment),
         Fate::Head => HEADER_ROOM,
         Fate::Whole => MAX_SNAP_LEN + HEADER_ROOM,
+        Fate::Up if egress == 0 => {
+            heads::send_up(skb, head);
+            return Some(());
+        }
         Fate::Up => {
             if wire_len > wanted {
                 count(Counter::Truncated);
@@ -119,13 +126,19 @@ impl Segment {
     /// The whole packet of `ctx`.
     #[inline(always)]
     pub(crate) fn of(ctx: &SkBuffContext, egress: u32) -> Self {
-        let skb = ctx.skb.skb;
+        Self::from_skb(ctx.skb.skb, egress)
+    }
+
+    /// The same, of the context's own pointer.
+    #[inline(always)]
+    pub(crate) fn from_skb(skb: *mut __sk_buff, egress: u32) -> Self {
+        // SAFETY: the program's own context.
+        let (cookie, len) = unsafe { (bpf_get_socket_cookie(skb.cast()), (*skb).len) };
         Self {
             skb,
-            // SAFETY: the program's own context.
-            cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
-            wire_len: ctx.len(),
-            captured: ctx.len(),
+            cookie,
+            wire_len: len,
+            captured: len,
             egress,
         }
     }
@@ -150,17 +163,13 @@ impl Segment {
     /// is left as it was: ring pages start out zeroed and only ever held records.
     #[inline(always)]
     fn send<const CAP: usize>(&self) -> Option<()> {
-        let Some(mut room) = EVENTS.reserve::<SegmentRecord<CAP>>(0) else {
-            count(Counter::RingFull);
-            return None;
-        };
+        let mut room = reserve::<SegmentRecord<CAP>>()?;
         // SAFETY: `room` is room for one such record.
         if !unsafe { self.write(room.as_mut_ptr(), now()) } {
             room.discard(0);
             return None;
         }
-        room.submit(0);
-        count(Counter::Records);
+        submit(room);
         Some(())
     }
 
@@ -318,6 +327,14 @@ impl<const CAP: usize> SegmentRecord<CAP> {
     #[inline(always)]
     pub(crate) fn time_ns(&self) -> u64 {
         self.header.header.time_ns
+    }
+
+    /// Where the payload is, and how much was captured of it, where that is of `wire_len` bytes.
+    #[inline(always)]
+    pub(crate) fn payload(&self, wire_len: u32) -> Option<(u64, u32)> {
+        let start = bounded(self.header.wire_len.checked_sub(wire_len)?, HEADER_ROOM)?;
+        let captured = bounded(self.header.captured.checked_sub(start)?, CAP as u32)?;
+        Some(((&raw const self.bytes) as u64 + u64::from(start), captured))
     }
 
     /// The first bytes of the payload, where there are as many.

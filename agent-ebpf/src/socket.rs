@@ -5,14 +5,15 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use hopscope_ebpf::{
-    Counter, Endpoints, Hop, OpenRecord, SocketRecord, StateRecord, Tuple, flag, kind,
+    Counter, Endpoints, Goroutine, Hop, OpenRecord, SocketRecord, StateRecord, Tuple, flag, kind,
 };
 
 use crate::client;
 use crate::ctx::{self, Sock};
 use crate::dns;
-use crate::emit::{emit, header};
+use crate::emit::{emit, header, reserve, submit};
 use crate::gateway::is_gateway;
+use crate::goroutine;
 use crate::maps::{
     self, CONNECTS, GATEWAYS, HOPS, Known, RESETS, STAGES, TUPLES, count, is_hop_port,
 };
@@ -65,15 +66,15 @@ fn hop(sk: Sock) -> Option<u64> {
 
 /// `inet_sock_set_state(sk, oldstate, newstate)`.
 #[inline(always)]
-pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
+pub(crate) fn state_changed(ctx: &BtfTracePointContext, log: bool) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if new == SYN_SENT {
-        return opened(ctx, sk);
+        return opened(ctx, sk, log);
     }
     let Some(cookie) = hop(sk) else {
-        return client_left(ctx, sk, old, new);
+        return client_left(ctx, sk, old, new, log);
     };
     stage::flush(cookie);
     let sk_err = sk.field::<i32>(&maps::SK_ERR);
@@ -94,7 +95,9 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let tcp = sk.tcp();
     let bytes_acked = tcp.and_then(|tcp| ctx::direct::<u64>(tcp, &maps::TCP_BYTES_ACKED));
     let srtt = tcp.and_then(|tcp| ctx::direct::<u32>(tcp, &maps::TCP_SRTT));
-    debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
+    if log {
+        debug!(ctx, "hop {}: state {} to {}", cookie, old, new);
+    }
     emit(StateRecord {
         header: header::<StateRecord>(kind::STATE, cookie),
         bytes_acked: bytes_acked.unwrap_or(0),
@@ -117,7 +120,7 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
 /// towards its upstreams in the same moment is no failure of theirs. Of a client whose requests are not
 /// known, that it was sent nothing lately says as much.
 #[inline(always)]
-fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Option<()> {
+fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32, log: bool) -> Option<()> {
     if old != CLOSE_WAIT || new != LAST_ACK {
         return None;
     }
@@ -128,14 +131,14 @@ fn client_left(ctx: &BtfTracePointContext, sk: Sock, old: i32, new: i32) -> Opti
             return None;
         }
     }
-    let_go(ctx, sk, kind)
+    let_go(ctx, sk, kind, log)
 }
 
 /// `tcp_destroy_sock(sk)`: of a socket that was reset while it was open, at the end of the owner's close.
 /// What it was sent last does not count: HAProxy answers a client that has gone with a 400, and that
 /// answer draws the reset.
 #[inline(always)]
-pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
+pub(crate) fn destroyed(ctx: &BtfTracePointContext, log: bool) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = sk.cookie();
     if may_be_hop(sk) {
@@ -150,22 +153,25 @@ pub(crate) fn destroyed(ctx: &BtfTracePointContext) -> Option<()> {
     client::gone(cookie);
     RESETS.get_ptr(cookie)?;
     let _ = RESETS.remove(cookie);
-    let_go(ctx, sk, kind)
+    let_go(ctx, sk, kind, log)
 }
 
 /// The current process lets go of a connection that the other side has ended.
 #[inline(always)]
-fn let_go(ctx: &BtfTracePointContext, sk: Sock, kind: u16) -> Option<()> {
+fn let_go(ctx: &BtfTracePointContext, sk: Sock, kind: u16, log: bool) -> Option<()> {
     let comm = ctx::comm();
     let ends = sk.ends();
     if !is_gateway(&comm, &ends.remote_addr, ends.remote_port) {
         return None;
     }
-    debug!(ctx, "a client of {} left", bpf_get_current_pid_tgid() >> 32);
+    if log {
+        debug!(ctx, "a client of {} left", bpf_get_current_pid_tgid() >> 32);
+    }
     emit(OpenRecord {
         header: header::<OpenRecord>(kind, 0),
         ends,
         caller: ctx::caller(comm),
+        goroutine: Goroutine::NONE,
     })
 }
 
@@ -176,7 +182,7 @@ fn known<T: Copy>(value: Option<T>, flag: u32) -> u32 {
 
 /// A socket enters `SYN_SENT`: always in the context of the process that connects.
 #[inline(always)]
-fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
+fn opened(ctx: &BtfTracePointContext, sk: Sock, log: bool) -> Option<()> {
     if sk
         .field::<u16>(&maps::SK_PROTOCOL)
         .is_some_and(|protocol| protocol != TCP)
@@ -211,20 +217,30 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock) -> Option<()> {
         // SAFETY: the entry is this thread's own: it is inside the very call that made it.
         unsafe { (*pending).cookie = cookie };
     }
-    debug!(
-        ctx,
-        "hop {}: opened by {}, port {}", cookie, caller.pid, ends.remote_port
-    );
-    emit(OpenRecord {
-        header: header::<OpenRecord>(kind::OPEN, cookie),
-        ends,
-        caller,
-    })
+    if log {
+        debug!(
+            ctx,
+            "hop {}: opened by {}, port {}", cookie, caller.pid, ends.remote_port
+        );
+    }
+    // Written where it lies: on the stack there is no room for a second one.
+    let mut room = reserve::<OpenRecord>()?;
+    let record = room.as_mut_ptr();
+    // SAFETY: the room of that record, of which every field is written.
+    unsafe {
+        (&raw mut (*record).header).write(header::<OpenRecord>(kind::OPEN, cookie));
+        (&raw mut (*record).ends).write(ends);
+        (&raw mut (*record).caller).write(caller);
+        (&raw mut (*record).goroutine).write(Goroutine::NONE);
+        let _ = goroutine::tell(&raw mut (*record).goroutine);
+    }
+    submit(room);
+    Some(())
 }
 
 /// `tcp_receive_reset(sk)`.
 #[inline(always)]
-pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
+pub(crate) fn reset_received(ctx: &BtfTracePointContext, log: bool) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let Some(cookie) = hop(sk) else {
         // Of a socket that its owner closed already, nobody will let go any more.
@@ -234,7 +250,9 @@ pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     };
     client::mark_failed(cookie);
-    debug!(ctx, "hop {}: reset received", cookie);
+    if log {
+        debug!(ctx, "hop {}: reset received", cookie);
+    }
     send(kind::RESET_IN, cookie, None)
 }
 
@@ -242,7 +260,7 @@ pub(crate) fn reset_received(ctx: &BtfTracePointContext) -> Option<()> {
 /// time-wait socket. It is null where no socket wanted the segment, of which kernels before Linux 6.10
 /// do not tell.
 #[inline(always)]
-pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
+pub(crate) fn reset_sent(ctx: &BtfTracePointContext, log: bool) -> Option<()> {
     let (kind, cookie) = match Sock::arg(ctx, 0) {
         None => (kind::RESET_OUT, too_late(ctx)?),
         Some(sk) => {
@@ -258,7 +276,9 @@ pub(crate) fn reset_sent(ctx: &BtfTracePointContext) -> Option<()> {
     } else {
         None
     };
-    debug!(ctx, "hop {}: reset sent, record kind {}", cookie, kind);
+    if log {
+        debug!(ctx, "hop {}: reset sent, record kind {}", cookie, kind);
+    }
     send(kind, cookie, reason)
 }
 
@@ -275,7 +295,7 @@ fn too_late(ctx: &BtfTracePointContext) -> Option<u64> {
 
 /// `tcp_retransmit_skb(sk, ..)` and `inet_sk_error_report(sk)`.
 #[inline(always)]
-pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
+pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16, log: bool) -> Option<()> {
     let sk = Sock::arg(ctx, 0)?;
     let cookie = hop(sk)?;
     let value = if kind == kind::ERROR {
@@ -284,13 +304,15 @@ pub(crate) fn fact(ctx: &BtfTracePointContext, kind: u16) -> Option<()> {
     } else {
         sk.field::<u8>(&maps::SKC_STATE).map(i32::from)
     };
-    debug!(
-        ctx,
-        "hop {}: record kind {}, value {}",
-        cookie,
-        kind,
-        value.unwrap_or(-1)
-    );
+    if log {
+        debug!(
+            ctx,
+            "hop {}: record kind {}, value {}",
+            cookie,
+            kind,
+            value.unwrap_or(-1)
+        );
+    }
     send(kind, cookie, value)
 }
 

@@ -27,11 +27,11 @@ use self::http::Http;
 pub(crate) use self::tls::Record;
 use self::tls::Tls;
 use crate::ctx::{AF_INET, mapped};
-use crate::emit::header;
+use crate::emit::{header, reserve, submit};
 use crate::gateway::KEY_BITS;
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
 use crate::segment::{Segment, SegmentRecord, Shape, bounded, now};
-use crate::tls::{hello, is_hello};
+use crate::tls::{hello, is_client_hello};
 
 /// Room for a segment of which only the headers and the first bytes are held.
 const HEAD_CAP: usize = SEGMENT_TIERS[0] as usize;
@@ -88,6 +88,9 @@ pub(crate) struct Stage {
     begun: u32,
     /// Not zero where the hop carries TLS.
     is_tls: u32,
+    /// The head of a response that is sent up, as `heads` knows it.
+    head: u32,
+    reserved: u32,
     /// Bytes of the request and of the response that are held.
     request_bytes: u32,
     response_bytes: u32,
@@ -105,21 +108,28 @@ union Room {
     tls: core::mem::ManuallyDrop<Tls>,
 }
 
-/// What is to be done with a segment; `None` where it belongs to no hop.
+/// What is to be done with a segment, and where it is kept what is known of the head that it may belong to;
+/// `None` where it belongs to no hop.
 #[inline(always)]
-pub(crate) fn fate(segment: &Segment) -> Option<Fate> {
-    let stage = match STAGES.get_ptr_mut(segment.cookie) {
-        Some(stage) => stage,
-        None => match opening(segment)? {
-            Opening::Goes(fate) => return Some(fate),
+pub(crate) fn fate(segment: &Segment) -> Option<(Fate, *mut u32)> {
+    let stage = if let Some(stage) = STAGES.get_ptr_mut(segment.cookie) {
+        stage
+    } else {
+        let hop = HOPS.get_ptr_mut(segment.cookie)?;
+        // SAFETY: an entry of a live map.
+        let head = unsafe { &raw mut (*hop).flags };
+        match opening(segment, hop) {
+            Opening::Goes(fate) => return Some((fate, head)),
             Opening::Used { is_tls } => match make(segment.cookie, is_tls) {
                 Some(stage) => stage,
-                None if is_tls => return Some(Fate::Head),
-                None => return Some(Fate::Up),
+                None if is_tls => return Some((Fate::Head, head)),
+                None => return Some((Fate::Up, head)),
             },
-        },
+        }
     };
-    Some(offer(segment, stage))
+    // SAFETY: as above.
+    let head = unsafe { &raw mut (*stage).head };
+    Some((offer(segment, stage), head))
 }
 
 /// What a segment is of a hop of which nothing was held so far.
@@ -131,10 +141,9 @@ enum Opening {
 }
 
 #[inline(always)]
-fn opening(segment: &Segment) -> Option<Opening> {
-    let hop = HOPS.get_ptr_mut(segment.cookie)?;
+fn opening(segment: &Segment, hop: *mut Hop) -> Opening {
     let Some(shape) = segment.shape().filter(|shape| shape.payload > 0) else {
-        return Some(Opening::Goes(Fate::Up));
+        return Opening::Goes(Fate::Up);
     };
     // SAFETY: an entry of a live map. Flags that two processors set at once may get lost; then what
     // they stand for is found by the next segment.
@@ -142,19 +151,22 @@ fn opening(segment: &Segment) -> Option<Opening> {
     if segment.egress != 0 && flags & hop_flag::SPOKE == 0 {
         flags |= spoke(segment, &shape);
         set(hop, flags);
-        if flags & hop_flag::TLS != 0 && segment.start(&shape).is_some_and(|bytes| is_hello(&bytes))
+        if flags & hop_flag::TLS != 0
+            && segment
+                .start(&shape)
+                .is_some_and(|bytes| is_client_hello(&bytes))
         {
             // SAFETY: as above; the process never changes.
             let _ = hello(segment.cookie, unsafe { (*hop).pid });
         }
     }
-    Some(if flags & hop_flag::TLS != 0 {
+    if flags & hop_flag::TLS != 0 {
         tls::opening(segment, &shape, hop)
     } else if flags & hop_flag::OPAQUE != 0 {
         Opening::Goes(opaque(&shape, hop))
     } else {
         http::opening(segment, &shape, hop)
-    })
+    }
 }
 
 /// The gateway's first bytes tell what the hop carries.
@@ -307,9 +319,8 @@ fn report(stage: &mut Stage) {
     if stage.held.exchanges == 0 {
         return;
     }
-    let Some(mut room) = EVENTS.reserve::<HeldRecord>(0) else {
+    let Some(mut room) = reserve::<HeldRecord>() else {
         // Tried again with the next.
-        count(Counter::RingFull);
         return;
     };
     let record = room.as_mut_ptr();
@@ -323,8 +334,7 @@ fn report(stage: &mut Stage) {
         (&raw mut (*record).held).copy_from_nonoverlapping(held, 1);
         held.write_bytes(0, 1);
     }
-    room.submit(0);
-    count(Counter::Records);
+    submit(room);
 }
 
 /// Sends up everything that is held, in order. The lock must be held.

@@ -25,8 +25,13 @@ use hopscope_ebpf::{Counter, LibraryRecord, NO_OFFSET, kind, library};
 
 use crate::ctx::{self, read};
 use crate::emit::{emit, header};
-use crate::maps::{self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SERVERS, SESSIONS, count};
+use crate::gateway::is_gateway_process;
+use crate::maps::{
+    self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SERVERS, SESSIONS, TLS_PLAINTEXT, count,
+};
 
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
+const NO_EXIST: u64 = 1;
 /// `ERR_LIB_SSL` of `openssl/err.h`.
 const SSL: u32 = 20;
 /// `SSL_R_CERTIFICATE_VERIFY_FAILED` of `openssl/sslerr.h`.
@@ -35,9 +40,10 @@ const VERIFY_FAILED: u32 = 134;
 /// of the library that knows no `SSL` object (OpenSSL 3.2 and later). It is not raised for bytes that are no
 /// TLS at all, which the wire shows as well.
 const RECORD_LAYER: u32 = 313;
-/// A record of type handshake that begins with a `ClientHello` (RFC 8446 sections 4 and 5.1).
+/// A record of type handshake, and messages that it may begin with (RFC 8446 sections 5.1 and 4).
 const RECORD_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
+const SERVER_HELLO: u8 = 2;
 const RECORD_HEADER_LEN: usize = 5;
 /// Most registers that survive a call, on any processor.
 const SAVED_MAX: usize = 10;
@@ -50,6 +56,16 @@ pub(crate) struct Ssl {
     pub(crate) process: u64,
     /// Its address there.
     pub(crate) address: u64,
+}
+
+impl Ssl {
+    /// The first argument of the call, where a gateway makes it.
+    #[inline(always)]
+    pub(crate) fn of_gateway(ctx: &ProbeContext) -> Option<Self> {
+        let process = gateway()?;
+        let address = ctx.arg(0)?;
+        Some(Self { process, address })
+    }
 }
 
 /// What is known of an `SSL` object that is not known to be the server's end.
@@ -67,8 +83,8 @@ pub(crate) struct Session {
     verified: u32,
     /// Which call of `plain` is under way, zero for none.
     pub(crate) calls: u32,
-    /// Zero.
-    reserved: u32,
+    /// The head of a response that the program reads, as `heads` knows it.
+    pub(crate) head: u32,
 }
 
 impl Session {
@@ -79,7 +95,7 @@ impl Session {
         code: 0,
         verified: 0,
         calls: 0,
-        reserved: 0,
+        head: 0,
     };
 }
 
@@ -129,10 +145,7 @@ impl Handshake {
 /// `SSL_do_handshake(ssl)`, which `SSL_connect` and `SSL_accept` call as well.
 #[inline(always)]
 pub(crate) fn handshake(ctx: &ProbeContext) -> Option<()> {
-    let ssl = Ssl {
-        process: gateway()?,
-        address: ctx.arg(0)?,
-    };
+    let ssl = Ssl::of_gateway(ctx)?;
     enter(ctx, ssl).map(|_| ())
 }
 
@@ -140,11 +153,12 @@ pub(crate) fn handshake(ctx: &ProbeContext) -> Option<()> {
 #[inline(always)]
 pub(crate) fn accepts(ctx: &ProbeContext) -> Option<()> {
     let ssl = Ssl {
-        process: gateway()?,
+        process: gateway().or_else(adopted)?,
         address: ctx.arg(0)?,
     };
     let _ = SESSIONS.remove(ssl);
-    let _ = SERVERS.insert(ssl, 0, 0);
+    // `SSL_accept` comes again until the handshake is over.
+    let _ = SERVERS.insert(ssl, 0, NO_EXIST);
     Some(())
 }
 
@@ -152,7 +166,11 @@ pub(crate) fn accepts(ctx: &ProbeContext) -> Option<()> {
 /// where it is the server's, or where there is no room.
 #[inline(always)]
 pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<*mut Session> {
-    if SERVERS.get_ptr(ssl).is_some() {
+    if let Some(served) = SERVERS.get_ptr(ssl) {
+        // SAFETY: an entry of a live map.
+        if unsafe { *served } == 0 && TLS_PLAINTEXT.load() != 0 {
+            note(ctx, ssl)?;
+        }
         return None;
     }
     let session = if let Some(session) = SESSIONS.get_ptr_mut(ssl) {
@@ -174,6 +192,13 @@ pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<*mut Session> {
         // SAFETY: as above.
         unsafe { *session = Session::NEW };
     }
+    note(ctx, ssl)?;
+    Some(session)
+}
+
+/// Notes which call the current thread is in.
+#[inline(always)]
+fn note(ctx: &ProbeContext, ssl: Ssl) -> Option<()> {
     let stack_at = maps::STACK_AT.load();
     let mut stack = 0;
     let mut back = 0;
@@ -190,13 +215,19 @@ pub(crate) fn enter(ctx: &ProbeContext, ssl: Ssl) -> Option<*mut Session> {
         reserved: 0,
     };
     let _ = HANDSHAKES.insert(ctx::task(), handshake, 0);
-    Some(session)
+    Some(())
 }
 
 /// Whether these are the first bytes of a `ClientHello`.
 #[inline(always)]
-pub(crate) fn is_hello(start: &[u8]) -> bool {
+pub(crate) fn is_client_hello(start: &[u8]) -> bool {
     start[0] == RECORD_HANDSHAKE && start[RECORD_HEADER_LEN] == CLIENT_HELLO
+}
+
+/// Whether these are the first bytes of a `ServerHello`, or of what asks for another `ClientHello`.
+#[inline(always)]
+pub(crate) fn is_server_hello(start: &[u8]) -> bool {
+    start[0] == RECORD_HANDSHAKE && start[RECORD_HEADER_LEN] == SERVER_HELLO
 }
 
 /// A hop of `process` sends its `ClientHello`.
@@ -213,6 +244,29 @@ pub(crate) fn hello(cookie: u64, process: u32) -> Option<()> {
     unsafe { (*session).cookie = cookie };
     let _ = HANDSHAKES.remove(task);
     Some(())
+}
+
+/// The gateway sends its `ServerHello` on the connection of a client with this cookie.
+#[inline(always)]
+pub(crate) fn serves(cookie: u64) -> Option<()> {
+    let task = ctx::task();
+    // SAFETY: the value is copied out at once, and only the thread itself replaces it.
+    let handshake = *unsafe { HANDSHAKES.get(task) }?;
+    if !handshake.is_under_way() {
+        return None;
+    }
+    let served = SERVERS.get_ptr_mut(handshake.ssl)?;
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    unsafe { *served = cookie };
+    let _ = HANDSHAKES.remove(task);
+    Some(())
+}
+
+/// The connection that an `SSL` object serves, zero while that is not known; `None` where it is no server's end.
+#[inline(always)]
+pub(crate) fn served(ssl: Ssl) -> Option<u64> {
+    // SAFETY: an entry of a live map.
+    SERVERS.get_ptr(ssl).map(|served| unsafe { *served })
 }
 
 /// `ERR_vset_error(library, reason, ..)`, behind `ERR_set_error` and every fatal error of a handshake or
@@ -293,10 +347,7 @@ pub(crate) fn verified(ctx: &ProbeContext) -> Option<()> {
 /// `SSL_get_verify_result(ssl)`.
 #[inline(always)]
 pub(crate) fn asked(ctx: &ProbeContext) -> Option<()> {
-    let session = SESSIONS.get_ptr_mut(Ssl {
-        process: gateway()?,
-        address: ctx.arg(0)?,
-    })?;
+    let session = SESSIONS.get_ptr_mut(Ssl::of_gateway(ctx)?)?;
     // SAFETY: an entry of a live map.
     let Session { code, verified, .. } = unsafe { *session };
     if verified == 0 {
@@ -308,10 +359,7 @@ pub(crate) fn asked(ctx: &ProbeContext) -> Option<()> {
 /// `SSL_free(ssl)`.
 #[inline(always)]
 pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
-    let ssl = Ssl {
-        process: gateway()?,
-        address: ctx.arg(0)?,
-    };
+    let ssl = Ssl::of_gateway(ctx)?;
     let _ = SESSIONS.remove(ssl);
     let _ = SERVERS.remove(ssl);
     Some(())
@@ -321,10 +369,12 @@ pub(crate) fn freed(ctx: &ProbeContext) -> Option<()> {
 /// begins, before there is a hop.
 #[inline(always)]
 pub(crate) fn cleared(ctx: &ProbeContext) -> Option<()> {
-    let session = SESSIONS.get_ptr_mut(Ssl {
-        process: gateway()?,
-        address: ctx.arg(0)?,
-    })?;
+    let ssl = Ssl::of_gateway(ctx)?;
+    if let Some(served) = SERVERS.get_ptr_mut(ssl) {
+        // SAFETY: as below.
+        unsafe { *served = 0 };
+    }
+    let session = SESSIONS.get_ptr_mut(ssl)?;
     // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
     unsafe {
         if (*session).cookie != 0 {
@@ -336,9 +386,24 @@ pub(crate) fn cleared(ctx: &ProbeContext) -> Option<()> {
 
 /// The current process, where it has opened hops.
 #[inline(always)]
-pub(crate) fn gateway() -> Option<u64> {
+fn gateway() -> Option<u64> {
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
     GATEWAYS.get_ptr(process).map(|_| u64::from(process))
+}
+
+/// The current process, where it is a gateway that has clients before it opens its first hop, and what they are
+/// told is read.
+#[inline(always)]
+fn adopted() -> Option<u64> {
+    if TLS_PLAINTEXT.load() == 0 || !is_gateway_process(&ctx::comm()) {
+        return None;
+    }
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if GATEWAYS.insert(process, 0, 0).is_err() {
+        count(Counter::LibraryMapFull);
+        return None;
+    }
+    Some(u64::from(process))
 }
 
 /// The hop of a session, where it has one that is still there.

@@ -219,15 +219,17 @@ impl Engine {
                 upstream,
                 errno,
                 turn,
+                goroutine,
             } => {
-                self.connect_failed(at, &process, upstream, errno, turn);
+                let attempt = self.connect_failed(at, &process, upstream, errno, turn);
+                if let Some(attempt) = attempt {
+                    self.emit(attempt.run_by(goroutine));
+                }
             }
             Input::Answer(answer) => self.answered(at, &answer),
             Input::Listening {
-                process,
-                local,
-                readable,
-            } => self.answers.listening(process, local, readable),
+                process, readable, ..
+            } => self.answers.listening(process.netns, readable),
             Input::Waiting(oldest) => {
                 self.answers.waiting(self.now, oldest);
                 self.tell_answers();
@@ -643,7 +645,7 @@ impl Engine {
         upstream: Target,
         errno: Errno,
         turn: Option<Turn>,
-    ) {
+    ) -> Option<Attempt> {
         let verdict = match upstream {
             Target::Inet(_) => connect_call(errno),
             Target::Unix(_) => connect_unix(errno),
@@ -651,12 +653,12 @@ impl Engine {
         };
         let Some(verdict) = verdict else {
             self.stats.connect_unmapped += 1;
-            return;
+            return None;
         };
         self.hopless += 1;
         let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
         let event = self.event(id, at, verdict, upstream, Some(process));
-        self.emit(Attempt::new(event, at, turn).in_one_turn());
+        Some(Attempt::new(event, at, turn).in_one_turn())
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -86,6 +86,8 @@ pub struct Answer {
 /// A client's end of its connection to a gateway.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct ClientEnd {
+    /// Its IP address.
+    pub address: IpAddr,
     /// Its TCP port.
     pub port: u16,
 }

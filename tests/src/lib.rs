@@ -14,6 +14,7 @@ pub mod client;
 pub mod clock;
 pub mod command;
 pub mod gateway;
+pub mod heads;
 pub mod lab;
 pub mod netns;
 pub mod recording;

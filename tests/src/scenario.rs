@@ -262,6 +262,7 @@ impl Scenario {
         match self.behaviour {
             Some(
                 Behaviour::Answer(_)
+                | Behaviour::AnswerThen(_)
                 | Behaviour::Healthy
                 | Behaviour::CloseIdle(_)
                 | Behaviour::CloseListener(_),
@@ -312,12 +313,12 @@ impl Scenario {
         self
     }
 
-    const fn drive(mut self, drive: Drive) -> Self {
+    pub(crate) const fn drive(mut self, drive: Drive) -> Self {
         self.drive = drive;
         self
     }
 
-    const fn proofs(mut self, proofs: &'static [&'static str]) -> Self {
+    pub(crate) const fn proofs(mut self, proofs: &'static [&'static str]) -> Self {
         if let Some(verdict) = &mut self.verdict {
             verdict.proofs = proofs;
         }
@@ -332,7 +333,7 @@ impl Scenario {
     }
 }
 
-const fn fails(
+pub(crate) const fn fails(
     name: &'static str,
     cause: &'static str,
     behaviour: Behaviour,
@@ -373,7 +374,7 @@ const fn cannot_connect(name: &'static str, cause: &'static str) -> Scenario {
     }
 }
 
-const fn trap(name: &'static str, behaviour: Behaviour) -> Scenario {
+pub(crate) const fn trap(name: &'static str, behaviour: Behaviour) -> Scenario {
     let ok = Seen::Status(200);
     Scenario {
         verdict: None,

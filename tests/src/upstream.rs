@@ -51,6 +51,8 @@ const SWITCHING: &[u8] =
 pub enum Behaviour {
     /// Answers every request with these bytes and keeps the connection.
     Answer(&'static [u8]),
+    /// Answers the first request of a connection, and every later one with these bytes.
+    AnswerThen(&'static [u8]),
     /// Answers every request, in turn with a Content-Length and in chunks.
     Healthy,
     /// Accepts and closes without reading, at a moment when the request is under way.
@@ -251,6 +253,13 @@ fn serve(
         Behaviour::Answer(bytes) => {
             while read_request(&mut stream, over)? {
                 stream.write_all(bytes)?;
+            }
+        }
+        Behaviour::AnswerThen(bytes) => {
+            let mut answer = HEALTHY;
+            while read_request(&mut stream, over)? {
+                stream.write_all(answer)?;
+                answer = bytes;
             }
         }
         Behaviour::Healthy | Behaviour::AcceptLate(_) => {

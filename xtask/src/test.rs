@@ -36,8 +36,15 @@ struct Counts {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if host::is_root() && host::is_debian() {
         setup::packages()?;
+        setup::caddy()?;
     }
-    let obstacles = host::live_obstacles();
+    let mut obstacles = host::live_obstacles();
+    if !host::has_current_caddy() {
+        obstacles.push(format!(
+            "there is no Caddy in {}: run `cargo xtask setup` as root",
+            host::CADDY_DIRECTORY
+        ));
+    }
     if args.live && !obstacles.is_empty() {
         bail!(
             "live tests cannot run on this host: {}",

@@ -2,12 +2,13 @@
 //! is no HTTP/1 or not 2xx to 4xx is sent up, and so is one of several segments, or with more
 //! acknowledgements than there is room for.
 
-use hopscope_ebpf::{Hop, SEGMENT_TIERS, hop_flag};
+use hopscope_ebpf::{Hop, MAX_HEAD_LEN, SEGMENT_TIERS, hop_flag};
 
 use super::{
     ANSWERED, ASKED, Fate, HEAD_CAP, Opening, PASSING, Stage, drop_exchange, is_late, output,
     release, report, set,
 };
+use crate::heads;
 use crate::maps::{REQUEST_HEAD, RESPONSE_HEAD};
 use crate::segment::{START_LEN, Segment, SegmentRecord, Shape, now};
 
@@ -52,7 +53,19 @@ pub(super) fn offer(segment: &Segment, stage: &mut Stage, out: bool) -> Fate {
         release(stage);
         return Fate::Up;
     };
-    let kept = !out && is_kept(segment, &shape, stage);
+    let mut kept = !out && is_kept(segment, &shape, stage);
+    let answered = segment.egress == 0 && shape.payload > 0 && stage.state == ANSWERED;
+    if answered && (!kept || segment.is_cut()) {
+        let head = head_of(stage);
+        if !kept {
+            // More of the response that is held.
+            stage.head = head;
+        } else if head != 0 {
+            // Its head is cut off: it goes up instead, and says so itself.
+            stage.state = ASKED;
+            kept = false;
+        }
+    }
     if !kept {
         release(stage);
     }
@@ -113,6 +126,7 @@ fn begin(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
         return false;
     }
     room.acks = 0;
+    stage.head = 0;
     stage.request_bytes = shape.payload;
     stage.state = ASKED;
     true
@@ -140,6 +154,20 @@ fn hold_response(segment: &Segment, shape: &Shape, stage: &mut Stage) -> bool {
     stage.response_bytes = shape.payload;
     stage.state = ANSWERED;
     true
+}
+
+/// What is known of the head of the response that is held. Where less is to be held of it than is captured of a
+/// segment, it may be cut off.
+#[inline(always)]
+fn head_of(stage: &mut Stage) -> u32 {
+    if RESPONSE_HEAD.load() < MAX_HEAD_LEN {
+        return 0;
+    }
+    let payload = stage.response_bytes;
+    let Some((held, len)) = http(stage).response.payload(payload) else {
+        return 0;
+    };
+    heads::state_of(held, len)
 }
 
 impl Http {

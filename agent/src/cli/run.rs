@@ -54,7 +54,8 @@ pub(super) struct Args {
     #[arg(long = "upstream", value_name = "UPSTREAM")]
     upstreams: Vec<String>,
 
-    /// Payload bytes taken of each segment [default: 2048].
+    /// Payload bytes taken of each segment [default: 2048]. From 2048 on, heads of responses that are longer are
+    /// taken as well.
     #[arg(long, value_name = "BYTES")]
     snap_len: Option<ByteSize>,
 
@@ -92,7 +93,8 @@ pub(super) struct Args {
     no_client_side: bool,
 
     /// Read what gateways write and read inside TLS, where their TLS library can be asked: exchanges over
-    /// TLS are then judged and captured like others, secrets masked the same way. It costs four
+    /// TLS are then judged and captured like others, secrets masked the same way, and what clients get over TLS is
+    /// told. It costs four
     /// breakpoints or more for each exchange over TLS.
     #[arg(long)]
     tls_plaintext: bool,

@@ -28,24 +28,34 @@
 //!
 //! What fits is [`join`]'s business; what an answer without an attempt means is `classify`'s.
 
+mod choose;
 mod contest;
+mod facts;
 mod head;
+mod hidden;
 mod join;
+mod kin;
+mod nest;
 mod order;
+mod tally;
+mod unattempted;
 
-use core::net::SocketAddr;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::facts::{Answer, Failure, Opened, Past};
+pub(super) use self::facts::{Attempt, Decided, Release, Told};
 use self::head::status_of;
 use self::join::{Fit, Known};
+use self::kin::{Kin, Servers};
 use self::order::{Habit, Order, Tried};
-use crate::classify::{EarlierFailure, InFlight, SocketError, Unattempted};
+use self::tally::Tally;
+use crate::classify::{EarlierFailure, InFlight};
 use crate::http1::RequestHead;
 use crate::model::{
-    AnswerEnd, AttemptInfo, Cause, ClientAnswer, Errno, Exit, GatewayAnswer, HopEvent, HopId,
-    Process, Proof, SocketCall, Timestamp, Turn,
+    AnswerEnd, AttemptInfo, Cause, ClientAnswer, Errno, Exit, HopEvent, HopId, Process, SocketCall,
+    Timestamp, Turn,
 };
 
 /// How long answers and events wait for each other.
@@ -76,257 +86,13 @@ const MAX_COMPARED: usize = 16;
 const MAX_CONTESTED: usize = 32;
 /// Facts of each other kind that are remembered.
 const MAX_REMEMBERED: usize = 4096;
-/// How long an earlier failure may be what an answer without an attempt echoes: the longest time in which
-/// gateways put a member aside by default (nginx `fail_timeout` 10 s, Envoy outlier detection 30 s).
-const ECHO: Duration = Duration::from_secs(30);
-/// Earlier failures that are told with such an answer.
-const MAX_EARLIER: usize = 8;
 /// How long facts are remembered for answers that come later.
 const MEMORY: Duration = Duration::from_mins(1);
-
-/// An event waits no longer than this for a client that still waits itself, and is not marked then.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the source has to say who waits, and how often it is asked.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// What the engine tells of a failed attempt beside its event.
-#[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Attempt {
-    /// Boxed: all that wait are looked through for each answer, most of them no further than their times.
-    pub(super) event: Box<HopEvent>,
-    hop: Option<HopId>,
-    /// When it began: its request, or its SYN where it failed to connect.
-    pub(super) began: Timestamp,
-    /// The turn that connected for it, where it was the first on its connection.
-    opener: Option<Turn>,
-    /// The turn that let go of it.
-    pub(super) turn: Option<Turn>,
-    /// When the gateway let go of it, where that is sure.
-    released: Option<Timestamp>,
-    /// Whether that was the gateway's own. The kernel closes a socket that was reset in whatever turn
-    /// it has the processor.
-    sure: bool,
-    due: Timestamp,
-    /// Whether an answer lists it as one of its attempts.
-    listed: bool,
-    /// Whether it was shown to who keeps packets.
-    shown: bool,
-    /// Whether the source was asked which clients wait.
-    asked: bool,
-    /// Events that an answer could not tell from this one when it took one of them.
-    contested: Vec<String>,
-}
-
-impl Attempt {
-    pub(super) fn new(event: HopEvent, began: Timestamp, turn: Option<Turn>) -> Self {
-        Self {
-            hop: event.hop,
-            event: Box::new(event),
-            began,
-            opener: None,
-            turn,
-            released: None,
-            sure: false,
-            due: Timestamp::MAX,
-            listed: false,
-            shown: false,
-            asked: false,
-            contested: Vec::new(),
-        }
-    }
-
-    /// The same, of a connection that this turn opened for it.
-    pub(super) const fn opened_by(mut self, turn: Option<Turn>) -> Self {
-        self.opener = turn;
-        self
-    }
-
-    /// The same, of a call that failed in the turn that made it.
-    pub(super) const fn in_one_turn(mut self) -> Self {
-        self.opener = self.turn;
-        self.sure = self.turn.is_some();
-        self
-    }
-}
-
-impl Attempt {
-    /// The gateway's process.
-    fn pid(&self) -> Option<u32> {
-        self.event.gateway.as_ref().map(|gateway| gateway.pid)
-    }
-
-    /// Its name in the order of what threads did.
-    fn tried(&self) -> Option<Tried> {
-        match (self.hop, self.turn) {
-            (Some(hop), _) => Some(Tried::Hop(hop)),
-            (None, Some(turn)) => Some(Tried::Call {
-                thread: turn.thread,
-                at: self.event.time,
-            }),
-            (None, None) => None,
-        }
-    }
-
-    /// Takes the turn that let go of its hop: the first that is sure.
-    fn release(&mut self, release: &Release) {
-        if !self.sure {
-            self.turn = Some(release.turn);
-            self.released = release.sure.then_some(release.at);
-            self.sure = release.sure;
-        }
-    }
-}
-
-/// A process let go of a hop.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Release {
-    pub(super) at: Timestamp,
-    pub(super) hop: HopId,
-    /// When it was opened, where that is known.
-    pub(super) opened: Option<Timestamp>,
-    /// The process, zero where it is not known.
-    pub(super) pid: u32,
-    pub(super) turn: Turn,
-    /// Whether the turn is the process's own beyond doubt.
-    pub(super) sure: bool,
-    /// Whether every request on it had a whole response that was good.
-    pub(super) served: bool,
-    /// Whether anything was asked on it, as far as is known.
-    pub(super) asked: bool,
-}
-
-/// A process connects to an upstream.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Opened {
-    at: Timestamp,
-    hop: HopId,
-    pid: u32,
-}
-
-/// An answer that waits.
-#[derive(Debug)]
-struct Answer {
-    at: Timestamp,
-    due: Timestamp,
-    process: Arc<Process>,
-    turn: Option<Turn>,
-    /// Its number.
-    serial: u64,
-    /// What its thread does first, where the order in which it does things is known.
-    habit: Option<Habit>,
-    /// When its thread had answered the one before, as far as that is known, where it does one after another.
-    free: Option<Timestamp>,
-    /// The client's end and the gateway's.
-    ends: (SocketAddr, SocketAddr),
-    /// Whether the client is the gateway itself.
-    own: bool,
-    requested: Timestamp,
-    request: RequestHead,
-    status: Option<u16>,
-    exit: Option<Exit>,
-    in_flight: Option<InFlight>,
-    /// Events that went to other answers and fit this one.
-    taken: Vec<String>,
-}
-
-impl Answer {
-    /// What an event tells of it.
-    fn told(&self) -> GatewayAnswer {
-        let owned = |text: Option<std::borrow::Cow<'_, str>>| {
-            text.map(std::borrow::Cow::into_owned)
-                .filter(|text| !text.is_empty())
-        };
-        let latency = self.at.since(self.requested);
-        GatewayAnswer {
-            status: self.status,
-            client: self.ends.0.into(),
-            time: self.at,
-            method: owned(self.request.method()),
-            path: owned(self.request.path()),
-            host: owned(self.request.host()),
-            request_id: owned(self.request.request_id()),
-            latency_ms: (latency.as_secs_f64() * 1e6).round() / 1e3,
-            attempts: Vec::new(),
-            candidates: Vec::new(),
-            contested: false,
-        }
-    }
-}
-
-/// An answer of the recent past, to tell what a later event belongs to.
-#[derive(Debug)]
-struct Past {
-    at: Timestamp,
-    requested: Timestamp,
-    process: Arc<Process>,
-    turn: Option<Turn>,
-    /// Its number.
-    serial: u64,
-    /// The client's end and the gateway's.
-    ends: (SocketAddr, SocketAddr),
-    /// Whether the client is the gateway itself.
-    own: bool,
-    status: Option<u16>,
-    method: Option<String>,
-    host: Option<String>,
-    path: Option<String>,
-    /// Whether it is known what was behind it.
-    settled: bool,
-    /// How many answers to the same request lie one within the other from this one on, as far as is known.
-    nested: usize,
-}
-
-/// A failure behind an answer of the recent past.
-#[derive(Debug)]
-struct Failure {
-    netns: u64,
-    comm: Arc<str>,
-    route: (Option<String>, Option<String>),
-    earlier: EarlierFailure,
-}
-
-/// What became of an event or an answer.
-#[derive(Debug)]
-pub(super) enum Decided {
-    /// Publish this event.
-    Event(Box<HopEvent>),
-    /// Publish an event for an answer that no attempt on the wire explains.
-    Unattempted(Box<Told>),
-}
-
-/// An answer without an attempt, with its verdict's facts.
-#[derive(Debug)]
-pub(super) struct Told {
-    pub(super) at: Timestamp,
-    pub(super) process: Arc<Process>,
-    pub(super) requested: Timestamp,
-    pub(super) answer: GatewayAnswer,
-    pub(super) facts: Unattempted,
-    /// The thread that did nothing else meanwhile.
-    pub(super) thread: Option<u32>,
-}
-
-/// How many answers there were, and what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    /// By status: 500, 502, 503, 504, any other 5xx; made by the gateway itself.
-    pub(super) made: [u64; 5],
-    pub(super) passed_on: u64,
-    pub(super) explained: u64,
-    pub(super) ambiguous: u64,
-    pub(super) unexplained: u64,
-    pub(super) without_status: u64,
-    pub(super) hidden: u64,
-    pub(super) dropped: u64,
-}
 
 /// Answers and events that wait for each other.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     config: Config,
-    /// Where gateways listen, and whether requests can be read there.
-    listeners: HashMap<(u64, SocketAddr), (Arc<Process>, bool)>,
     /// Namespaces with a listener, and whether requests can be read at every one.
     watched: HashMap<u64, bool>,
     attempts: VecDeque<Attempt>,
@@ -343,6 +109,8 @@ pub(super) struct Answers {
     opened: VecDeque<Opened>,
     /// What each thread did next to what.
     order: Order,
+    /// Which goroutines answer clients.
+    servers: Servers,
     /// Answers so far.
     serial: u64,
     errors: VecDeque<(Timestamp, Arc<Process>, Turn, SocketCall, Errno)>,
@@ -374,15 +142,10 @@ impl Answers {
         self.watched.contains_key(&netns)
     }
 
-    /// A gateway listens.
-    pub(super) fn listening(&mut self, process: Arc<Process>, local: SocketAddr, readable: bool) {
-        let netns = process.netns;
-        if self.listeners.len() >= MAX_REMEMBERED {
-            return;
-        }
+    /// A gateway listens in a namespace, and all answers can be read there, or not.
+    pub(super) fn listening(&mut self, netns: u64, readable: bool) {
         let all = self.watched.entry(netns).or_insert(true);
         *all &= readable;
-        self.listeners.insert((netns, local), (process, readable));
     }
 
     /// The process let go of a hop.
@@ -520,6 +283,10 @@ impl Answers {
             let before = self.past.iter().rev().find(before);
             before.map_or(Timestamp::from_nanos(0), |past| past.at)
         });
+        if let Some(goroutine) = answer.goroutine {
+            self.servers
+                .answered(at, process.pid, goroutine, answer.client);
+        }
         let request = RequestHead::of_start(answer.request).unwrap_or_default();
         remember(
             &mut self.past,
@@ -547,10 +314,12 @@ impl Answers {
             due: at.after(self.config.settle),
             process: Arc::clone(process),
             turn: answer.turn,
+            goroutine: answer.goroutine,
             serial,
             habit,
             free,
             ends: (answer.client, answer.listener),
+            on_behalf_of: answer.on_behalf_of,
             own,
             requested,
             request,
@@ -686,243 +455,6 @@ impl Answers {
         }
     }
 
-    /// Whether an attempt is the one behind an answer whatever verdicts may still come: what the gateway let
-    /// go of since the request may be judged later, and be an earlier attempt or the last.
-    fn is_certain(&self, answer: &Answer, attempt: &Attempt) -> bool {
-        // What came back to the gateway is told once the answers within it are.
-        if attempt.event.upstream.socket_addr() == Some(answer.ends.1) {
-            return false;
-        }
-        if answer.habit.is_some() {
-            // What was tried before may be judged later.
-            return attempt.tried().is_some_and(|tried| {
-                self.order.answer_of(tried) == Some((answer.serial, true))
-                    && self.order.before(tried).is_none()
-                    && (self.order.next(tried).is_none() || answer.habit == Some(Habit::Answers))
-            }) && Fit::of(answer, attempt).is_some_and(Fit::is_by_name);
-        }
-        // Asked of all that wait: most end here.
-        if answer.turn.is_none() || answer.turn != attempt.turn {
-            return false;
-        }
-        let beside = |release: &Release| {
-            let own = release.pid == answer.process.pid || Some(release.turn) == answer.turn;
-            own && release.at.after(join::SMALL) >= answer.requested
-                && Some(release.hop) != attempt.event.hop
-        };
-        let fits = Fit::of(answer, attempt).is_some_and(Fit::is_certain);
-        fits && !self.released.iter().any(beside)
-    }
-
-    /// The attempt behind an answer: its place, and those of others that fit alike.
-    fn candidates(&self, answer: &Answer) -> Option<(usize, Vec<usize>)> {
-        let by_name = |attempt: &Attempt| Fit::of(answer, attempt).is_some_and(Fit::is_by_name);
-        // What was passed on is known by its status and path, whatever was let go of beside it.
-        let passed_on = self.attempts.iter().any(|attempt| {
-            attempt.event.cause == Cause::UpstreamOwnError
-                && attempt.event.gateway_answer.is_none()
-                && !attempt.listed
-                && by_name(attempt)
-                && !self.is_tried_again(attempt)
-        });
-        if let Some(place) = self.beside(answer)
-            && (!passed_on || self.attempts.get(place).is_some_and(by_name))
-        {
-            return Some((place, Vec::new()));
-        }
-        let mut fitting: Vec<(usize, Fit)> = self
-            .attempts
-            .iter()
-            .enumerate()
-            .filter(|(_, attempt)| attempt.event.gateway_answer.is_none() && !attempt.listed)
-            .filter_map(|(index, attempt)| Some((index, Fit::of(answer, attempt)?)))
-            .filter(|(index, fit)| !self.is_doubtful(answer, *index, fit))
-            .collect();
-        // Of statuses that may have been passed on, those that another attempt for the same followed come last.
-        let again = |place: &usize| {
-            let attempt = self.attempts.get(*place);
-            attempt.is_some_and(|attempt| self.is_tried_again(attempt))
-        };
-        if answer.habit.is_some() && !fitting.iter().all(|(place, _)| again(place)) {
-            fitting.retain(|(place, _)| !again(place));
-        }
-        let best = fitting.iter().max_by_key(|(_, fit)| *fit).copied()?;
-        let (best, fit) = self.first_of(answer, &fitting, best).unwrap_or(best);
-        let last = if answer.habit.is_some() {
-            best
-        } else {
-            join::last_of(&self.attempts, best, answer, &self.waiting)
-        };
-        let chosen = self.attempts.get(best)?;
-        let alike = fitting
-            .iter()
-            .filter(|(index, other)| *index != best && *index != last && other.is_like(&fit))
-            .filter_map(|(index, _)| Some((*index, self.attempts.get(*index)?)))
-            // One that failed before this one began is an earlier attempt for the same request, which does
-            // not decide the answer, unless it may be another client's.
-            .filter(|(_, other)| {
-                let of_another = |answer| Fit::of(answer, other).is_some();
-                other.event.time > chosen.began || self.waiting.iter().any(of_another)
-            })
-            .filter(|(_, other)| {
-                other.event.cause != chosen.event.cause
-                    || other.event.upstream != chosen.event.upstream
-            })
-            .map(|(index, _)| index)
-            .collect();
-        Some((last, alike))
-    }
-
-    /// The one of several attempts that is taken where another client waits whom some of them fit as well: the first that
-    /// was begun, which fits the fewest of those who asked later.
-    fn first_of(
-        &self,
-        answer: &Answer,
-        fitting: &[(usize, Fit)],
-        (best, fit): (usize, Fit),
-    ) -> Option<(usize, Fit)> {
-        // What is passed on is let go of later, or kept.
-        let best = self.attempts.get(best)?;
-        let passed_on = best.event.cause == Cause::UpstreamOwnError;
-        if !matches!(
-            (answer.habit, passed_on),
-            (None, _) | (Some(Habit::Answers), true)
-        ) {
-            return None;
-        }
-        let alike = || {
-            fitting
-                .iter()
-                .filter(|(_, other)| other.is_as_good_as(&fit))
-        };
-        let fits = |other: &Answer| {
-            alike().any(|(place, _)| {
-                let attempt = self.attempts.get(*place);
-                attempt.is_some_and(|attempt| Fit::of(other, attempt).is_some())
-            })
-        };
-        if !(2..=MAX_COMPARED).contains(&alike().count()) || !self.waiting.iter().any(fits) {
-            return None;
-        }
-        let began = |place: usize| self.attempts.get(place).map(|attempt| attempt.began);
-        alike().min_by_key(|(place, _)| began(*place)).copied()
-    }
-
-    /// The attempt that the thread of an answer let go of right beside it.
-    fn beside(&self, answer: &Answer) -> Option<usize> {
-        answer.habit?;
-        let fitting = self.attempts.iter().enumerate().filter(|(_, attempt)| {
-            attempt.event.gateway_answer.is_none()
-                && !attempt.listed
-                // A status that is passed on comes before its connection is let go of, or kept.
-                && attempt.event.cause != Cause::UpstreamOwnError
-        });
-        let beside = fitting.filter_map(|(index, attempt)| {
-            let tried = attempt.tried()?;
-            let (serial, sure) = self.order.answer_of(tried)?;
-            let fit = Fit::of(answer, attempt).filter(|_| serial == answer.serial)?;
-            let call = matches!(tried, Tried::Call { .. });
-            (!fit.is_late(answer)).then_some((fit.is_by_name(), call, sure, index))
-        });
-        beside.max().map(|(.., index)| index)
-    }
-
-    /// Whether another attempt for the same path was made right behind one.
-    fn is_tried_again(&self, attempt: &Attempt) -> bool {
-        let next = attempt.tried().and_then(|tried| self.order.next(tried));
-        let path = next.and_then(|next| self.path_of(next));
-        path.is_some() && path == join::path_of(attempt)
-    }
-
-    /// What was asked with an attempt: as its request says, or the client for whom it was the last one.
-    fn path_of(&self, tried: Tried) -> Option<&str> {
-        let mut attempts = self.attempts.iter();
-        let attempt = attempts.find(|attempt| attempt.tried() == Some(tried));
-        let own = attempt.and_then(join::path_of);
-        own.or_else(|| {
-            let (serial, _) = self.order.answer_of(tried)?;
-            join::answer_with(&self.past, serial)?.path.as_deref()
-        })
-    }
-
-    /// Whether an attempt that fits may as well be another client's, which nothing else shows.
-    fn is_doubtful(&self, answer: &Answer, index: usize, fit: &Fit) -> bool {
-        let Some(attempt) = self.attempts.get(index) else {
-            return true;
-        };
-        if answer.habit.is_some() && attempt.event.cause == Cause::UpstreamOwnError {
-            return false;
-        }
-        if answer.habit.is_some()
-            && let Some(tried) = attempt.tried()
-        {
-            // Silence ends in the turn that answers, whatever else is done in it.
-            if join::fills_wait(answer, attempt) {
-                return false;
-            }
-            // It is known what became of it, but for what a gateway put off.
-            let of_another = self.order.answer_of(tried).is_some_and(|(serial, _)| {
-                answer.habit != Some(Habit::Answers) || self.may_have(serial, attempt)
-            });
-            return of_another || self.order.next(tried).is_some() || !fit.is_by_request();
-        }
-        fit.is_stale(answer) || (fit.is_by_turn_alone() && self.shares_turn(answer))
-    }
-
-    /// Whether the client of the answer with this number asked before an attempt began, so that it may have been
-    /// made for that one.
-    fn may_have(&self, serial: u64, attempt: &Attempt) -> bool {
-        let answer = join::answer_with(&self.past, serial);
-        answer.is_some_and(|past| past.requested <= attempt.began.after(join::SMALL))
-    }
-
-    /// Whether another client was answered in the same turn by a gateway that does what is to be done in a turn in
-    /// an order of its own.
-    fn shares_turn(&self, answer: &Answer) -> bool {
-        let others = |past: &Past| past.turn == answer.turn && past.ends != answer.ends;
-        self.past.iter().any(others)
-    }
-
-    /// The attempts for one request, the last of which is at `last`, and those that may be meant as well.
-    fn chain(&self, last: usize, answer: &Answer) -> (Vec<usize>, Vec<usize>) {
-        join::chain(&self.known(), last, answer)
-    }
-
-    const fn known(&self) -> Known<'_> {
-        Known {
-            attempts: &self.attempts,
-            waiting: &self.waiting,
-            past: &self.past,
-            order: &self.order,
-            opened: &self.opened,
-        }
-    }
-
-    /// Other failed connects that fit an answer, where nothing was asked of the one at `last` either.
-    fn others(&self, answer: &Answer, last: usize, listed: &[usize]) -> Vec<usize> {
-        let chosen = self.attempts.get(last).filter(|chosen| {
-            let bare = Fit::of(answer, chosen).is_some_and(|fit| fit.is_bare());
-            bare && !join::fills_wait(answer, chosen)
-        });
-        let Some(chosen) = chosen else {
-            return Vec::new();
-        };
-        let differs = |other: &Attempt| {
-            (other.event.cause, &other.event.upstream)
-                != (chosen.event.cause, &chosen.event.upstream)
-        };
-        let all = self.attempts.iter().enumerate();
-        let others = all.filter(|(place, other)| {
-            answer.habit.is_none()
-                && !listed.contains(place)
-                && !other.listed
-                && other.event.gateway_answer.is_none()
-                && differs(other)
-                && Known::is_option(answer, other)
-        });
-        others.map(|(place, _)| place).collect()
-    }
-
     /// Finds what is behind an answer and lets the event go that carries it.
     fn join(&mut self, answer: Answer) {
         let mut told = answer.told();
@@ -936,7 +468,9 @@ impl Answers {
         let listed = [&*chain, &*alike, &*others].concat();
         others.extend(self.others(&answer, last, &listed));
         let attempt = self.attempts.get(last);
-        told.contested = attempt.is_some_and(|last| self.known().is_contested(&answer, last));
+        let kin = attempt.map(|last| self.servers.kin(&answer, last));
+        told.contested = kin != Some(Kin::Own)
+            && attempt.is_some_and(|last| self.known().is_contested(&answer, last));
         let mut times = Vec::with_capacity(chain.len());
         for index in chain {
             if let Some(attempt) = self.attempts.get_mut(index) {
@@ -964,7 +498,7 @@ impl Answers {
         self.take(&attempt);
         let fit = Fit::of(&answer, &attempt);
         let fills = !told.contested && join::fills_wait(&answer, &attempt);
-        let named = fit.is_some_and(Fit::is_by_name) || fills;
+        let named = fit.is_some_and(Fit::is_by_name) || fills || kin == Some(Kin::Own);
         let mut event = attempt.event;
         let taken = answer.taken.iter().filter(|_| !named);
         for id in attempt.contested.iter().chain(taken).chain(&before) {
@@ -983,7 +517,8 @@ impl Answers {
         if let Some(entry) = told.attempts.last_mut() {
             entry.cause = event.cause;
         }
-        self.count(&told, event.cause == Cause::UpstreamOwnError);
+        self.tally
+            .count(&told, event.cause == Cause::UpstreamOwnError);
         let clear = !told.is_ambiguous();
         self.settle(&answer, clear);
         for (entry, at) in told.attempts.iter().zip(times).filter(|_| clear) {
@@ -1020,6 +555,7 @@ impl Answers {
     fn take(&mut self, attempt: &Attempt) {
         for answer in &mut self.waiting {
             let fits = answer.habit.is_none()
+                && self.servers.kin(answer, attempt) != Kin::Other
                 && (Known::is_option(answer, attempt)
                     || Fit::of(answer, attempt).is_some_and(Fit::is_by_name));
             if fits && answer.taken.len() < MAX_CONTESTED {
@@ -1034,55 +570,6 @@ impl Answers {
         if let Some(past) = self.past.iter_mut().rev().find(itself) {
             past.settled = certain;
         }
-    }
-
-    /// How many answers to the same request, by the same listener, lie one within the other from this one on: the
-    /// next one was given on the very connection that `event` was on. Notes it for the answer around this one.
-    ///
-    /// Clients that ask the same at once look like that too where the gateway passes each on to itself once. So
-    /// there must be more of them than the clients of that time account for.
-    fn nest(&mut self, answer: &Answer, event: &HopEvent) -> usize {
-        let (method, host, path) = (
-            answer.request.method(),
-            answer.request.host(),
-            answer.request.path(),
-        );
-        let local = event
-            .local
-            .map(|local| SocketAddr::new(local.address, local.port));
-        let (mut clients, mut inner, mut next) = (0, 0, 1);
-        let same = |past: &&Past| {
-            past.ends.1 == answer.ends.1
-                && past.process.netns == answer.process.netns
-                && past.process.comm == answer.process.comm
-                && past.method.as_deref() == method.as_deref()
-                && past.host.as_deref() == host.as_deref()
-                && past.path.as_deref() == path.as_deref()
-        };
-        for past in self.past.iter().filter(same) {
-            let within = past.requested >= answer.requested && past.at <= answer.at;
-            if !past.own {
-                let meanwhile = past.requested <= answer.at && past.at >= answer.requested;
-                clients += usize::from(meanwhile);
-            } else if within && past.ends != answer.ends {
-                inner += 1;
-                if Some(past.ends.0) == local {
-                    next = past.nested + 1;
-                }
-            }
-        }
-        let nested = if inner < next.saturating_sub(1) * clients {
-            1
-        } else {
-            next
-        };
-        let itself = |past: &&mut Past| {
-            past.ends == answer.ends && past.requested == answer.requested && past.at == answer.at
-        };
-        if let Some(past) = self.past.iter_mut().rev().find(itself) {
-            past.nested = nested;
-        }
-        nested
     }
 
     /// Notes that an answer took one attempt and may as well have taken others: whose answer takes those is
@@ -1108,310 +595,6 @@ impl Answers {
         }
     }
 
-    /// An answer that no failed attempt fits.
-    fn without_attempt(&mut self, answer: Answer, mut told: GatewayAnswer) {
-        told.candidates.clone_from(&answer.taken);
-        let pid = answer.process.pid;
-        let meanwhile =
-            |at: Timestamp| at >= answer.requested && at <= answer.at.after(join::SLACK);
-        // Of a hop that is let go of as the client is answered, something may have been the matter.
-        let with_answer = |release: &Release| match (answer.turn, answer.free) {
-            (Some(own), _) if own == release.turn => true,
-            (Some(own), Some(free)) if own.thread == release.turn.thread => release.at >= free,
-            (Some(own), None) if own.thread == release.turn.thread => false,
-            (_, Some(_)) if release.sure => false,
-            _ => join::is_near(release.at, answer.at),
-        };
-        let touched = self
-            .released
-            .iter()
-            .filter(|release| {
-                release.pid == pid
-                    && release.opened.is_none_or(|opened| opened <= answer.at)
-                    // Where nothing was asked, it was made for the request, or for a health check.
-                    && (release.asked
-                        || release
-                            .opened
-                            .is_none_or(|opened| opened.after(join::SMALL) >= answer.requested))
-                    && meanwhile(release.at)
-                    && if answer.habit.is_some() {
-                        // A response that was good is no reason to say that there is no upstream.
-                        let good = release.served && told.status == Some(503);
-                        let tried = Tried::Hop(release.hop);
-                        let known = self.order.answer_of(tried).is_some()
-                            || self.order.next(tried).is_some();
-                        let failed = |attempt: &Attempt| attempt.hop == Some(release.hop);
-                        let alone = answer.turn == Some(release.turn)
-                            && !known
-                            && self.attempts.iter().any(failed);
-                        self.order.is_beside(release.hop, answer.serial) && !good || alone
-                    } else {
-                        with_answer(release)
-                    }
-                    && !self.told.iter().any(|(_, told)| *told == release.hop)
-                    // What is another's for sure is none of it; what is only doubtful may be.
-                    && !self.attempts.iter().any(|attempt| {
-                        attempt.event.hop == Some(release.hop)
-                            && (attempt.listed || Fit::of(&answer, attempt).is_none())
-                    })
-            })
-            .count();
-        // The status may be an upstream's, under another path.
-        let passed_on = self.attempts.iter().filter(|attempt| {
-            let event = &attempt.event;
-            let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
-            event.cause == Cause::UpstreamOwnError
-                && event.gateway.as_ref().is_some_and(|by| by.pid == pid)
-                && status == told.status
-                && attempt.began >= answer.requested
-                && attempt.began <= answer.at
-                && !join::is_of_another_request(&answer, attempt)
-                // Not where another one asked for just that.
-                && !self.past.iter().any(|past| {
-                    let path = event.exchange.as_ref().map(|exchange| &exchange.path);
-                    past.process.pid == pid
-                        && past.ends != answer.ends
-                        && past.path.is_some()
-                        && path == Some(&past.path)
-                        && past.requested <= attempt.began.after(join::SMALL)
-                        && past.at >= attempt.began
-                })
-        });
-        // Of an answer that the kernel sent by itself it is not known which process made it.
-        let foreign = answer.turn.is_none() && answer.exit.is_none();
-        // Its attempt may be one that went out too early.
-        let hurried = self.hurried.is_some_and(|at| at >= answer.requested);
-        let touched = touched + passed_on.count() + usize::from(foreign) + usize::from(hurried);
-        let same = |failure: &&Failure| {
-            failure.netns == answer.process.netns
-                && failure.comm == answer.process.comm
-                && failure.route == (told.host.clone(), told.path.clone())
-                && failure.earlier.at <= answer.requested
-                && answer.at.since(failure.earlier.at) <= ECHO
-        };
-        let earlier = self.failures.iter().rev().filter(same).take(MAX_EARLIER);
-        let mut earlier: Vec<_> = earlier.map(|failure| failure.earlier.clone()).collect();
-        earlier.reverse();
-        // Connects of the gateway that failed with no client behind them: its own checks.
-        let checks = self
-            .attempts
-            .iter()
-            .filter(|attempt| {
-                attempt
-                    .event
-                    .gateway
-                    .as_ref()
-                    .is_some_and(|by| by.pid == pid)
-            })
-            .filter(|attempt| attempt.event.exchange.is_none() && attempt.event.hop.is_some())
-            .filter(|attempt| {
-                let of_client = |answer| Fit::of(answer, attempt).is_some();
-                let near = |past: &Past| {
-                    past.process.pid == pid
-                        && past.serial != answer.serial
-                        && past.requested <= attempt.began.after(join::SMALL)
-                        && past.at >= attempt.began
-                };
-                let known = |tried| {
-                    self.order.answer_of(tried).is_some() || self.order.next(tried).is_some()
-                };
-                !attempt.listed
-                    && !attempt.tried().is_some_and(known)
-                    && !of_client(&answer)
-                    && !self.waiting.iter().any(of_client)
-                    && !self.past.iter().any(near)
-            })
-            .count();
-        let error = self.socket_error(&answer);
-        let facts = Unattempted {
-            status: told.status,
-            comm: Arc::clone(&answer.process.comm),
-            latency: answer.at.since(answer.requested),
-            exit: answer.exit,
-            touched,
-            earlier,
-            failing_checks: checks,
-            error,
-            in_flight: answer.in_flight,
-            // Filled in by the engine, which knows the hops.
-            unjudged: 0,
-        };
-        self.decided.push_back(Decided::Unattempted(Box::new(Told {
-            at: answer.at,
-            requested: answer.requested,
-            process: answer.process,
-            answer: told,
-            facts,
-            thread: answer.free.and(answer.turn).map(|turn| turn.thread),
-        })));
-    }
-
-    /// The system call that failed in the turn of an answer, for it. What fails is answered for in its turn, and by
-    /// a gateway that does one request after another before any other answer.
-    fn socket_error(&self, answer: &Answer) -> Option<SocketError> {
-        let own = answer.turn?;
-        let one_by_one = join::is_one_by_one(&answer.process.comm);
-        let errors = self
-            .errors
-            .iter()
-            .rev()
-            .filter(|(at, process, turn, call, _)| {
-                process.pid == answer.process.pid
-                    && *turn == own
-                    && *at >= answer.requested
-                    && *at <= answer.at.after(join::SMALL)
-                    && (!one_by_one || join::is_near(*at, answer.at))
-                    && *call != SocketCall::Accept
-            });
-        let others = |from: Timestamp| {
-            self.past.iter().any(|past| {
-                past.turn == Some(own)
-                    && (past.ends, past.at) != (answer.ends, answer.at)
-                    && (!one_by_one || (past.at >= from && past.at <= answer.at))
-            })
-        };
-        errors
-            .map(|(at, _, _, call, errno)| (others(*at), *call, *errno))
-            .find(|(others, ..)| !(one_by_one && *others))
-            .map(|(others, call, errno)| SocketError {
-                call,
-                errno,
-                alone: !others,
-            })
-    }
-
-    /// Counts an answer that is joined.
-    fn count(&mut self, told: &GatewayAnswer, passed_on: bool) {
-        let Some(status) = told.status else {
-            self.tally.without_status += 1;
-            return;
-        };
-        if passed_on {
-            self.tally.passed_on += 1;
-            return;
-        }
-        self.count_made(status);
-        if told.is_ambiguous() {
-            self.tally.ambiguous += 1;
-        } else {
-            self.tally.explained += 1;
-        }
-    }
-
-    fn count_made(&mut self, status: u16) {
-        let place = match status {
-            500 => 0,
-            502 => 1,
-            503 => 2,
-            504 => 3,
-            _ => 4,
-        };
-        if let Some(count) = self.tally.made.get_mut(place) {
-            *count += 1;
-        }
-    }
-
-    /// Counts an answer without an attempt, by how firmly it is explained, if at all.
-    pub(super) fn count_unattempted(&mut self, told: &GatewayAnswer, proof: Option<Proof>) {
-        let Some(status) = told.status else {
-            self.tally.without_status += 1;
-            return;
-        };
-        self.count_made(status);
-        match proof {
-            Some(_) if told.is_ambiguous() => self.tally.ambiguous += 1,
-            Some(Proof::Proven | Proof::Inferred) => self.tally.explained += 1,
-            Some(Proof::Underdetermined) => self.tally.ambiguous += 1,
-            None => self.tally.unexplained += 1,
-        }
-    }
-
-    /// Publishes an event whose time is over, unless its client may still wait.
-    fn give_up(&mut self, now: Timestamp, mut attempt: Attempt) {
-        let gateway = attempt.event.gateway.as_ref();
-        let (pid, netns) = gateway.map_or((0, 0), |gateway| (gateway.pid, gateway.netns));
-        // An answer that is not joined yet may list it.
-        let of_answer = |answer: &&Answer| {
-            answer.process.pid == pid
-                && answer.requested <= attempt.began.after(join::SMALL)
-                && answer.at.after(join::SMALL) >= attempt.event.time
-        };
-        let joined = self
-            .waiting
-            .iter()
-            .filter(of_answer)
-            .map(|answer| answer.due);
-        if let Some(due) = joined.max().filter(|due| !attempt.listed && *due > now) {
-            attempt.due = due;
-            self.keep(attempt);
-            return;
-        }
-        if let Some(exit) = self.exit_of(&attempt.event) {
-            crate::classify::worker_died(&mut attempt.event, exit, pid);
-        } else if self.may_be_hidden(&attempt, netns) {
-            let known = self.oldest.as_ref().filter(|_| attempt.asked);
-            let waits = known.map(|(_, oldest)| {
-                let since = oldest.get(&netns);
-                since.is_some_and(|since| *since <= attempt.began.after(join::SLACK))
-            });
-            if waits == Some(false) {
-                attempt.event.hidden_from_client = true;
-                self.tally.hidden += 1;
-            } else if now.since(attempt.event.time) < PATIENCE {
-                // Asked the first time, or again: somebody waits that may be told of it yet.
-                let first = !attempt.asked;
-                attempt.asked = first;
-                attempt.due = now.after(ASK_AGAIN);
-                self.asking |= first;
-                self.keep(attempt);
-                return;
-            }
-        }
-        self.publish(attempt.event);
-    }
-
-    /// Puts an attempt back that was taken out. Those that were not shown yet stay the last ones.
-    fn keep(&mut self, attempt: Attempt) {
-        if attempt.shown {
-            self.attempts.push_front(attempt);
-        } else {
-            self.attempts.push_back(attempt);
-        }
-    }
-
-    /// Whether no client that is known of was told of a failure.
-    fn may_be_hidden(&self, attempt: &Attempt, netns: u64) -> bool {
-        let exchange = attempt.event.exchange.as_ref();
-        let path = exchange.and_then(|exchange| exchange.path.as_deref());
-        // Some answer of that gateway covers its time, and is not to a request for something else. Which of its
-        // processes made it is not always known.
-        let gateway = attempt.event.gateway.as_ref();
-        // A connect that fails is over before anybody is told.
-        let slack = if exchange.is_some() {
-            join::SLACK
-        } else {
-            join::SMALL
-        };
-        let covered = |past: &Past| {
-            past.process.netns == netns
-                && gateway.is_none_or(|gateway| gateway.comm == past.process.comm)
-                && past.requested <= attempt.began.after(join::SMALL)
-                && past.at.after(slack) >= attempt.event.time
-                && join::paths(path, past.path.as_deref()) != join::Paths::Other
-        };
-        // The one after it was for the same client, who was told of both if of any.
-        let next = attempt.tried().filter(|tried| {
-            let answer = self.order.answer_of(*tried);
-            answer.is_none_or(|(serial, _)| !self.may_have(serial, attempt))
-        });
-        let next = next.and_then(|tried| self.order.next(tried));
-        !attempt.listed
-            // Its own status is what clients get, good or bad.
-            && attempt.event.cause != Cause::UpstreamOwnError
-            && self.watched.get(&netns) == Some(&true)
-            && (next.is_some() || !self.past.iter().any(covered))
-    }
-
     /// How the gateway's process ended, where it ended at the time of this event.
     fn exit_of(&self, event: &HopEvent) -> Option<Exit> {
         let pid = event.gateway.as_ref()?.pid;
@@ -1422,20 +605,6 @@ impl Answers {
             .iter()
             .find(|(at, of, _)| *of == pid && near(*at))
             .map(|(.., exit)| *exit)
-    }
-
-    /// Says where the upstream that made the status is a gateway on this host itself: its own answer to
-    /// the first one was seen, on the very connection.
-    fn name_second_gateway(&self, event: &mut HopEvent) {
-        let (Cause::UpstreamOwnError, Some(local), Some(upstream)) =
-            (event.cause, event.local, event.upstream.socket_addr())
-        else {
-            return;
-        };
-        let ends = (SocketAddr::new(local.address, local.port), upstream);
-        if let Some(past) = self.past.iter().rev().find(|past| past.ends == ends) {
-            crate::classify::second_gateway(event, &past.process);
-        }
     }
 }
 

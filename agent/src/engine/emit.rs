@@ -99,6 +99,7 @@ impl Engine {
             .as_ref()
             .map_or(hop.opened, |exchange| exchange.began);
         let (opener, turn) = (hop.opener(), hop.closer());
+        let goroutine = hop.goroutine;
         let ordinal = exchange.as_ref().map_or(0, |exchange| exchange.ordinal);
         let event_id = format!("{:x}-{:x}-{ordinal:x}", at.as_nanos(), id.0);
         let mut event = self.event(
@@ -159,7 +160,9 @@ impl Engine {
         });
         // Whoever asks first on a connection made it.
         let opener = opener.filter(|_| ordinal <= 1);
-        self.emit(Attempt::new(event, began, turn).opened_by(opener));
+        let goroutine = goroutine.filter(|_| ordinal <= 1);
+        let attempt = Attempt::new(event, began, turn).opened_by(opener);
+        self.emit(attempt.run_by(goroutine));
     }
 
     /// An event with everything that the verdict itself says.
@@ -330,7 +333,7 @@ impl Engine {
             thread,
         } = told;
         if !self.is_worth_a_look() {
-            self.answers.count_unattempted(&answer, None);
+            self.answers.tally.count_unattempted(&answer, None);
             return;
         }
         for slot in self.hops.values() {
@@ -353,7 +356,7 @@ impl Engine {
         facts.unjudged += self.names.without_address(&process, requested, at);
         let verdict = unattempted(&facts);
         let proof = verdict.as_ref().map(|verdict| verdict.proof);
-        self.answers.count_unattempted(&answer, proof);
+        self.answers.tally.count_unattempted(&answer, proof);
         let Some(verdict) = verdict else {
             return;
         };

@@ -30,8 +30,8 @@ use crate::classify::{Ended, Verdict};
 use crate::http1::RequestHead;
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Direction, Errno, EvidenceSource, HeldExchanges, Process, ResetReason, Segment, Signal,
-    TcpFlags, TcpState, Timestamp, Turn,
+    Actor, Direction, Errno, EvidenceSource, Goroutine, HeldExchanges, Process, ResetReason,
+    Segment, Signal, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::{Close, Flow};
@@ -140,6 +140,8 @@ pub(super) struct Hop {
     pub(super) opened: Timestamp,
     /// The turn that connected.
     opener: Option<Turn>,
+    /// The goroutine that opened it.
+    pub(super) goroutine: Option<Goroutine>,
     pub(super) mid_stream: bool,
     /// Records that the source had lost when the hop was opened, or when its last healthy exchange
     /// ended: what was lost before touches nothing that comes after.
@@ -196,6 +198,7 @@ impl Hop {
             name: None,
             opened: at,
             opener: None,
+            goroutine: None,
             mid_stream: false,
             lost_before: 0,
             missed_before: 0,
@@ -452,9 +455,15 @@ impl Hop {
         let at = self.heard(at);
         self.kernel = true;
         match signal {
-            Signal::Opened { process, turn, .. } => {
+            Signal::Opened {
+                process,
+                turn,
+                goroutine,
+                ..
+            } => {
                 self.process = Some(process);
                 self.opener = Some(turn);
+                self.goroutine = goroutine;
                 if self.phase == Phase::Over && self.established.is_none() {
                     self.connect_again(at);
                 }

@@ -4,6 +4,7 @@
 mod adversary;
 mod answers;
 mod connect;
+mod goroutines;
 mod held;
 mod http;
 mod joins;

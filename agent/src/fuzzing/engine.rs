@@ -384,6 +384,7 @@ impl World {
                 upstream,
                 turn: Turn::default(),
                 turn_age: (how & 8 == 0).then(|| Duration::from_micros(how.into())),
+                goroutine: None,
             },
             2 => Signal::Seeded {
                 process: process(how),
@@ -439,6 +440,7 @@ impl World {
                 },
                 errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
                 turn: None,
+                goroutine: None,
             },
         };
         self.input(hop, input);

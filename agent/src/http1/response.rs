@@ -280,6 +280,12 @@ impl ResponseParser {
         !self.findings.is_empty() || matches!(self.state, State::Foreign(_))
     }
 
+    /// Whether any is broken beside the sizes that gateways take, which their operators choose.
+    pub fn is_malformed(&self) -> bool {
+        let malformed = |finding: &Finding| !finding.kind.is_limit();
+        self.findings.iter().any(malformed) || matches!(self.state, State::Foreign(_))
+    }
+
     /// Takes bytes of the response to a request of this kind. Returns how many were taken, and what
     /// happened behind the last of them; call again until all are taken and nothing happens. After
     /// [`ResponseEvent::End`], [`Self::reset`] makes it ready for the next response.
@@ -335,6 +341,14 @@ impl ResponseParser {
                 (bytes, Some(ResponseEvent::Begin))
             }
             State::Idle | State::Begun | State::Head(_) | State::Oversize(_) => {
+                // It was too large before.
+                let size = match &self.state {
+                    State::Head(head) => Some(head.measure()),
+                    State::Oversize(size) => Some(size.clone()),
+                    _ => None,
+                };
+                let finding = size.and_then(|size| size.finding(self.taken));
+                self.findings.extend(finding);
                 self.state = State::Lost;
                 (bytes, None)
             }

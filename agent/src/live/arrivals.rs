@@ -9,6 +9,7 @@ use aya::maps::{MapData, RingBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::decode;
+use super::goroutines::Goroutines;
 use super::places::Places;
 use super::source::Waker;
 use super::turns::Turns;
@@ -22,12 +23,17 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Starts to wait for gateways.
-    pub(super) fn start(ring: RingBuf<MapData>, places: Places, turns: Turns) -> io::Result<Self> {
+    pub(super) fn start(
+        ring: RingBuf<MapData>,
+        places: Places,
+        turns: Turns,
+        goroutines: Goroutines,
+    ) -> io::Result<Self> {
         let stop = Waker::new()?;
         let stopped = stop.clone();
         let thread = Builder::new()
             .name("hopscope-places".into())
-            .spawn(move || take_in(ring, &places, &turns, &stopped))?;
+            .spawn(move || take_in(ring, &places, &turns, &goroutines, &stopped))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -40,7 +46,13 @@ fn comm(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-fn take_in(mut ring: RingBuf<MapData>, places: &Places, turns: &Turns, stopped: &Waker) {
+fn take_in(
+    mut ring: RingBuf<MapData>,
+    places: &Places,
+    turns: &Turns,
+    goroutines: &Goroutines,
+    stopped: &Waker,
+) {
     loop {
         while let Some(item) = ring.next() {
             match decode::arrival(&item) {
@@ -48,6 +60,7 @@ fn take_in(mut ring: RingBuf<MapData>, places: &Places, turns: &Turns, stopped: 
                     tracing::debug!(pid = process.pid, "a gateway begins to run");
                     places.admit(process.pid);
                     turns.meet(comm(&process.comm));
+                    goroutines.arrived(process.pid, &decode::comm_text(&process.comm));
                 }
                 Err(error) => tracing::warn!(%error, "left word of a gateway alone"),
             }

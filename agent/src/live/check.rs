@@ -37,6 +37,7 @@ pub fn check() -> Vec<ProbeStatus> {
             probes,
             ebpf,
             places,
+            goroutines,
             ..
         }) => {
             rows.push(row("privileges", Ok(())));
@@ -45,10 +46,12 @@ pub fn check() -> Vec<ProbeStatus> {
             if let Ok(gateways) = scout::gateways(&LiveConfig::default()) {
                 let pids: Vec<u32> = gateways.iter().map(|(pid, _)| *pid).collect();
                 places.present(&pids);
+                goroutines.present(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
                 libraries.look(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
             }
             places.try_out();
             rows.extend(places.rows());
+            rows.push(goroutines.row());
             rows.extend_from_slice(libraries.rows());
         }
         Err(error) => {

@@ -50,7 +50,7 @@ pub struct LiveConfig {
     pub cgroups: Vec<PathBuf>,
     /// Upstreams: whoever connects to one counts as a gateway.
     pub upstreams: Vec<UpstreamPattern>,
-    /// Payload bytes kept of each segment.
+    /// Payload bytes kept of each segment. From `HEADS_FROM` on, response heads that are longer are kept as well.
     pub snap_len: u32,
     /// Payload bytes of a request that are held back in the kernel until it is known whether its exchange
     /// matters, from [`MIN_HEAD_LEN`] to [`MAX_HEAD_LEN`].

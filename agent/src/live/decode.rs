@@ -5,15 +5,15 @@ use core::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hopscope_ebpf::{
-    ArrivalRecord, CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller, ClientRecord,
-    ConnectRecord, DnsHeader, DnsSocket, Endpoints, FIRST_BYTE_LEN, HEADER_ROOM, Header, Held,
-    HeldRecord, LibraryRecord, OpenRecord, PF_EXITING, PlainHeader, RecordMark, SegmentHeader,
-    SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord, call, dns_role, flag, kind,
-    library,
+    ArrivalRecord, CLIENT_PROXIED_LEN, CLIENT_REQUEST_LEN, CLIENT_RESPONSE_LEN, COMM_LEN, Caller,
+    ClientRecord, ConnectRecord, DnsHeader, DnsSocket, Endpoints, EndsRecord, FIRST_BYTE_LEN,
+    HEADER_ROOM, Header, Held, HeldRecord, LibraryRecord, OpenRecord, PF_EXITING, PlainHeader,
+    RecordMark, SegmentHeader, SocketCallRecord, SocketRecord, StateRecord, UnixConnectRecord,
+    call, dns_role, flag, kind, library,
 };
 use thiserror::Error;
 
-use crate::model::{Departure, LibraryFact, RecordHeads, SocketCall, TcpState, Turn};
+use crate::model::{Departure, Goroutine, LibraryFact, RecordHeads, SocketCall, TcpState, Turn};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -69,6 +69,7 @@ pub(super) enum Body<'a> {
         turn: Turn,
         /// Microseconds since it began, and one more; zero where that is not known.
         turn_age_us: u32,
+        goroutine: Option<Goroutine>,
     },
     State {
         old: TcpState,
@@ -88,6 +89,9 @@ pub(super) enum Body<'a> {
         ends: Ends,
         caller: Process,
     },
+    Unreadable {
+        ends: Ends,
+    },
     SocketCall {
         caller: Process,
         turn: Turn,
@@ -99,6 +103,7 @@ pub(super) enum Body<'a> {
         ends: Ends,
         caller: Process,
         turn: Turn,
+        goroutine: Option<Goroutine>,
         errno: i32,
     },
     UnixConnect {
@@ -107,6 +112,7 @@ pub(super) enum Body<'a> {
         netns: u32,
         caller: Process,
         turn: Turn,
+        goroutine: Option<Goroutine>,
         errno: i32,
     },
     ResetIn,
@@ -163,8 +169,11 @@ pub(super) struct ClientSaw<'a> {
     pub(super) pid: u32,
     pub(super) comm: [u8; COMM_LEN],
     pub(super) turn: Turn,
+    pub(super) goroutine: Option<Goroutine>,
     /// Its exit code, where it was about to end.
     pub(super) exit_code: Option<u32>,
+    /// The first bytes of the header of the PROXY protocol with which the connection began; empty where there was none.
+    pub(super) proxied: &'a [u8],
 }
 
 /// Exchanges that were held back.
@@ -220,6 +229,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 turn: fields.caller_turn(offset_of!(OpenRecord, caller))?,
                 turn_age_us: fields
                     .u32(offset_of!(OpenRecord, caller) + offset_of!(Caller, turn_age_us))?,
+                goroutine: fields.goroutine(offset_of!(OpenRecord, goroutine))?,
             }
         }
         kind::CLIENT_LEFT | kind::CLIENT_LEFT_WAITING | kind::CLIENT_LEFT_ANSWERED => {
@@ -248,6 +258,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 caller: fields.caller(offset_of!(OpenRecord, caller))?,
             }
         }
+        kind::UNREADABLE => {
+            exact(size_of::<EndsRecord>())?;
+            Body::Unreadable {
+                ends: fields.ends(offset_of!(EndsRecord, ends))?,
+            }
+        }
         kind::SOCKET_CALL => {
             exact(size_of::<SocketCallRecord>())?;
             let number = fields.u32(offset_of!(SocketCallRecord, call))?;
@@ -272,6 +288,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
                 ends: fields.ends(offset_of!(ConnectRecord, ends))?,
                 caller: fields.caller(offset_of!(ConnectRecord, caller))?,
                 turn: fields.caller_turn(offset_of!(ConnectRecord, caller))?,
+                goroutine: fields.goroutine(offset_of!(ConnectRecord, goroutine))?,
                 errno: fields.i32(offset_of!(ConnectRecord, errno))?,
             }
         }
@@ -388,6 +405,13 @@ impl<'a> Fields<'a> {
         })
     }
 
+    fn goroutine(&self, at: usize) -> Result<Option<Goroutine>, Malformed> {
+        let id = self.u64(at + offset_of!(hopscope_ebpf::Goroutine, id))?;
+        let parent = self.u64(at + offset_of!(hopscope_ebpf::Goroutine, parent))?;
+        // Zero is of no goroutine: what the runtime does for itself.
+        Ok((id != 0).then_some(Goroutine { id, parent }))
+    }
+
     fn held(&self, at: usize) -> Result<HeldBack, Malformed> {
         let mut classes = [0; 3];
         for (index, count) in classes.iter_mut().enumerate() {
@@ -477,7 +501,13 @@ impl<'a> Fields<'a> {
                 offset_of!(ClientRecord, tid),
                 offset_of!(ClientRecord, turn),
             )?,
+            goroutine: self.goroutine(offset_of!(ClientRecord, goroutine))?,
             exit_code: exiting.then_some(exit_code),
+            proxied: text(
+                offset_of!(ClientRecord, proxied),
+                CLIENT_PROXIED_LEN,
+                offset_of!(ClientRecord, proxied_len),
+            )?,
         })
     }
 
@@ -498,6 +528,7 @@ impl<'a> Fields<'a> {
             netns: self.u32(offset_of!(UnixConnectRecord, netns))?,
             caller: self.caller(offset_of!(UnixConnectRecord, caller))?,
             turn: self.caller_turn(offset_of!(UnixConnectRecord, caller))?,
+            goroutine: self.goroutine(offset_of!(UnixConnectRecord, goroutine))?,
             errno: self.i32(offset_of!(UnixConnectRecord, errno))?,
         })
     }

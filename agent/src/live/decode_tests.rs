@@ -205,6 +205,51 @@ fn addresses_and_names_are_read() {
 }
 
 #[test]
+fn a_goroutine_is_known_by_a_number_that_is_not_zero() {
+    for (id, parent, expected) in [
+        (0_u64, 0_u64, None),
+        (0, 7, None),
+        (8, 7, Some(Goroutine { id: 8, parent: 7 })),
+        (1, 0, Some(Goroutine { id: 1, parent: 0 })),
+    ] {
+        for (kind, size, at) in [
+            (
+                kind::OPEN,
+                size_of::<OpenRecord>(),
+                offset_of!(OpenRecord, goroutine),
+            ),
+            (
+                kind::CONNECT,
+                size_of::<ConnectRecord>(),
+                offset_of!(ConnectRecord, goroutine),
+            ),
+            (
+                kind::UNIX_CONNECT,
+                size_of::<UnixConnectRecord>(),
+                offset_of!(UnixConnectRecord, goroutine),
+            ),
+            (
+                kind::CLIENT,
+                size_of::<ClientRecord>(),
+                offset_of!(ClientRecord, goroutine),
+            ),
+        ] {
+            let mut bytes = record(kind, size, 0);
+            put(&mut bytes, at, &id.to_ne_bytes());
+            put(&mut bytes, at + size_of::<u64>(), &parent.to_ne_bytes());
+            let goroutine = match decode(&bytes).unwrap().body {
+                Body::Open { goroutine, .. }
+                | Body::Connect { goroutine, .. }
+                | Body::UnixConnect { goroutine, .. }
+                | Body::Client(ClientSaw { goroutine, .. }) => goroutine,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(goroutine, expected, "{kind}");
+        }
+    }
+}
+
+#[test]
 fn a_departure_names_thread_and_turn() {
     for (kind, departure) in [
         (kind::CLIENT_LEFT, Departure::Unknown),
@@ -408,6 +453,19 @@ fn what_a_client_got_is_read_within_its_bounds() {
     for (request, response) in [(1025, 0), (0, 257), (u32::MAX, u32::MAX)] {
         let bytes = client_record(request, response, 0);
         assert!(matches!(decode(&bytes), Err(Malformed::Length { .. })));
+    }
+    let mut bytes = client_record(1024, 256, 0);
+    for (len, read) in [(0, Some(0)), (108, Some(108)), (109, None)] {
+        put(
+            &mut bytes,
+            offset_of!(ClientRecord, proxied_len),
+            &u32::to_ne_bytes(len),
+        );
+        let proxied = match decode(&bytes).map(|record| record.body) {
+            Ok(Body::Client(saw)) => Some(saw.proxied.len()),
+            _ => None,
+        };
+        assert_eq!(proxied, read);
     }
     let bytes = client_record(1024, 256, 0);
     assert!(decode(&bytes).is_ok());

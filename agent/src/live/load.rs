@@ -19,6 +19,7 @@ use super::btf::Btf;
 use super::clients::Clients;
 use super::config::{LiveConfig, key};
 use super::error::{LiveError, reason};
+use super::goroutines::Goroutines;
 use super::names::RESOLVERS;
 use super::offsets::{Offsets, ResetReasons};
 use super::places::Places;
@@ -33,45 +34,76 @@ pub(super) static PROGRAMS: &[u8] =
 /// Where a kernel shows its type information.
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// Programs on tracepoints with typed arguments: name, tracepoint, and what is lost without it.
-const TRACEPOINTS: [(&str, &str, &str); 8] = [
-    (STATE, "inet_sock_set_state", "no hop is seen"),
-    (
-        CLIENT_STATE,
-        "inet_sock_set_state",
-        "what clients of gateways get is not seen",
-    ),
-    (
-        "reset_in",
-        "tcp_receive_reset",
-        "a reset that arrives is known from its segment only",
-    ),
-    (
-        "destroyed",
-        "tcp_destroy_sock",
-        "a client that left by a reset is not told from a gateway that ran out of patience",
-    ),
-    (
-        "reset_out",
-        "tcp_send_reset",
-        "why a reset was sent is inferred",
-    ),
-    (
-        "retransmit",
-        "tcp_retransmit_skb",
-        "repeated segments are known from the segments only",
-    ),
-    (
-        "error",
-        "inet_sk_error_report",
-        "errors of sockets are known from their state changes only",
-    ),
-    (
-        "executed",
-        "sched_process_exec",
-        "a gateway that starts is found within two seconds, or by its first connect; until then its packets are not seen",
-    ),
+/// A program on a tracepoint with typed arguments.
+struct Traced {
+    name: &'static str,
+    hook: &'static str,
+    /// Does the work of a run that the kernel leaves out because it would be inside another.
+    second: Option<&'static str>,
+    /// What is lost without the program.
+    loss: &'static str,
+}
+
+const TRACED: [Traced; 8] = [
+    Traced {
+        name: STATE,
+        hook: "inet_sock_set_state",
+        second: Some("state_again"),
+        loss: "no hop is seen",
+    },
+    Traced {
+        name: CLIENT_STATE,
+        hook: "inet_sock_set_state",
+        second: Some("client_state_again"),
+        loss: "what clients of gateways get is not seen",
+    },
+    Traced {
+        name: "reset_in",
+        hook: "tcp_receive_reset",
+        second: Some("reset_in_again"),
+        loss: "a reset that arrives is known from its segment only",
+    },
+    Traced {
+        name: "destroyed",
+        hook: "tcp_destroy_sock",
+        second: Some("destroyed_again"),
+        loss: "a client that left by a reset is not told from a gateway that ran out of patience",
+    },
+    Traced {
+        name: "reset_out",
+        hook: "tcp_send_reset",
+        second: Some("reset_out_again"),
+        loss: "why a reset was sent is inferred",
+    },
+    Traced {
+        name: "retransmit",
+        hook: "tcp_retransmit_skb",
+        second: Some("retransmit_again"),
+        loss: "repeated segments are known from the segments only",
+    },
+    Traced {
+        name: "error",
+        hook: "inet_sk_error_report",
+        second: Some("error_again"),
+        loss: "errors of sockets are known from their state changes only",
+    },
+    // No interrupt starts a program.
+    Traced {
+        name: "executed",
+        hook: "sched_process_exec",
+        second: None,
+        loss: "a gateway that starts is found within two seconds, or by its first connect; until then its packets are not seen",
+    },
 ];
+
+/// What is lost without a second program.
+const SECOND_LOSS: &str =
+    "a run of the first that would begin inside another is left out by the kernel, and lost";
+
+/// Whether a program only does what another left out.
+pub(super) fn is_second(name: &str) -> bool {
+    TRACED.iter().any(|traced| traced.second == Some(name))
+}
 
 /// The program without which nothing works.
 const STATE: &str = "state";
@@ -90,6 +122,7 @@ pub(super) struct Loaded {
     pub(super) clients: Option<Clients>,
     pub(super) places: Places,
     pub(super) turns: Turns,
+    pub(super) goroutines: Goroutines,
     pub(super) reset_reasons: ResetReasons,
 }
 
@@ -122,6 +155,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
         ("SLOW_MS", config.slow_first_byte_ms),
         ("FILTERS", filters(config)),
         ("CLIENT_SIDE", u32::from(config.client_side)),
+        ("TLS_PLAINTEXT", u32::from(config.tls_plaintext)),
         ("SAVED_AT", tls::SAVED_REGISTERS.0),
         ("SAVED_LEN", tls::SAVED_REGISTERS.1),
         ("STACK_AT", tls::STACK_AND_RESULT.0),
@@ -146,7 +180,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     let mut ebpf = loader.load(object)?;
     fill_filters(&mut ebpf, config)?;
 
-    for (name, hook, loss) in TRACEPOINTS {
+    for Traced {
+        name,
+        hook,
+        second,
+        loss,
+    } in TRACED
+    {
         let result = if name == CLIENT_STATE && !config.client_side {
             Err(TURNED_OFF.to_owned())
         } else {
@@ -157,6 +197,13 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
                 name,
                 reason: reason.clone(),
             });
+        }
+        if let (Some(second), Ok(())) = (second, &result) {
+            // Of one that is there, its first tells.
+            let result = attach_tracepoint(&mut ebpf, second, hook, &aya_btf);
+            if result.is_err() {
+                probes.push(status(second, result, SECOND_LOSS));
+            }
         }
         probes.push(status(name, result, loss));
     }
@@ -176,12 +223,14 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     attach_dns(&mut ebpf, &mut probes);
     let places = Places::new(&mut ebpf, config);
     let turns = Turns::new(&mut ebpf, no_other_calls.is_none());
+    let goroutines = Goroutines::take(&mut ebpf)?;
     Ok(Loaded {
         ebpf,
         probes,
         clients,
         places,
         turns,
+        goroutines,
         reset_reasons: offsets.reset_reasons,
     })
 }

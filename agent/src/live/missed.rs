@@ -1,11 +1,14 @@
 //! Runs of kernel programs that did not take place. A processor runs no tracing program inside itself: where
 //! an interrupt fires the tracepoint of a program that it interrupted, the kernel leaves that run out, and counts it.
+//! Programs on tracepoints have a second one behind them that makes up for most of that, and counts so too.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use aya::Ebpf;
+
+use super::load::is_second;
 
 /// The line with the count in what `/proc` says of a program's descriptor. Kernels before Linux 5.12 have none.
 const LINE: &str = "recursion_misses:";
@@ -25,17 +28,19 @@ struct Counted {
 }
 
 impl Missed {
-    /// Those of `ebpf` that are loaded.
+    /// Those of `ebpf` that are loaded. Where a second program is left out its first was not, so that nothing
+    /// is missed by that.
     pub(super) fn of(ebpf: &Ebpf) -> Self {
         let open = |(_, program): (&str, &aya::programs::Program)| {
             let fd = program.fd().ok()?.as_fd().try_clone_to_owned().ok()?;
             let info = File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
             Some(Counted { info, _program: fd })
         };
-        Self(ebpf.programs().filter_map(open).collect())
+        let programs = ebpf.programs().filter(|(name, _)| !is_second(name));
+        Self(programs.filter_map(open).collect())
     }
 
-    /// Runs that did not take place so far.
+    /// Runs that did not take place so far, those that a second program made up for among them.
     pub(super) fn runs(&self) -> u64 {
         self.0.iter().filter_map(|one| read(&one.info)).sum()
     }

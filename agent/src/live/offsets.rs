@@ -112,6 +112,11 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "field_thread_pointer",
+        loss: "which goroutine of a gateway written in Go connects or answers is not known",
+        fields: &[("THREAD_FSBASE", "task_struct", "thread.fsbase", 8)],
+    },
+    Group {
         name: "field_protocol",
         loss: "sockets of SCTP and DCCP are not told from TCP",
         fields: &[("SK_PROTOCOL", "sock", "sk_protocol", 2)],

@@ -13,6 +13,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::config::LiveConfig;
+use super::goroutines::Goroutines;
 use super::names::RESOLVERS;
 use super::places::Places;
 use super::process::{self, Matcher};
@@ -76,6 +77,7 @@ pub(super) struct Scout {
     libraries: Libraries,
     places: Places,
     turns: Turns,
+    goroutines: Goroutines,
     /// Gateways of the last look, with their namespaces.
     gateways: HashMap<u32, u64>,
     /// The same of resolvers, which ask on behalf of others.
@@ -92,6 +94,7 @@ impl Scout {
         libraries: Libraries,
         places: Places,
         turns: Turns,
+        goroutines: Goroutines,
     ) -> Result<Self, LiveError> {
         Ok(Self {
             matcher: Matcher::new(config)?,
@@ -99,6 +102,7 @@ impl Scout {
             libraries,
             places,
             turns,
+            goroutines,
             gateways: HashMap::new(),
             resolvers: HashMap::new(),
             namespaces: HashSet::new(),
@@ -156,6 +160,7 @@ impl Scout {
         let with_names = gateways
             .keys()
             .map(|pid| (*pid, names.get(pid).map_or("", String::as_str)));
+        self.goroutines.present(with_names.clone());
         if self.libraries.look(with_names) {
             found(Found::Libraries {
                 rows: self.libraries.rows().to_vec(),

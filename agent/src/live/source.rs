@@ -19,6 +19,7 @@ use super::clients::Clients;
 use super::clock::{Clock, monotonic_ns};
 use super::config::LiveConfig;
 use super::decode::{Body, decode};
+use super::goroutines::Goroutines;
 use super::icmp::{self, Namespaces};
 use super::load::{self, Loaded, Table};
 use super::log::KernelLog;
@@ -94,6 +95,7 @@ pub struct LiveSource {
     /// None where the client side is not wanted.
     clients: Option<Clients>,
     places: Places,
+    goroutines: Goroutines,
     missed: Missed,
     counts: PerCpuArray<MapData, u64>,
     clock: Clock,
@@ -148,6 +150,7 @@ impl LiveSource {
             clients,
             places,
             turns,
+            goroutines,
             reset_reasons,
         } = load::load(object, config)?;
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
@@ -172,9 +175,9 @@ impl LiveSource {
         let libraries = Libraries::new(ebpf, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
         // What arrives from now on is heard of, and what is there already is found.
-        let arrivals =
-            Arrivals::start(arrivals, places.clone(), turns.clone()).map_err(no_thread)?;
-        let mut scout = Scout::new(config, libraries, places.clone(), turns)?;
+        let arrivals = Arrivals::start(arrivals, places.clone(), turns.clone(), goroutines.clone())
+            .map_err(no_thread)?;
+        let mut scout = Scout::new(config, libraries, places.clone(), turns, goroutines.clone())?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(no_thread)?;
@@ -185,6 +188,7 @@ impl LiveSource {
             boosts,
             clients,
             places,
+            goroutines,
             missed,
             counts,
             clock: Clock::new(),
@@ -281,7 +285,9 @@ impl LiveSource {
         let libraries = self.libraries.iter().cloned();
         let places = self.places.rows();
         let probes = self.probes.iter().cloned();
-        probes.chain(places).chain(libraries).collect()
+        let goroutines = [self.goroutines.row()];
+        let rows = probes.chain(places).chain(goroutines);
+        rows.chain(libraries).collect()
     }
 
     /// Every counter of the kernel programs and of this source.
@@ -296,7 +302,7 @@ impl LiveSource {
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
             ("live_hops_unwatched", self.unwatched),
-            ("kernel_runs_missed", self.missed.runs()),
+            ("kernel_runs_missed", self.runs_missed().unwrap_or(0)),
             ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
@@ -474,18 +480,26 @@ impl LiveSource {
         Ok(self.counts.get(&(counter as u32), 0)?.iter().sum())
     }
 
+    /// Runs of kernel programs that did not take place and that nothing made up for.
+    fn runs_missed(&self) -> Result<u64, MapError> {
+        // In this order, so that no run counts as missed while it is being made up for.
+        let missed = self.missed.runs();
+        Ok(missed.saturating_sub(self.count(Counter::RunsRepeated)?))
+    }
+
     /// How many records were lost since the last look.
     fn newly_lost(&mut self, now_ns: u64) -> Result<Option<u64>, LiveError> {
         if now_ns.saturating_sub(self.lost_checked_ns) < LOSS_PERIOD_NS {
             return Ok(None);
         }
         self.lost_checked_ns = now_ns;
-        let mut total = self.malformed + self.missed.runs();
+        let counts = |source| LiveError::Map {
+            name: "COUNTERS",
+            source,
+        };
+        let mut total = self.malformed + self.runs_missed().map_err(counts)?;
         for counter in [Counter::RingFull, Counter::HopMapFull, Counter::LoadFailed] {
-            total += self.count(counter).map_err(|source| LiveError::Map {
-                name: "COUNTERS",
-                source,
-            })?;
+            total += self.count(counter).map_err(counts)?;
         }
         let new = total.saturating_sub(self.lost);
         self.lost = total;

@@ -11,11 +11,12 @@ use thiserror::Error;
 use super::decode::{self, Body, ClientSaw, Ends, Record, comm_text};
 use super::offsets::ResetReasons;
 use super::process::Processes;
+use super::proxied;
 use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
     Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Plaintext,
-    Segment, Signal, Target, TcpState,
+    Process, Segment, Signal, Target, TcpState,
 };
 
 // Where it is not known how many bytes were missed, both sides go on by as many.
@@ -88,6 +89,7 @@ pub(super) fn input<'a>(
             ends,
             caller,
             turn,
+            goroutine,
             errno,
         } if record.cookie == 0 => {
             return Ok(Some(Input::ConnectFailed {
@@ -95,6 +97,7 @@ pub(super) fn input<'a>(
                 upstream: ends.remote.into(),
                 errno: Errno(errno),
                 turn: Some(turn),
+                goroutine,
             }));
         }
         Body::UnixConnect {
@@ -102,6 +105,7 @@ pub(super) fn input<'a>(
             netns,
             caller,
             turn,
+            goroutine,
             errno,
         } => {
             let upstream = unix::name(path).filter(|name| !unix::is_service(name));
@@ -110,6 +114,7 @@ pub(super) fn input<'a>(
                 upstream: Target::Unix(name),
                 errno: Errno(errno),
                 turn: Some(turn),
+                goroutine,
             }));
         }
         Body::Held(held) => Signal::Held(Box::new(HeldExchanges {
@@ -123,6 +128,22 @@ pub(super) fn input<'a>(
         Body::Listen { ends, caller } => {
             let process = processes.of_caller(&caller, ends.netns);
             return Ok(processes.listeners.add(process, ends.local));
+        }
+        Body::Unreadable { ends } => {
+            let local = ends.local;
+            let known = processes.listeners.at(ends.netns, local).cloned();
+            let process = known.unwrap_or_else(|| {
+                Arc::new(Process {
+                    netns: ends.netns.into(),
+                    ..Process::default()
+                })
+            });
+            tracing::info!(%local, gateway = %process.comm, "what clients get there cannot be read");
+            return Ok(Some(Input::Listening {
+                process,
+                local,
+                readable: false,
+            }));
         }
         Body::SocketCall {
             caller,
@@ -149,6 +170,7 @@ pub(super) fn input<'a>(
             caller,
             turn,
             turn_age_us,
+            goroutine,
         } => Signal::Opened {
             process: processes.of_caller(&caller, ends.netns),
             local: bound(&ends),
@@ -157,6 +179,7 @@ pub(super) fn input<'a>(
             turn_age: turn_age_us
                 .checked_sub(1)
                 .map(|age| Duration::from_micros(age.into())),
+            goroutine,
         },
         Body::State {
             old,
@@ -231,8 +254,10 @@ fn answer<'a>(saw: ClientSaw<'a>, processes: &mut Processes) -> Option<ClientAns
     Some(ClientAnswer {
         process,
         turn,
+        goroutine: saw.goroutine.filter(|_| own).map(|goroutine| goroutine.id),
         listener: ends.local,
         client: ends.remote,
+        on_behalf_of: proxied::client(saw.proxied),
         waited: Duration::from_nanos(saw.waited_ns),
         ordinal: saw.ordinal,
         request: saw.request,
@@ -284,6 +309,7 @@ mod tests {
             ends: ends(0),
             caller: caller(),
             turn: Turn::default(),
+            goroutine: None,
             errno: 101,
         };
         assert!(translate(0, body).contains("ConnectFailed"));
@@ -298,6 +324,7 @@ mod tests {
                 netns: 7,
                 caller: caller(),
                 turn: Turn::default(),
+                goroutine: None,
                 errno: 2,
             };
             translate(0, body)
@@ -318,6 +345,7 @@ mod tests {
                     caller: caller(),
                     turn: Turn::default(),
                     turn_age_us: 0,
+                    goroutine: None,
                 }
             )
             .contains("local: None")
@@ -330,6 +358,7 @@ mod tests {
                     caller: caller(),
                     turn: Turn::default(),
                     turn_age_us: 0,
+                    goroutine: None,
                 }
             )
             .contains("10.0.0.1:9")

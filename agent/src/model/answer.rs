@@ -18,10 +18,15 @@ pub struct ClientAnswer<'a> {
     pub process: Arc<Process>,
     /// The turn that sent it, where the source knows it. Then `process` is the process of that thread.
     pub turn: Option<Turn>,
+    /// The number of the goroutine that sent it, where the source knows it. Go's server has one for each client's
+    /// connection (`net/http`, HTTP/1).
+    pub goroutine: Option<u64>,
     /// The gateway's end of the client's connection.
     pub listener: SocketAddr,
     /// The client's end.
     pub client: SocketAddr,
+    /// The end of the client whom a balancer, which is then at the other end, names by the PROXY protocol.
+    pub on_behalf_of: Option<SocketAddr>,
     /// Time from the first byte of the request to the first of the answer, or to the close.
     pub waited: Duration,
     /// Place of the request on its connection, from 1; counted from the first that was seen.
@@ -79,7 +84,7 @@ pub struct GatewayAnswer {
     /// Status; none where the gateway closed the connection without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The client's end.
+    /// The client's end, as a balancer in front of the gateway names it by the PROXY protocol where one does.
     pub client: ClientInfo,
     /// When its first byte was sent, or the connection closed.
     pub time: Timestamp,
@@ -117,7 +122,7 @@ impl GatewayAnswer {
     }
 }
 
-/// The client's end of its connection to the gateway.
+/// The client's end of its connection to the gateway, or to a balancer in front of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ClientInfo {
     /// IP address.

@@ -55,6 +55,8 @@ pub enum Input<'a> {
         errno: Errno,
         /// The turn that called it, where the source knows it.
         turn: Option<Turn>,
+        /// The goroutine that called it, where the source knows it.
+        goroutine: Option<Goroutine>,
     },
     /// What a client of a gateway got, where that was a failure.
     Answer(ClientAnswer<'a>),
@@ -64,7 +66,8 @@ pub enum Input<'a> {
         process: Arc<Process>,
         /// Where it listens; the address may be unspecified.
         local: SocketAddr,
-        /// Whether requests can be read there; not where clients speak TLS.
+        /// Whether all answers there can be read; not where clients speak TLS or HTTP/2, unless the gateway's
+        /// library tells of them.
         readable: bool,
     },
     /// The answer to [`Engine::asks_who_waits`](crate::engine::Engine::asks_who_waits): since when the client
@@ -112,6 +115,15 @@ pub struct Turn {
     pub thread: u32,
     /// How often it went to sleep before, or asked for events where it need not sleep for that, modulo 2^32.
     pub number: u32,
+}
+
+/// A goroutine of a program written in Go. Its scheduler moves them between threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Goroutine {
+    /// Its number, which no other goroutine of its process ever has.
+    pub id: u64,
+    /// The number of the goroutine that started it.
+    pub parent: u64,
 }
 
 /// One observed TCP segment. `payload` may be shorter than `wire_len`: captured short.
@@ -242,6 +254,8 @@ pub enum Signal {
         turn: Turn,
         /// Since that turn began, where that is known: what came later was not read before it connected.
         turn_age: Option<Duration>,
+        /// The goroutine that connects, where the source knows it.
+        goroutine: Option<Goroutine>,
     },
     /// The hop was already open when hopscope first saw it: joined mid-stream.
     Seeded {

@@ -27,8 +27,8 @@ pub use event::{
 pub use held::{FIRST_BYTE_CLASSES, HeldExchanges, first_byte_class};
 pub use hop::{Direction, Errno, HopId, Process, ResetReason, TcpFlags, TcpState};
 pub use input::{
-    Actor, Departure, DnsMessage, IcmpError, IcmpKind, Input, LibraryFact, Plaintext, RecordHeads,
-    Segment, Signal, Turn,
+    Actor, Departure, DnsMessage, Goroutine, IcmpError, IcmpKind, Input, LibraryFact, Plaintext,
+    RecordHeads, Segment, Signal, Turn,
 };
 pub use pattern::{UpstreamPattern, UpstreamPatternError};
 pub use time::Timestamp;

@@ -4,7 +4,8 @@
 //! of the one before: a verdict may come a moment after the next request. An exchange begins when the
 //! gateway sends payload after the upstream did. Where an exchange is long, its first packets are kept
 //! whole, and of the later ones the newest, without payload. So a hop takes 16 KiB at most, and what
-//! went well is overwritten by what comes next.
+//! went well is overwritten by what comes next. A head of a response that is longer than what is kept of a packet is
+//! kept on top of that: it may be what its gateway refused.
 //!
 //! All hops together are bounded too: the packets of the hop that was silent longest go first.
 //!
@@ -44,6 +45,8 @@ pub struct RecordLimits {
     pub hop_bytes: usize,
     /// Payload bytes kept of one packet.
     pub packet_bytes: usize,
+    /// Bytes kept beyond both of a hop's response heads.
+    pub head_bytes: usize,
     /// Memory of all hops together.
     pub total_bytes: usize,
 }
@@ -53,6 +56,7 @@ impl Default for RecordLimits {
         Self {
             hop_bytes: 16 * 1024,
             packet_bytes: 2048,
+            head_bytes: 64 * 1024,
             total_bytes: 32 << 20,
         }
     }
@@ -69,6 +73,44 @@ struct Kept {
     direction: Direction,
     /// Without its payload, and to be dropped for newer ones.
     bare: bool,
+    /// Bytes of a head that are kept beyond what is kept of any packet.
+    more: u32,
+}
+
+/// How far the head of a response came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum HeadEnd {
+    /// There is none, or it has ended.
+    #[default]
+    Over,
+    /// Inside a line, behind a line, and behind the CR that follows one.
+    Line,
+    Lf,
+    LfCr,
+}
+
+impl HeadEnd {
+    /// Takes what the upstream sent, and gives back how many of the bytes are of a head.
+    fn take(&mut self, payload: &[u8]) -> usize {
+        if payload.starts_with(b"HTTP/1.") {
+            *self = Self::Line;
+        }
+        let mut at = 0;
+        while let Some(&byte) = payload.get(at).filter(|_| *self != Self::Over) {
+            *self = match (*self, byte) {
+                (Self::Lf | Self::LfCr, b'\n') => Self::Over,
+                (_, b'\n') => Self::Lf,
+                (Self::Lf, b'\r') => Self::LfCr,
+                _ => Self::Line,
+            };
+            at += 1;
+            if *self == Self::Line {
+                let rest = payload.get(at..).unwrap_or_default();
+                at += memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            }
+        }
+        at
+    }
 }
 
 /// The packets of one hop.
@@ -89,6 +131,9 @@ struct Packets {
     closing: bool,
     /// Which sides have sent a FIN: gateway, upstream.
     fins: [bool; 2],
+    /// The head of the upstream's response, and what is kept of such beyond other bytes.
+    head: HeadEnd,
+    more: usize,
     /// What of the total is its own.
     accounted: usize,
 }
@@ -453,14 +498,26 @@ impl Packets {
             Direction::FromUpstream if has_payload => self.answered = true,
             _ => {}
         }
+        let mut more = 0;
+        if segment.direction == Direction::FromUpstream && has_payload {
+            let taken = self.head.take(segment.payload);
+            if segment.payload.len() < segment.wire_len as usize {
+                // Where it ends is not known.
+                self.head = HeadEnd::Over;
+            }
+            more = taken.saturating_sub(limits.packet_bytes);
+        }
         let opening = segment.flags.contains(TcpFlags::SYN) && self.kept.len() < OPENING;
         let head = segment.packet.len() - segment.payload.len().min(segment.packet.len());
         let whole = head + segment.payload.len().min(limits.packet_bytes);
         // The last quarter is for packets without payload.
         let most = limits.hop_bytes - limits.hop_bytes / 4;
-        let bare = self.bytes.len() + whole > most;
+        let bare = self.bytes.len() - self.more + whole > most;
+        if bare || self.more + more > limits.head_bytes {
+            more = 0;
+        }
         let len = if bare { head } else { whole };
-        while self.bytes.len() + len > limits.hop_bytes {
+        while self.bytes.len() - self.more + len > limits.hop_bytes {
             let oldest = self.kept.iter().position(|kept| kept.bare);
             match oldest {
                 Some(oldest) => self.drop_at(oldest),
@@ -469,7 +526,8 @@ impl Packets {
                 None => return true,
             }
         }
-        let bytes = segment.packet.get(..len).unwrap_or(segment.packet);
+        let bytes = segment.packet.get(..len + more).unwrap_or(segment.packet);
+        self.more += more;
         let wanted = self.bytes.len() + bytes.len();
         if wanted > self.bytes.capacity() {
             // In small steps: most hops need little.
@@ -485,6 +543,7 @@ impl Packets {
             exchange: if opening { 0 } else { self.exchange.max(1) },
             direction: segment.direction,
             bare,
+            more: u32::try_from(more).unwrap_or(u32::MAX),
         });
         self.exchange = self.exchange.max(1);
         bare && has_payload
@@ -494,16 +553,20 @@ impl Packets {
         let before = self.kept.iter().take(index);
         let from: usize = before.map(|kept| kept.len as usize).sum();
         if let Some(kept) = self.kept.remove(index) {
+            self.more -= kept.more as usize;
             self.bytes.drain(from..from + kept.len as usize);
         }
     }
 
     fn drop_where(&mut self, useless: impl Fn(&Kept) -> bool) {
         let (mut from, mut to) = (0, 0);
-        let bytes = &mut self.bytes;
+        let (bytes, more) = (&mut self.bytes, &mut self.more);
         self.kept.retain(|kept| {
             let len = kept.len as usize;
             let keep = !useless(kept);
+            if !keep {
+                *more -= kept.more as usize;
+            }
             if keep {
                 bytes.copy_within(from..from + len, to);
                 to += len;

@@ -115,6 +115,49 @@ fn large_payload_is_snapped() {
 }
 
 #[test]
+fn a_long_head_is_kept_whole_and_the_body_behind_it_is_not() {
+    let mut head = b"HTTP/1.1 200 OK\r\nX-Long: ".to_vec();
+    head.resize(9996, b'a');
+    head.extend(b"\r\n\r\n");
+    let body = [b'b'; 5000];
+    let whole = [&head[..], &body].concat();
+    // In one segment, and cut anywhere in its last lines.
+    for cut in [0, 3000, 9996, 9997, 9998, 9999] {
+        let mut flight = Flight::new(RecordLimits::default());
+        see(&mut flight, HOP, 0, true, DATA, b"GET / HTTP/1.1\r\n\r\n");
+        let (first, second) = whole.split_at(cut);
+        for part in [first, second] {
+            if !part.is_empty() {
+                see(&mut flight, HOP, 1, false, DATA, part);
+            }
+        }
+        let kept = payloads(&flight)[1..].concat();
+        assert!(kept.as_bytes().starts_with(&head), "cut at {cut}");
+        let most = head.len() + RecordLimits::default().packet_bytes;
+        assert!(kept.len() <= most, "cut at {cut}");
+        // The next exchanges take its place.
+        for n in 0..3 {
+            exchange(&mut flight, 10 * (n + 1), &n.to_string());
+        }
+        assert_eq!(flight.hops[&HOP].more, 0);
+    }
+}
+
+#[test]
+fn heads_have_a_cap() {
+    let limits = RecordLimits::default();
+    let mut flight = Flight::new(limits);
+    let mut part = b"HTTP/1.1 200 OK\r\n".to_vec();
+    part.resize(30_000, b'a');
+    for n in 0..20 {
+        see(&mut flight, HOP, n, false, DATA, &part);
+        let kept = &flight.hops[&HOP];
+        assert!(kept.more <= limits.head_bytes);
+        assert!(kept.bytes.len() <= limits.hop_bytes + limits.head_bytes);
+    }
+}
+
+#[test]
 fn the_total_is_kept_by_giving_up_the_most_silent() {
     let limits = RecordLimits {
         total_bytes: 256 * 1024,

@@ -22,7 +22,7 @@ use crate::support::{Gateway, Seen, Watch};
 const ALONE: &str = "HOPSCOPE_TEST_ALONE";
 
 /// What begins a TLS connection, as it were.
-const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to speak";
+pub(crate) const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to speak";
 
 /// Runs the test of the current thread in a process with a name of its own.
 pub(crate) fn alone(test: impl FnOnce()) {
@@ -55,7 +55,7 @@ pub(crate) fn opaque(watch: &Watch) -> u64 {
 }
 
 /// Connects to a new listener that is told of connections with their first data only.
-fn deferred(backlog: i32) -> TcpListener {
+pub(crate) fn deferred(backlog: i32) -> TcpListener {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     let seconds: libc::c_int = 5;
     let len = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap();
@@ -77,11 +77,11 @@ fn deferred(backlog: i32) -> TcpListener {
 }
 
 /// Where `TCP_DEFER_ACCEPT` is set, a client is connected before it is accepted.
-fn connect(listener: &TcpListener) -> TcpStream {
+pub(crate) fn connect(listener: &TcpListener) -> TcpStream {
     TcpStream::connect(listener.local_addr().unwrap()).unwrap()
 }
 
-fn accept(listener: &TcpListener, client: TcpStream) -> Pair {
+pub(crate) fn accept(listener: &TcpListener, client: TcpStream) -> Pair {
     let (accepted, _) = listener.accept().unwrap();
     Pair { client, accepted }
 }

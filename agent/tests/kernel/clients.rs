@@ -103,6 +103,7 @@ fn failures_come_up_with_their_request_and_nothing_else_does() {
             Seen::Answer {
                 process,
                 thread,
+                goroutine,
                 request,
                 response,
                 ordinal,
@@ -114,6 +115,8 @@ fn failures_come_up_with_their_request_and_nothing_else_does() {
         };
         assert_eq!(process.pid, std::process::id());
         assert_eq!(*thread, Some(own_thread()));
+        // Another language has none.
+        assert_eq!(*goroutine, None);
         assert_eq!(
             (request.as_slice(), response.as_deref()),
             (REQUEST, Some(BAD))

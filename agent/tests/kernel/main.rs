@@ -10,13 +10,16 @@
 )]
 
 mod accepted;
+mod again;
 mod answered;
 mod attach;
 mod clients;
 mod connects;
 mod dns;
 mod forgotten;
+mod goroutines;
 mod handover;
+mod heads;
 mod held;
 mod late;
 mod library;
@@ -25,6 +28,7 @@ mod openssl;
 mod pair;
 mod places;
 mod plaintext;
+mod proxied;
 mod segments;
 mod support;
 mod tls;

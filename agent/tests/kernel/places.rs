@@ -197,6 +197,10 @@ fn a_socket_is_watched_where_it_was_made() {
     watch.until("the socket's cgroup", |watch| {
         place(watch).contains(elsewhere.name())
     });
+    // The connection itself is found beside that.
+    watch.until("the open hop", |watch| {
+        watch.has(|seen| matches!(seen, Seen::Signal(Signal::Seeded { .. })))
+    });
     before.launch_command("echo request >&3");
     watch.until("payload", |watch| {
         watch.has(|seen| matches!(seen, Seen::Segment { payload, .. } if payload == b"request\n"))

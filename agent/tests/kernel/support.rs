@@ -229,8 +229,10 @@ pub(crate) enum Seen {
     Answer {
         process: Process,
         thread: Option<u32>,
+        goroutine: Option<u64>,
         /// The gateway's and the client's.
         ends: (SocketAddr, SocketAddr),
+        on_behalf_of: Option<SocketAddr>,
         request: Vec<u8>,
         /// None where the connection was closed without one.
         response: Option<Vec<u8>>,
@@ -344,6 +346,7 @@ impl Watch {
                         upstream,
                         errno,
                         turn: _,
+                        goroutine: _,
                     } => {
                         let process = Process::clone(&process);
                         (
@@ -361,7 +364,9 @@ impl Watch {
                         Seen::Answer {
                             process: Process::clone(&answer.process),
                             thread: answer.turn.map(|turn| turn.thread),
+                            goroutine: answer.goroutine,
                             ends: (answer.listener, answer.client),
+                            on_behalf_of: answer.on_behalf_of,
                             request: answer.request.to_vec(),
                             response: match answer.end {
                                 AnswerEnd::Response(bytes) => Some(bytes.to_vec()),
@@ -453,7 +458,7 @@ impl Watch {
 pub(crate) fn assert_complete(rows: &[ProbeStatus]) {
     for row in rows {
         assert!(
-            row.attached || ["reset_reason", "tls_library"].contains(&row.name),
+            row.attached || ["reset_reason", "tls_library", "goroutines"].contains(&row.name),
             "{}: {}",
             row.name,
             row.reason

@@ -132,6 +132,7 @@ impl Hop {
                 upstream,
                 turn: Turn::default(),
                 turn_age: None,
+                goroutine: None,
             });
         }
         self.segment(Direction::ToUpstream, TcpFlags::SYN, &[]);

@@ -106,7 +106,15 @@ fn smoke() -> Result<()> {
         (at(MALFORMED), Behaviour::Reply(BAD_HEADER, End::Fin)),
     ])?;
     // This process is the gateway here.
-    let agent = Agent::start_with(&["--gateway", "init"])?;
+    let agent = Agent::start_with(&["--gateway", "init", "--tls-plaintext"])?;
+    // Nobody speaks TLS here, but its programs have to load.
+    let log = agent.log();
+    ensure!(
+        !["cannot be probed", "nothing inside TLS is read"]
+            .iter()
+            .any(|words| log.contains(words)),
+        "the programs on TLS libraries do not load: {log}"
+    );
     let events = agent.follow()?;
     subscribed(&events)?;
     for (to, cause) in [

@@ -153,7 +153,7 @@ mod tests {
             .map(|id| json!({"event": id, "cause": "x", "upstream": {"address": "10.77.0.2", "port": 20000}}))
             .collect();
         json!({"gateway_answer": {
-            "status": 502, "client": {"port": client}, "path": "/x", "latency_ms": 1.0, "attempts": attempts
+            "status": 502, "client": {"address": "10.77.0.1", "port": client}, "path": "/x", "latency_ms": 1.0, "attempts": attempts
         }})
     }
 

@@ -42,6 +42,8 @@ pub struct Setting {
     pub ports: Option<(u16, u16)>,
     /// Workers of nginx, threads of `HAProxy`.
     pub workers: u32,
+    /// Whether it is the Caddy that `cargo xtask setup` installs beside Debian's, which Go 1.26 built.
+    pub current_caddy: bool,
 }
 
 impl Default for Setting {
@@ -50,6 +52,7 @@ impl Default for Setting {
             connections: 1024,
             ports: None,
             workers: 1,
+            current_caddy: false,
         }
     }
 }
@@ -329,7 +332,10 @@ impl Running {
             Gateway::Caddy => caddy::config(directory, &cases),
         };
         fs::write(&config, text?)?;
-        let mut command = cgroup.command(kind.program());
+        let mut command = match kind {
+            Gateway::Caddy if setting.current_caddy => cgroup.command(caddy::current()?),
+            _ => cgroup.command(kind.program()),
+        };
         match kind {
             Gateway::Nginx => command.arg("-p").arg(directory).arg("-c"),
             // In the foreground, without a master process.

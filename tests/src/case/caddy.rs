@@ -2,14 +2,26 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     ANY, BAD_STATUS, BUSY, CLOSES, Case, DROPPED, Drive, FAILS, Gateway, HALF_HEAD, HEALTHY,
     REFUSES, RESETS, SILENT, UNROUTED,
 };
+
+/// The Caddy that `cargo xtask setup` installs.
+pub(super) fn current() -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/parts/caddy/bin/caddy");
+    let there = path.is_file();
+    ensure!(
+        there,
+        "{} is not there: run `cargo xtask setup` as root",
+        path.display()
+    );
+    Ok(path)
+}
 
 /// The configuration of all cases.
 pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
@@ -33,6 +45,28 @@ pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Res
     }
     text.push_str("}\n");
     Ok(text)
+}
+
+/// Cases of several attempts: which upstream is the first one depends on who asked before.
+pub(super) fn retries() -> Vec<Case> {
+    const AGAIN: &str = "lb_policy round_robin\n    lb_retries 1\n    lb_try_interval 250ms";
+    let two = |name, upstreams, attempts| {
+        Case::fails(name, upstreams, 502, "", attempts)
+            .group("{0} {1}")
+            .rule(AGAIN)
+    };
+    vec![
+        two(
+            "both_refuse",
+            &[REFUSES, REFUSES],
+            &["tcp.connect_refused", "tcp.connect_refused"],
+        ),
+        two(
+            "refuses_or_closes",
+            &[REFUSES, CLOSES],
+            &["tcp.connect_refused", "tcp.closed_no_response"],
+        ),
+    ]
 }
 
 /// The cases of one Caddy.

@@ -1,8 +1,8 @@
 //! Upstreams that speak TLS over a library and then do one thing wrong. The library's records pass
 //! through here on their way out, so that they can be held back, damaged or mixed with other bytes.
 
-use std::io::{self, Write as _};
-use std::net::TcpStream;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -27,6 +27,9 @@ const BLOCK: usize = 16 * 1024;
 
 /// Bytes of the last record that are not sent where the end is to come inside it.
 const CUT_OFF: usize = 1000;
+
+/// How long it waits for a gateway's farewell behind its own. One that keeps an idle connection sends none.
+const FAREWELL: Duration = Duration::from_millis(150);
 
 /// A TLS upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,6 +355,11 @@ impl Talk<'_> {
             Close::Notify => {
                 self.tls.send_close_notify();
                 self.flush()?;
+                // The farewell of a gateway that closes at once must not find the socket closed, which would reset the
+                // connection.
+                self.stream.shutdown(Shutdown::Write)?;
+                self.stream.set_read_timeout(Some(FAREWELL))?;
+                while self.stream.read(&mut [0; 256]).is_ok_and(|read| read > 0) {}
                 End::Fin
             }
             Close::Without(end) => end,

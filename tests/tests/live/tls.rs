@@ -22,19 +22,22 @@ const AT_ONCE: usize = 12;
 
 #[test]
 fn every_tls_failure_is_named_once_live_and_from_the_recording() {
-    let wrong = judge("tls_failures", &failures()).unwrap();
+    let failures = failures();
+    let wrong = status::rounds(|| judge("tls_failures", &failures)).unwrap();
     assert!(wrong.is_empty(), "{wrong}");
 }
 
 #[test]
 fn healthy_tls_traffic_gives_no_event() {
-    let wrong = judge("tls_healthy", &healthy()).unwrap();
+    let healthy = healthy();
+    let wrong = status::rounds(|| judge("tls_healthy", &healthy)).unwrap();
     assert!(wrong.is_empty(), "{wrong}");
 }
 
 /// Plays `scenarios` through every gateway and says how what the agent says of them, and what the engine
-/// says of their recording, differs from the table. The recording stays where it does.
-fn judge(name: &str, scenarios: &[Scenario]) -> Result<String> {
+/// says of their recording, differs from the table; nothing where the kernel left out runs. The recording stays where
+/// something differs.
+fn judge(name: &str, scenarios: &[Scenario]) -> Result<Option<String>> {
     let watch = Watch::start(&Kind::TLS, scenarios)?;
     let files = Directory::new()?;
     let file = files.path().join("hop.pcap");
@@ -45,6 +48,9 @@ fn judge(name: &str, scenarios: &[Scenario]) -> Result<String> {
     }
     let recording = recording.finish()?;
     let recorded = analyze(&recording)?;
+    if status::runs_left_out(watch.agent())? {
+        return Ok(None);
+    }
 
     let mut wrong: Vec<String> = Vec::new();
     for one in &played {
@@ -66,7 +72,7 @@ fn judge(name: &str, scenarios: &[Scenario]) -> Result<String> {
             kept.display()
         ));
     }
-    Ok(wrong.join("\n"))
+    Ok(Some(wrong.join("\n")))
 }
 
 /// Whether the client of a scenario goes away while it waits.

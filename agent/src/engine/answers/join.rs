@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::contest::is_out_of_order;
+use super::kin::{Kin, Servers};
 use super::order::{Order, Tried};
 use super::{Answer, Attempt, Opened, Past};
 use crate::model::{Cause, HopEvent, Phase, Timestamp};
@@ -29,7 +30,7 @@ const EQUALLY_NEAR: Duration = Duration::from_millis(2);
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// A gateway that tries again at once does it within this.
-const AT_ONCE: Duration = Duration::from_millis(20);
+pub(super) const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// A gateway that does one request after another answers this soon behind what it let go of, unless something came
 /// between.
@@ -119,6 +120,8 @@ impl Fit {
             return None;
         }
         let turn = match (answer.turn, attempt.turn) {
+            // Go moves them between threads as it likes.
+            _ if answer.goroutine.is_some() => Turns::Unknown,
             (Some(one), Some(other)) if one == other => Turns::Same,
             (Some(one), Some(other)) if one.thread == other.thread => Turns::SameThread,
             (Some(_), Some(_)) => Turns::OtherThread,
@@ -387,6 +390,7 @@ pub(super) struct Known<'a> {
     pub(super) past: &'a VecDeque<Past>,
     pub(super) order: &'a Order,
     pub(super) opened: &'a VecDeque<Opened>,
+    pub(super) servers: &'a Servers,
 }
 
 /// The attempts that were made for one request, the last of which is at `last`: in order, each begun when
@@ -413,6 +417,9 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         let status = event.exchange.as_ref().and_then(|exchange| exchange.status);
         event.cause == Cause::UpstreamOwnError && status == answer.status
     };
+    // What was asked first on a connection that failed was asked by whom it was opened for.
+    let kin = |attempt: &Attempt| known.servers.opened_for(answer, attempt);
+    let is_kin = attempts.get(last).map(kin) == Some(Kin::Own);
     let (mut chain, mut alike) = (vec![last], Vec::new());
     let mut index = last;
     while let Some(current) = attempts.get(index) {
@@ -421,7 +428,7 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
             waiting.any(|answer| Fit::of(answer, other).is_some())
         };
         let before = current.tried().and_then(|tried| order.before(tried));
-        let is_earlier = |other: &Attempt| match (answer.habit, before) {
+        let by_order = |other: &Attempt| match (answer.habit, before) {
             (Some(_), Some(before)) => is_next(other, before, current, known),
             (Some(_), None) => {
                 is_retried(other, current)
@@ -433,6 +440,11 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
                     && !(other.opener.is_some() && asked_both(other, current))
                     && (other.event.exchange.is_none() || !of_another(other))
             }
+        };
+        let is_earlier = |other: &Attempt| match kin(other) {
+            Kin::Own => !other.listed && other.event.time <= current.began.after(SMALL),
+            Kin::Other => false,
+            Kin::Unknown => !(is_kin && other.event.exchange.is_none()) && by_order(other),
         };
         let earlier: Vec<(usize, &Attempt)> = attempts
             .iter()
@@ -449,6 +461,11 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         let Some((place, best)) = latest.filter(|_| chain.len() < MAX_CHAIN) else {
             break;
         };
+        if kin(best) == Kin::Own {
+            chain.push(*place);
+            index = *place;
+            continue;
+        }
         // A connect that was made for another client, perhaps.
         let at_once = |attempt: &Attempt| {
             attempt.event.exchange.is_none() && !waited_to_retry(attempt, current)

@@ -24,6 +24,17 @@ pub(super) enum Inside {
     Left,
 }
 
+/// What records hold that the gateway has not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unread {
+    /// There are none.
+    Nothing,
+    /// There is one by itself that looks like the upstream's farewell.
+    Farewell,
+    /// Text, perhaps.
+    Text,
+}
+
 /// How far the inside was followed.
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -32,8 +43,8 @@ pub(super) struct Seen {
     /// Bytes taken of each direction.
     sent: u64,
     received: u64,
-    /// Whether records came since the gateway had read everything, or since it began its request.
-    pub(super) unread: bool,
+    /// What came since the gateway had read everything, or since it began its request.
+    pub(super) unread: Unread,
     /// When the last text was written, and read, that is no longer than an alert.
     short_write: Option<Timestamp>,
     short_read: Option<Timestamp>,
@@ -80,7 +91,13 @@ impl Exchanges {
     /// Whether the upstream has sent something inside TLS that the gateway has not read yet, as far as that
     /// is known.
     pub(in crate::engine) fn is_unread(&self) -> bool {
-        self.seen().is_some_and(|seen| seen.unread)
+        self.seen()
+            .is_some_and(|seen| seen.unread != Unread::Nothing)
+    }
+
+    /// Whether that is more than a farewell, which a gateway that closes has no need to read.
+    pub(in crate::engine) fn is_text_unread(&self) -> bool {
+        self.seen().is_some_and(|seen| seen.unread == Unread::Text)
     }
 
     /// Whether a record of this side that was seen at `at`, and is as short as an alert, was one of text: its
@@ -132,14 +149,14 @@ impl Exchanges {
             return false;
         };
         let before = if to_upstream {
-            if idle {
-                seen.unread &= unread;
+            if idle && !unread {
+                seen.unread = Unread::Nothing;
             }
             seen.short_write = short.or(seen.short_write);
             std::mem::replace(&mut seen.sent, end)
         } else {
-            if text.len == 0 {
-                seen.unread &= unread;
+            if text.len == 0 && !unread {
+                seen.unread = Unread::Nothing;
             }
             seen.short_read = short.or(seen.short_read);
             std::mem::replace(&mut seen.received, end)
@@ -212,7 +229,7 @@ impl Exchanges {
             sent: 0,
             received: 0,
             // The first text tells since when, if this is so.
-            unread: true,
+            unread: Unread::Text,
             short_write: None,
             short_read: None,
         });

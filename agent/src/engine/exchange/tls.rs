@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::plain::Inside;
+use super::plain::{Inside, Unread};
 use super::{Completed, Done, Exchange, Exchanges};
 use crate::http1::Stage;
 use crate::model::{Actor, LibraryFact, Timestamp};
@@ -338,7 +338,13 @@ impl Exchanges {
         let Some(tls) = &mut self.tls else { return };
         let carried = tls.received(at, chunk);
         if let Inside::Seen(seen) = &mut tls.inside {
-            seen.unread |= length(chunk) > 0;
+            let gap = tls.session.facts().from.gap;
+            let came = match carried {
+                _ if length(chunk) == 0 => Unread::Nothing,
+                Carried::Little if !gap => Unread::Farewell,
+                _ => Unread::Text,
+            };
+            seen.unread = seen.unread.max(came);
             return;
         }
         let Carried::Data {

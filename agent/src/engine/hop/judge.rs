@@ -293,10 +293,12 @@ impl Hop {
         let ended = self.ended_by_leave(ended, at);
         self.judge_cut_record(at, ended, cx, out);
         self.end_of_tls(at, cx, out);
-        let begun = self.exchanges.response.status().is_some();
+        // No gateway passes on a part of a head.
+        let begun = self.exchanges.response.status().is_some()
+            && self.exchanges.response.stage() != Stage::Head;
         let left = self.closer.and_then(|turn| cx.departures.left(turn, begun));
         let together = left.is_some_and(|left| left.since(at).max(at.since(left)) <= TOGETHER);
-        if ended == Ended::Gateway && together && !self.exchanges.response.is_broken() {
+        if ended == Ended::Gateway && together && !self.exchanges.response.is_malformed() {
             // A refusal that was seen is one, whoever left.
             if self.judge_tls(at, ended, true, cx, out) {
                 return;
@@ -314,7 +316,9 @@ impl Hop {
         if self.judge_tls(at, ended, false, cx, out) {
             return;
         }
-        if self.exchanges.is_unread() || ended == Ended::UpstreamFin && !self.from.has_fin() {
+        // What is broken stays that, whatever follows.
+        let unread = self.exchanges.is_text_unread() && !self.exchanges.response.is_broken();
+        if unread || ended == Ended::UpstreamFin && !self.from.has_fin() {
             self.leave_unjudged(cx, out);
         } else {
             self.judge_open(at, ended, cx, out);

@@ -32,9 +32,13 @@ impl Hop {
             // The FIN that belongs to it comes behind.
             Some(Actor::Upstream)
                 if ended == Ended::Gateway
-                    && !self.exchanges.is_unread()
+                    && !self.exchanges.is_text_unread()
                     && !self.exchanges.response.is_broken() =>
             {
+                Ended::UpstreamFin
+            }
+            // What it left unread resets the connection that it closed.
+            Some(Actor::Upstream) if ended == Ended::UpstreamRst && !self.exchanges.is_hidden() => {
                 Ended::UpstreamFin
             }
             _ => ended,

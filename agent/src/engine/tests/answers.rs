@@ -5,6 +5,7 @@ use crate::model::{
     AnswerEnd, Cause, ClientAnswer, Errno, Exit, HopEvent, Input, Process, Proof, SocketCall,
     TcpState, Timestamp, Turn,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(super) const NETNS: u64 = 7;
@@ -19,6 +20,7 @@ pub(super) struct Asked {
     pub(super) head: &'static str,
     pub(super) pid: u32,
     pub(super) turn: Option<Turn>,
+    pub(super) on_behalf_of: Option<SocketAddr>,
 }
 
 impl Asked {
@@ -28,6 +30,7 @@ impl Asked {
             head,
             pid: 42,
             turn: Some(TURN),
+            on_behalf_of: None,
         }
     }
 
@@ -39,10 +42,12 @@ impl Asked {
             turn: self.turn,
             listener: "10.0.0.1:80".parse().unwrap(),
             client: "198.51.100.7:50000".parse().unwrap(),
+            on_behalf_of: self.on_behalf_of,
             waited,
             ordinal: 1,
             request: self.head.as_bytes(),
             end,
+            goroutine: None,
         }));
     }
 
@@ -64,10 +69,15 @@ pub(super) fn process(comm: &str, pid: u32) -> Arc<Process> {
 }
 
 pub(super) fn watched() -> Sim {
-    let mut sim = Sim::live("nginx");
+    watched_as("nginx", 41)
+}
+
+/// A gateway of this name and process id, whose clients' answers are seen.
+pub(super) fn watched_as(comm: &'static str, pid: u32) -> Sim {
+    let mut sim = Sim::live(comm);
     sim.netns = NETNS;
     sim.input(Input::Listening {
-        process: process("nginx", 41),
+        process: process(comm, pid),
         local: "0.0.0.0:80".parse().unwrap(),
         readable: true,
     });
@@ -103,6 +113,20 @@ fn an_answer_goes_onto_the_event_of_its_attempt() {
     let stats = sim.engine.stats();
     assert_eq!((stats.answers_502, stats.answers_explained), (1, 1));
     assert_eq!((stats.answers_ambiguous, stats.answers_unexplained), (0, 0));
+}
+
+#[test]
+fn an_answer_to_a_client_of_a_balancer_is_told_under_its_address() {
+    let mut sim = watched();
+    let mut asked = Asked::get(&sim, CLIENT);
+    asked.on_behalf_of = Some("192.0.2.7:40000".parse().unwrap());
+    sim.open().request().upstream_fin();
+    sim.state(TcpState::CloseWait, TcpState::LastAck, None, 100);
+    asked.with(&mut sim, 502);
+    let event = sim.expect(Cause::TcpClosedNoResponse, Proof::Proven);
+    let answer = event.gateway_answer.as_ref().unwrap();
+    assert_eq!(answer.client.address.to_string(), "192.0.2.7");
+    assert_eq!(answer.client.port, 40_000);
 }
 
 #[test]
@@ -303,13 +327,7 @@ fn two_causes_that_fit_alike_are_ambiguous() {
 fn answers_of_one_turn_are_ambiguous_where_the_gateway_orders_it_as_it_likes() {
     // Two clients, two failures of different causes, all in one turn.
     let play = |comm: &'static str| {
-        let mut sim = Sim::live(comm);
-        sim.netns = NETNS;
-        sim.input(Input::Listening {
-            process: process(comm, 42),
-            local: "0.0.0.0:80".parse().unwrap(),
-            readable: true,
-        });
+        let mut sim = watched_as(comm, 42);
         let input = |sim: &Sim| (sim.now(), process(comm, 42));
         let (asked, process) = input(&sim);
         sim.on(1).syn().refuse();
@@ -322,10 +340,12 @@ fn answers_of_one_turn_are_ambiguous_where_the_gateway_orders_it_as_it_likes() {
                 turn: Some(TURN),
                 listener: "10.0.0.1:80".parse().unwrap(),
                 client: "198.51.100.7:50000".parse().unwrap(),
+                on_behalf_of: None,
                 waited,
                 ordinal: 1,
                 request: head,
                 end: AnswerEnd::Response(b"HTTP/1.1 503 No"),
+                goroutine: None,
             }));
         };
         if comm == "nginx" {
@@ -336,6 +356,7 @@ fn answers_of_one_turn_are_ambiguous_where_the_gateway_orders_it_as_it_likes() {
             upstream: crate::model::Target::Inet("10.0.0.3:80".parse().unwrap()),
             errno: Errno::ENETUNREACH,
             turn: Some(TURN),
+            goroutine: None,
         });
         answer(&mut sim, process, b"GET /two HTTP/1.1\r\n\r\n");
         if comm != "nginx" {

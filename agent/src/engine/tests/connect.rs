@@ -37,6 +37,7 @@ fn refused_without_packets() {
         upstream,
         turn: TURN,
         turn_age: None,
+        goroutine: None,
     });
     sim.signal(Signal::ResetReceived);
     sim.state(
@@ -274,6 +275,7 @@ fn refused_by_the_own_kernel_before_any_packet() {
             upstream: Target::Inet(upstream),
             errno: Errno(errno),
             turn: None,
+            goroutine: None,
         });
         sim.expect(cause, Proof::Proven);
     }
@@ -288,6 +290,7 @@ fn a_unix_socket_fails_by_its_number() {
             upstream: Target::Unix(Arc::from("/run/app.sock")),
             errno: Errno(errno),
             turn: None,
+            goroutine: None,
         });
         sim.events()
     };
@@ -331,6 +334,7 @@ fn no_free_port_is_not_silence() {
         upstream,
         turn: TURN,
         turn_age: None,
+        goroutine: None,
     });
     sim.state(TcpState::SynSent, TcpState::Close, None, 0);
     sim.signal(Signal::ConnectReturned {
@@ -354,6 +358,7 @@ fn a_syn_behind_its_own_refusal_is_no_second_failure() {
         upstream,
         turn: TURN,
         turn_age: None,
+        goroutine: None,
     });
     sim.refuse().ms(500).syn_again();
     sim.expect_refused();

@@ -409,6 +409,36 @@ fn a_large_head_is_a_cause_where_the_gateway_bears_it_out() {
 }
 
 #[test]
+fn a_client_that_leaves_during_a_response_with_a_large_head_is_no_refusal() {
+    let head = format!("HTTP/1.1 200 OK\r\nSet-Cookie: {}\r\n", "x".repeat(5000));
+    let whole = format!("{head}Content-Length: 500\r\n\r\nhello");
+    // The same bytes, and the gateway lets go of a client in the turn in which it closes.
+    for (reply, departure, refused) in [
+        (&whole, Departure::Answered, false),
+        (&whole, Departure::Waiting, false),
+        // Of half a head no client has anything.
+        (&head, Departure::Answered, true),
+    ] {
+        let mut sim = Sim::live("nginx");
+        sim.open()
+            .request()
+            .reply(reply.as_bytes())
+            .ms(10)
+            .gateway_fin();
+        sim.input(Input::ClientLeft {
+            turn: TURN,
+            departure,
+        });
+        if refused {
+            sim.expect(Cause::Http1HeaderTooLarge, Proof::Inferred);
+        } else {
+            sim.expect_none();
+            assert_eq!(sim.engine.stats().client_left, 1);
+        }
+    }
+}
+
+#[test]
 fn bytes_that_belong_to_no_request_spoil_the_next_response() {
     // They wait on the connection when the next request is sent.
     let mut sim = Sim::packets();

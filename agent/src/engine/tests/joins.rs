@@ -1,7 +1,7 @@
 //! Which attempts an answer is joined to, beside those that look like its own: health checks, retries, other
 //! clients of the same moment, and the gateway itself.
 
-use super::answers::{Asked, CLIENT, NETNS, process, watched};
+use super::answers::{Asked, CLIENT, process, watched, watched_as};
 use super::sim::{GET, Sim, TURN};
 use crate::model::{
     AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, Proof, SocketCall, TcpState, Timestamp,
@@ -23,18 +23,7 @@ const THIRD: &str = "GET /third HTTP/1.1\r\nHost: shop\r\n\r\n";
 const BUSY: &[u8] = b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nno";
 
 fn haproxy() -> Sim {
-    watched_as("haproxy")
-}
-
-fn watched_as(comm: &'static str) -> Sim {
-    let mut sim = Sim::live(comm);
-    sim.netns = NETNS;
-    sim.input(Input::Listening {
-        process: process(comm, 41),
-        local: "0.0.0.0:80".parse().unwrap(),
-        readable: true,
-    });
-    sim
+    watched_as("haproxy", 41)
 }
 
 /// The connect that is refused, and the gateway's letting go of it.
@@ -219,10 +208,12 @@ fn bad_gateway(sim: &mut Sim, client: SocketAddr, since: Timestamp) {
         turn: Some(TURN),
         listener: "10.0.0.2:8080".parse().unwrap(),
         client,
+        on_behalf_of: None,
         waited,
         ordinal: 1,
         request: GET,
         end: AnswerEnd::Response(BAD),
+        goroutine: None,
     }));
 }
 
@@ -283,7 +274,7 @@ fn clients_that_ask_the_same_at_once_are_in_no_loop() {
 fn a_deliberate_answer_is_not_given_the_connect_that_another_client_got_over() {
     // Whether the attempt carries the answer, and how many answers are explained.
     let play = |comm, status, between: fn(&mut Sim)| {
-        let mut sim = watched_as(comm);
+        let mut sim = watched_as(comm, 41);
         let asked = Asked::get(&sim, OTHER);
         refused(sim.on(1));
         between(&mut sim);
@@ -374,7 +365,7 @@ fn what_was_connected_before_a_client_asked_is_another_clients() {
 #[test]
 fn a_connect_that_two_clients_may_have_had_is_contested() {
     for (clients, ambiguous) in [(1, 0), (2, 1)] {
-        let mut sim = watched_as("caddy");
+        let mut sim = watched_as("caddy", 41);
         let since = sim.now();
         sim.on(1).syn().refuse();
         sim.state(TcpState::Close, TcpState::Close, None, 0);
@@ -391,7 +382,7 @@ fn a_connect_that_two_clients_may_have_had_is_contested() {
 #[test]
 fn caddy_pauses_before_it_tries_again() {
     let play = |pause| {
-        let mut sim = watched_as("caddy");
+        let mut sim = watched_as("caddy", 41);
         let since = sim.now();
         refused(sim.on(1));
         sim.ms(pause);
@@ -412,17 +403,19 @@ fn answered(sim: &mut Sim, port: u16, since: Timestamp, head: &'static str, stat
         turn,
         listener: "10.0.0.1:80".parse().unwrap(),
         client: ([198, 51, 100, 7], port).into(),
+        on_behalf_of: None,
         waited,
         ordinal: 1,
         request: head.as_bytes(),
         end: AnswerEnd::Response(end.as_bytes()),
+        goroutine: None,
     }));
 }
 
 #[test]
 fn a_call_that_failed_is_told_to_the_first_who_is_answered_behind_it() {
     let play = |comm, status| {
-        let mut sim = watched_as(comm);
+        let mut sim = watched_as(comm, 41);
         let since = sim.now();
         sim.input(Input::SocketFailed {
             process: process(comm, 42),
@@ -539,7 +532,7 @@ const BARE: &[u8] = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
 
 #[test]
 fn what_a_thread_passes_on_behind_an_answer_is_none_of_that() {
-    let mut sim = watched_as("apache2");
+    let mut sim = watched_as("apache2", 41);
     let since = sim.now();
     answered(&mut sim, 50_000, since, OTHER, 503);
     sim.ms(10);
@@ -560,7 +553,7 @@ fn a_thread_of_its_own_tells_whose_attempt_it_was_where_the_order_is_lost() {
         thread: TURN.thread + 1,
         number: 1,
     };
-    let mut sim = watched_as("apache2");
+    let mut sim = watched_as("apache2", 41);
     let since = sim.now();
     sim.ms(1);
     sim.open().send(BARE).ack().upstream_fin();

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::engine::{Config, Engine};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, HeldExchanges, HopEvent, HopId, IcmpError,
-    IcmpKind, Input, Process, Proof, RecordHeads, ResetReason, Segment, Signal, TcpFlags, TcpState,
-    Timestamp, Turn,
+    Actor, Cause, Direction, Errno, FIRST_BYTE_CLASSES, Goroutine, HeldExchanges, HopEvent, HopId,
+    IcmpError, IcmpKind, Input, Process, Proof, RecordHeads, ResetReason, Segment, Signal,
+    TcpFlags, TcpState, Timestamp, Turn,
 };
 
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
@@ -55,6 +55,8 @@ pub(super) struct Sim {
     pub(super) turn: Turn,
     /// How long that turn lasts as it connects, where that is known.
     pub(super) turn_age: Option<Duration>,
+    /// The goroutine that connects next.
+    pub(super) goroutine: Option<Goroutine>,
     /// Whether each segment is seen before and behind a router as well.
     pub(super) twice: bool,
     /// Headers of records in the next segment, as the kernel lays them out.
@@ -95,6 +97,7 @@ impl Sim {
             netns: 0,
             turn: TURN,
             turn_age: None,
+            goroutine: None,
             twice: false,
             heads: Vec::new(),
             only: None,
@@ -316,6 +319,7 @@ impl Sim {
             upstream,
             turn: self.turn,
             turn_age: self.turn_age,
+            goroutine: self.goroutine,
         });
         let seq = self.gateway_seq;
         self.segment(Direction::ToUpstream, TcpFlags::SYN, seq, &[], 0);

@@ -20,6 +20,7 @@ impl Sim {
             upstream: "10.0.0.2:8080".parse().unwrap(),
             turn: TURN,
             turn_age: None,
+            goroutine: None,
         });
         self.signal(Signal::Unwatched)
     }

@@ -321,3 +321,25 @@ proptest! {
         prop_assert_eq!(parser.awaits_body(1), expected.awaits_body(1));
     }
 }
+
+#[test]
+fn a_head_of_which_the_rest_was_not_captured_may_be_too_large_already() {
+    let head = format!("HTTP/1.1 200 OK\r\nSet-Cookie: {}", "x".repeat(5000));
+    for max_head_bytes in [64 * 1024, 1000] {
+        let mut parser = ResponseParser::new(max_head_bytes);
+        let mut rest = head.as_bytes();
+        while !rest.is_empty() {
+            let (taken, _) = parser.take(rest, RequestKind::Plain);
+            rest = &rest[taken..];
+        }
+        parser.skip(1);
+        assert_eq!(parser.stage(), Stage::Lost);
+        let found = parser.take_findings();
+        let fails = |comm| {
+            found
+                .iter()
+                .any(|found| found.kind.fails_behind(Some(comm)))
+        };
+        assert!(fails("nginx") && !fails("haproxy"));
+    }
+}

@@ -24,7 +24,7 @@ pub(super) struct Tables {
     /// Those that opened a hop, by their ids.
     processes: Table<u32, u8>,
     sessions: Table<Key, [u8; SESSION_LEN]>,
-    servers: Table<Key, u8>,
+    servers: Table<Key, u64>,
 }
 
 impl Tables {

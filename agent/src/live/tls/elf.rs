@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 
 use object::LittleEndian;
 use object::elf::{
-    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
+    self, ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, PF_X, PT_LOAD, PT_TLS, ProgramHeader64,
     R_X86_64_JUMP_SLOT, Rela64, SHF_EXECINSTR, SHN_UNDEF, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB,
     STT_FUNC, SectionHeader64, Sym64,
 };
@@ -46,7 +46,7 @@ const MACHINE: u16 = elf::EM_NONE;
 
 /// Why a file says nothing.
 #[derive(Debug, Error)]
-pub(super) enum Unreadable {
+pub(in crate::live) enum Unreadable {
     /// It could not be read, or ends too soon.
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -74,7 +74,9 @@ pub(super) struct Function {
 
 /// The functions of `wanted` that `file` defines, each once.
 pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
-    let Headers { segments, sections } = headers(file)?;
+    let Headers {
+        segments, sections, ..
+    } = headers(file)?;
     let mut found = Vec::new();
     let mut tables = 0;
     for kind in [SHT_DYNSYM, SHT_SYMTAB] {
@@ -91,6 +93,49 @@ pub(super) fn functions(file: &File, wanted: &[&'static str]) -> Result<Vec<Func
     Ok(found)
 }
 
+/// The first bytes of the section of `file` called `name`, `most` of them at most; `None` where it has none.
+pub(in crate::live) fn start_of_section(
+    file: &File,
+    name: &[u8],
+    most: usize,
+) -> Result<Option<Vec<u8>>, Unreadable> {
+    let Headers {
+        sections, names, ..
+    } = headers(file)?;
+    let at = usize::from(names)
+        .checked_mul(size_of::<Section>())
+        .ok_or(Unreadable::Broken)?;
+    let names = section(file, &sections, at)?;
+    for at in sections.starts(size_of::<Section>()) {
+        let own = sections.u32(at + offset_of!(Section, sh_name))? as usize;
+        let own = names.0.get(own..).unwrap_or_default();
+        if own
+            .strip_prefix(name)
+            .is_none_or(|rest| rest.first() != Some(&0))
+        {
+            continue;
+        }
+        let start = sections.u64(at + offset_of!(Section, sh_offset))?;
+        let len = sections.u64(at + offset_of!(Section, sh_size))?;
+        let bytes = Bytes::read(file, start, len.min(most as u64))?;
+        return Ok(Some(bytes.0));
+    }
+    Ok(None)
+}
+
+/// Bytes and alignment of the thread-local storage of the program in `file`; `None` where it has none.
+pub(in crate::live) fn thread_local_block(file: &File) -> Result<Option<(u64, u64)>, Unreadable> {
+    let Headers { segments, .. } = headers(file)?;
+    for at in segments.starts(size_of::<Segment>()) {
+        if segments.u32(at + offset_of!(Segment, p_type))? == PT_TLS {
+            let len = segments.u64(at + offset_of!(Segment, p_memsz))?;
+            let align = segments.u64(at + offset_of!(Segment, p_align))?;
+            return Ok(Some((len, align)));
+        }
+    }
+    Ok(None)
+}
+
 /// Where `file` calls functions of `wanted` that other files define: the stubs of its procedure linkage
 /// table, through which every such call goes. None on other processors than `x86_64`.
 pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function>, Unreadable> {
@@ -98,7 +143,9 @@ pub(super) fn stubs(file: &File, wanted: &[&'static str]) -> Result<Vec<Function
     if !cfg!(target_arch = "x86_64") {
         return Ok(found);
     }
-    let Headers { segments, sections } = headers(file)?;
+    let Headers {
+        segments, sections, ..
+    } = headers(file)?;
     let slots = slots(file, &sections, wanted)?;
     let mut tables = 0;
     for at in sections.starts(size_of::<Section>()) {
@@ -211,6 +258,8 @@ fn linked(sections: &Bytes, at: usize) -> Result<usize, Unreadable> {
 struct Headers {
     segments: Bytes,
     sections: Bytes,
+    /// The number of the section with the names of all.
+    names: u16,
 }
 
 fn headers(file: &File) -> Result<Headers, Unreadable> {
@@ -234,6 +283,7 @@ fn headers(file: &File) -> Result<Headers, Unreadable> {
             header.u16(offset_of!(FileHeader, e_shnum))?,
             size_of::<Section>(),
         )?,
+        names: header.u16(offset_of!(FileHeader, e_shstrndx))?,
     })
 }
 

@@ -8,7 +8,7 @@
 
 mod accessor;
 mod departed;
-mod elf;
+pub(super) mod elf;
 mod mapped;
 mod returns;
 
@@ -74,7 +74,11 @@ const PAIRS: [&[&str]; 2] = [
     &["SSL_read_ex", WRITE_EX, WRITE_EX2],
 ];
 /// Functions that end what is followed inside TLS, with their programs.
-const INSIDE: [(&str, &str); 2] = [("SSL_clear", "tls_cleared"), ("SSL_sendfile", "tls_skips")];
+const INSIDE: [(&str, &str); 3] = [
+    ("SSL_clear", "tls_cleared"),
+    ("SSL_sendfile", "tls_skips"),
+    ("SSL_shutdown", "tls_shuts"),
+];
 /// The programs at both ends of a call.
 const CALL: &str = "tls_call";
 const RETURNS: &str = "tls_returns";

@@ -328,6 +328,51 @@ fn a_malformed_response_is_one_whoever_takes_leave() {
 }
 
 #[test]
+fn a_farewell_needs_no_reader() {
+    // The gateway had read everything before; it closes as it hears of the FIN.
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, b"HTTP/1.1 200 OK\r\nConte");
+    inside.dry(&mut sim);
+    sim.reply(&data(ALERT)).upstream_fin();
+    sim.gateway_fin().ms(1000);
+    sim.expect(Cause::Http1HeadTruncated, Proof::Proven);
+    // Without a FIN the record may have been anything.
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, b"HTTP/1.1 200 OK\r\nConte");
+    inside.dry(&mut sim);
+    sim.reply(&data(ALERT));
+    sim.gateway_fin().ms(1000).expect_none();
+}
+
+#[test]
+fn a_reset_behind_a_farewell_is_no_close_on_accept() {
+    for read in [false, true] {
+        let (mut sim, mut inside) = begin();
+        inside.write(&mut sim, GET);
+        sim.reply(&data(ALERT));
+        if read {
+            inside.dry(&mut sim);
+        }
+        // It had not read the gateway's own farewell.
+        sim.send(&data(ALERT)).upstream_rst();
+        sim.ms(1000).expect_none();
+        assert_eq!(sim.engine.stats().unjudged_gateway_closed, 1);
+    }
+}
+
+#[test]
+fn what_is_broken_is_that_whatever_was_not_read() {
+    let (mut sim, mut inside) = begin();
+    inside.write(&mut sim, GET);
+    inside.read(&mut sim, b"HTTP/2 200\r\n\r\nok");
+    sim.reply(&data(100)).upstream_fin();
+    sim.gateway_fin().ms(1000);
+    sim.expect(Cause::Http1StatusLineInvalid, Proof::Proven);
+}
+
+#[test]
 fn a_record_like_an_alert_without_a_fin_says_nothing() {
     let mut sim = Sim::live("haproxy");
     sim.hello(&hello()).reply(&server_13());

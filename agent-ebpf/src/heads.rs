@@ -1,0 +1,319 @@
+//! Heads of HTTP/1 responses that are longer than what is captured of a segment. A head that is cut off says
+//! neither how its response is framed nor that it is too large for its gateway, which is why many a gateway
+//! fails. So such a head goes up as far as a record can hold it, with the segments that it goes on in.
+//!
+//! A head ends with an empty line: LF behind LF, or behind LF and CR (RFC 9112 section 2.2). LF behind LF and
+//! any one byte is looked for, 64 bytes at a time: no field fits into that byte. What is held back of a response is
+//! not looked at where its segment fits.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_probe_read_kernel, bpf_probe_read_user, bpf_skb_load_bytes,
+};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use hopscope_ebpf::{Counter, HEADER_ROOM, HEADS_FROM, MAX_SNAP_LEN, SEGMENT_TIERS, hop_flag};
+
+use crate::maps::{SNAP_LEN, count};
+use crate::segment::{START_LEN, Segment, bounded};
+
+/// Bytes that are looked at together, a bit of a word each.
+const CHUNK: u32 = u64::BITS;
+const WORDS: usize = (CHUNK / 8) as usize;
+
+/// Bytes of a segment in which the end of a head is looked for: what is captured of it by default.
+const SCANNED: u32 = SEGMENT_TIERS[2];
+
+/// Room for these bytes, and a chunk of zeros behind them.
+#[repr(C)]
+struct Scratch {
+    words: [u64; (SCANNED / 8) as usize + WORDS],
+}
+
+/// Where packets, and what is held of them, are copied to, and where texts are: a program that reads those may be
+/// interrupted by one that looks at a packet.
+#[map]
+static PACKET: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static TEXT: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// A head of which no end is found goes up for 64 KiB.
+const LONGEST: u32 = (64 << 10) / CHUNK;
+
+/// What was found in a segment or text: nothing that matters, the end of a head, a head without an end, and what
+/// is to go up like one.
+const NONE: u32 = 0;
+const ENDED: u32 = 1;
+const LONG: u32 = 2;
+const WHOLE: u32 = 3;
+
+/// What is known of a head: bits of [`hop_flag`], with the chunks seen of it from `SPENT_SHIFT` on.
+const STATE: u32 = hop_flag::HEAD
+    | hop_flag::HEAD_LAST
+    | hop_flag::HEAD_SECOND
+    | u32::MAX << hop_flag::SPENT_SHIFT;
+
+/// Sends up a segment of an upstream: as much as the snap length says, or as the head in it takes. `state` tells
+/// what is known of that from the segments before.
+///
+/// This and what it calls are functions of their own that are handed next to nothing: the verifier follows what
+/// they do once, and not for all that is known where they are called.
+#[inline(never)]
+pub(crate) fn send_up(skb: *mut __sk_buff, state: *mut u32) -> u32 {
+    // SAFETY: an entry of a live map. Where two processors are at it, a head may be taken for shorter.
+    let known = unsafe { *state };
+    let found = if SNAP_LEN.load() < HEADS_FROM || known & (hop_flag::TLS | hop_flag::OPAQUE) != 0 {
+        NONE
+    } else {
+        in_segment(skb, known)
+    };
+    let segment = Segment::from_skb(skb, 0);
+    let wanted = SNAP_LEN.load() + HEADER_ROOM;
+    let most = if found == WHOLE || found == LONG {
+        MAX_SNAP_LEN + HEADER_ROOM
+    } else {
+        wanted
+    };
+    if found != NONE {
+        let last = segment.bytes(segment.wire_len.wrapping_sub(2));
+        // SAFETY: as above.
+        unsafe { *state = after(found, known, segment.wire_len, last) };
+    }
+    if segment.wire_len > most {
+        count(Counter::Truncated);
+    }
+    u32::from(segment.cut(most).send_up().is_some())
+}
+
+/// What is known of a head behind a segment or text of so many bytes in which this was found.
+#[inline(always)]
+fn after(found: u32, known: u32, len: u32, last: Option<[u8; 2]>) -> u32 {
+    let before = if known & hop_flag::HEAD != 0 {
+        known
+    } else {
+        0
+    };
+    let seen = (before >> hop_flag::SPENT_SHIFT) + chunks(len);
+    let next = if found == LONG && len <= MAX_SNAP_LEN && seen < LONGEST {
+        hop_flag::HEAD | lines(last, known) | seen << hop_flag::SPENT_SHIFT
+    } else {
+        0
+    };
+    known & !STATE | next
+}
+
+/// How much of a text that the gateway read inside TLS has to go up, so that the head in it is whole; zero where
+/// that is no matter.
+#[inline(always)]
+pub(crate) fn reach_inside(from: u64, len: u32, state: *mut u32) -> u32 {
+    // SAFETY: an entry of a live map; an `SSL` object belongs to one thread at a time.
+    let known = unsafe { *state };
+    if SNAP_LEN.load() < HEADS_FROM {
+        return 0;
+    }
+    let found = match head(text(from, len, 0), known) {
+        Some(head) if head != 0 => in_text(from, len, head),
+        Some(_) => WHOLE,
+        None => return 0,
+    };
+    let last = text(from, len, len.wrapping_sub(2));
+    // SAFETY: as above.
+    unsafe { *state = after(found, known, len, last) };
+    if found == ENDED {
+        0
+    } else if len < MAX_SNAP_LEN {
+        len
+    } else {
+        MAX_SNAP_LEN
+    }
+}
+
+/// What is known of the head that goes on in these bytes, or begins: `None` where there is none, and nothing where
+/// it has to be whole whatever it looks like.
+#[inline(always)]
+fn head(first: Option<[u8; START_LEN]>, known: u32) -> Option<u32> {
+    match first {
+        Some(first) if first[..7] == *b"HTTP/1." => {
+            // The head of the final response may be behind an interim one. What follows a change of protocols is
+            // no head.
+            let interim = first[9] == b'1' && first[11] != b'1';
+            Some(if interim { 0 } else { hop_flag::HEAD })
+        }
+        _ if known & hop_flag::HEAD != 0 => Some(known & STATE),
+        _ => None,
+    }
+}
+
+/// The `N` bytes at a place of a text, where there are as many.
+#[inline(always)]
+fn text<const N: usize>(from: u64, len: u32, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if len < N as u32 {
+        return None;
+    }
+    let from = (from + u64::from(at)) as *const _;
+    // SAFETY: `bytes` has room for as many. It fails where they cannot be read.
+    let failed = unsafe { bpf_probe_read_user(bytes.as_mut_ptr().cast(), N as u32, from) };
+    (failed == 0).then_some(bytes)
+}
+
+/// What is known of the head of a response that begins with `len` bytes at `held`: zero where it has ended.
+#[inline(always)]
+pub(crate) fn state_of(held: u64, len: u32) -> u32 {
+    if SNAP_LEN.load() < HEADS_FROM || in_table(held, len) == ENDED {
+        return 0;
+    }
+    let mut last = [0; 2];
+    let Some(len) = bounded(len, SCANNED) else {
+        return 0;
+    };
+    let at = held + u64::from(len) - 2;
+    // SAFETY: there is room for two bytes, and the helper checks the address. A response is longer than that.
+    let failed = unsafe { bpf_probe_read_kernel(last.as_mut_ptr().cast(), 2, at as *const _) };
+    let last = (failed == 0).then_some(last);
+    hop_flag::HEAD | lines(last, 0) | chunks(len) << hop_flag::SPENT_SHIFT
+}
+
+/// Bytes of a head as its state counts them.
+#[inline(always)]
+fn chunks(bytes: u32) -> u32 {
+    bytes.div_ceil(CHUNK) & 0xffff
+}
+
+/// Which of the last two bytes of a head end a line. Where one byte came alone, the other is the last one before.
+#[inline(always)]
+fn lines(last: Option<[u8; 2]>, before: u32) -> u32 {
+    const LF: u8 = b'\n';
+    let Some([second, last]) = last else {
+        return if before & hop_flag::HEAD_LAST != 0 {
+            hop_flag::HEAD_SECOND
+        } else {
+            0
+        };
+    };
+    let second = if second == LF {
+        hop_flag::HEAD_SECOND
+    } else {
+        0
+    };
+    let last = if last == LF { hop_flag::HEAD_LAST } else { 0 };
+    second | last
+}
+
+/// Looks for the end of a head in a segment.
+#[inline(never)]
+fn in_segment(skb: *mut __sk_buff, known: u32) -> u32 {
+    let segment = Segment::from_skb(skb, 0);
+    let Some(shape) = segment.shape().filter(|shape| shape.payload > 0) else {
+        return NONE;
+    };
+    match head(segment.start(&shape), known) {
+        Some(0) => WHOLE,
+        Some(head) => {
+            let (start, len) = (veiled(shape.start, known), veiled(shape.payload, known));
+            in_payload(skb, start, len, veiled(head, known))
+        }
+        None => NONE,
+    }
+}
+
+/// The same in its payload.
+#[inline(never)]
+fn in_payload(skb: *mut __sk_buff, start: u32, len: u32, state: u32) -> u32 {
+    look(&PACKET, len, SCANNED, state, |room, len| {
+        // SAFETY: there is room for `len` bytes. It fails where the packet is shorter.
+        unsafe { bpf_skb_load_bytes(skb.cast(), start, room.cast(), len) }
+    })
+}
+
+/// The same in a text.
+#[inline(never)]
+fn in_text(from: u64, len: u32, state: u32) -> u32 {
+    look(&TEXT, len, SCANNED, state, |room, len| {
+        // SAFETY: there is room for `len` bytes. It fails where they cannot be read.
+        unsafe { bpf_probe_read_user(room.cast(), len, from as *const _) }
+    })
+}
+
+/// The same in bytes of a table of this program.
+#[inline(never)]
+fn in_table(from: u64, len: u32) -> u32 {
+    look(&PACKET, len, SCANNED, 0, |room, len| {
+        // SAFETY: there is room for `len` bytes, and the helper checks the address.
+        unsafe { bpf_probe_read_kernel(room.cast(), len, from as *const _) }
+    })
+}
+
+/// Looks for the end of a head in `len` bytes, `most` of them, which `load` brings into the room that it is
+/// handed. Returns [`ENDED`] or [`LONG`], and the former where they cannot be read.
+///
+/// The loop is never left: the verifier would follow what comes behind it from each chunk on.
+#[inline(always)]
+fn look(
+    table: &PerCpuArray<Scratch>,
+    len: u32,
+    most: u32,
+    state: u32,
+    load: impl FnOnce(*mut u8, u32) -> i64,
+) -> u32 {
+    const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
+    const LF: u64 = u64::from_ne_bytes([b'\n'; 8]);
+    let Some(scratch) = table.get_ptr_mut(0) else {
+        return ENDED;
+    };
+    let Some(wanted) = bounded(if len < most { len } else { most }, most) else {
+        return ENDED;
+    };
+    // SAFETY: an entry of a live map, which is this processor's own; there is room for a chunk behind the bytes.
+    let words = unsafe {
+        let room = scratch.cast::<u8>();
+        if load(room, wanted) != 0 {
+            return ENDED;
+        }
+        // What is older is no end of a line.
+        let behind = room
+            .byte_add(wanted as usize)
+            .cast::<[u8; CHUNK as usize]>();
+        behind.write([0; CHUNK as usize]);
+        &(*scratch).words
+    };
+    // What is learned of it from chunk to chunk is not to be known of the caller's.
+    let len = veiled(wanted, wanted);
+    // The ends of lines before this word: the highest bit of each byte.
+    let mut before = u64::from(state & hop_flag::HEAD_LAST) << (63 - hop_flag::HEAD_LAST.ilog2())
+        | u64::from(state & hop_flag::HEAD_SECOND) << (55 - hop_flag::HEAD_SECOND.ilog2());
+    let mut found = 0;
+    for chunk in 0..(SCANNED / CHUNK) as usize {
+        if found != 0 || (chunk * WORDS * 8) as u32 >= len {
+            continue;
+        }
+        for word in 0..WORDS {
+            let other = u64::from_le(words[chunk * WORDS + word]) ^ LF;
+            let lines = !(((other & LOW) + LOW) | other | LOW);
+            let next = lines << 8 | before >> 56;
+            let next_but_one = lines << 16 | before >> 48;
+            found |= lines & (next | next_but_one);
+            before = lines;
+        }
+    }
+    if found == 0 { LONG } else { ENDED }
+}
+
+/// `value`, of which the verifier knows no more than of `by`: else it would follow what comes of every chunk.
+#[inline(always)]
+fn veiled(value: u32, by: u32) -> u32 {
+    let mut value = u64::from(value);
+    // SAFETY: changes a register and changes it back, and touches nothing else.
+    unsafe {
+        asm!(
+            "{value} ^= {by}",
+            "{value} ^= {by}",
+            value = inout(reg) value,
+            by = in(reg) u64::from(by),
+            options(pure, nomem, nostack),
+        );
+    }
+    value as u32
+}

@@ -1,0 +1,243 @@
+//! Heads of responses that are longer than what is captured of a segment.
+
+use std::net::TcpListener;
+
+use hopscope::model::{Direction, Signal};
+
+use crate::pair::{ANSWER, Pair};
+use crate::support::Seen;
+
+/// Payload bytes that are captured of a segment by default.
+const SNAP: usize = 2048;
+/// What is captured of it at most beyond that: the room for headers.
+const ROOM: usize = 128;
+
+/// A head of `len` bytes.
+fn head(len: usize) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\nX-Long: ".to_vec();
+    head.resize(len - 4, b'a');
+    head.extend(b"\r\n\r\n");
+    head
+}
+
+/// A response with a head and a body of as many bytes.
+fn response(head_len: usize, body: usize) -> Vec<u8> {
+    let mut response = head(head_len);
+    response.resize(head_len + body, b'b');
+    response
+}
+
+/// What of `sent` came up of each segment, in order: the bytes, and how many there were.
+fn came_up(pair: &Pair, from: usize) -> Vec<(Vec<u8>, usize)> {
+    let seen = pair.watch.seen.iter().skip(from);
+    let segments = seen.filter_map(|(_, seen)| match seen {
+        Seen::Segment {
+            direction: Direction::FromUpstream,
+            payload,
+            wire_len,
+            ..
+        } if !payload.is_empty() => Some((payload.clone(), *wire_len as usize)),
+        _ => None,
+    });
+    segments.collect()
+}
+
+/// Sends `parts` as an answer, a segment each, and gives back how much of each came up.
+fn answer(pair: &mut Pair, parts: &[&[u8]]) -> Vec<usize> {
+    pair.watch.settle();
+    let from = pair.watch.seen.len();
+    pair.ask();
+    for part in parts {
+        pair.answer(part);
+    }
+    pair.watch.settle();
+    let up = came_up(pair, from);
+    assert_eq!(up.len(), parts.len(), "{up:?}");
+    for ((bytes, len), part) in up.iter().zip(parts) {
+        assert_eq!(*len, part.len());
+        assert!(part.starts_with(bytes));
+    }
+    up.iter().map(|(bytes, _)| bytes.len()).collect()
+}
+
+/// A gateway and its upstream on a connection, and on new ones as they are asked for.
+struct Pairs(Pair);
+
+impl Pairs {
+    fn start() -> Self {
+        Self(Pair::start(|_| {}))
+    }
+
+    /// Checks a connection of its own, and one behind exchanges that were held.
+    fn either(&mut self, check: impl Fn(&mut Pair)) {
+        let pair = &mut self.0;
+        for before in [0, 3] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            assert_eq!(pair.gateway.connect(listener.local_addr().unwrap()), "0");
+            (pair.upstream, _) = listener.accept().unwrap();
+            pair.upstream.set_nodelay(true).unwrap();
+            pair.exchanges(before);
+            check(pair);
+        }
+        pair.watch.assert_no_loss();
+    }
+}
+
+#[test]
+fn a_long_head_goes_up_whole() {
+    let mut pairs = Pairs::start();
+    for len in [2200, 3000, 4097, 8191, 16_000, 32_000] {
+        pairs.either(|pair| {
+            let up = answer(pair, &[&response(len, 200)]);
+            assert!(up[0] >= len, "{up:?} of a head of {len}");
+        });
+    }
+}
+
+#[test]
+fn a_head_that_ends_in_what_is_captured_changes_nothing() {
+    for len in [64, 300, 500] {
+        let mut pair = Pair::start(|_| {});
+        let up = answer(&mut pair, &[&response(len, 20_000)]);
+        assert!((SNAP..SNAP + ROOM).contains(&up[0]), "{up:?}");
+        // Held, as ever.
+        let from = pair.watch.seen.len();
+        for _ in 0..3 {
+            pair.ask();
+            pair.answer(response(len, 20_000));
+        }
+        pair.watch.settle();
+        assert_eq!(came_up(&pair, from), [], "a head of {len}");
+        pair.ask();
+        pair.watch.settle();
+        assert_eq!(came_up(&pair, from), []);
+    }
+}
+
+#[test]
+fn a_head_is_followed_from_segment_to_segment() {
+    let mut pairs = Pairs::start();
+    let whole = response(9000, 9000);
+    // The first segment fits, and what follows does not; wherever the last lines are cut.
+    for first in [20, 1448] {
+        for second in [8995, 8996, 8997, 8998, 8999] {
+            pairs.either(|pair| {
+                let (begin, rest) = whole.split_at(first);
+                let (middle, rest) = rest.split_at(second - first);
+                let up = answer(pair, &[begin, middle, rest, &whole[..4000]]);
+                assert_eq!(up[..2], [first, second - first], "{first}, {second}");
+                assert!(up[2] < 64 + SNAP + ROOM, "{up:?}");
+            });
+        }
+    }
+    // It ended in the first: a large body has nothing to do with it.
+    pairs.either(|pair| {
+        let whole = response(500, 10_000);
+        let (begin, rest) = whole.split_at(1000);
+        let up = answer(pair, &[begin, rest]);
+        assert!((SNAP..SNAP + ROOM).contains(&up[1]), "{up:?}");
+    });
+}
+
+#[test]
+fn lines_may_end_without_a_carriage_return() {
+    let mut pairs = Pairs::start();
+    pairs.either(|pair| {
+        let mut whole = response(5000, 9000);
+        whole[4996..5000].copy_from_slice(b"aa\n\n");
+        let up = answer(pair, &[&whole]);
+        assert_eq!(up, [14_000]);
+        // It ends in what is captured.
+        whole[400..404].copy_from_slice(b"aa\n\n");
+        let up = answer(pair, &[&whole[..1500], &whole[1500..]]);
+        assert_eq!(up[0], 1500);
+        assert!((SNAP..SNAP + ROOM).contains(&up[1]), "{up:?}");
+    });
+    pairs.either(|pair| {
+        // No empty line: another byte is between.
+        let mut whole = response(5000, 9000);
+        whole[2000..2005].copy_from_slice(b"\r\nab\n");
+        whole[2100..2106].copy_from_slice(b"\r\n\r\r\n\r");
+        assert_eq!(answer(pair, &[&whole]), [14_000]);
+    });
+}
+
+#[test]
+fn an_interim_response_is_not_the_end() {
+    let mut pairs = Pairs::start();
+    for interim in [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n",
+    ] {
+        pairs.either(|pair| {
+            let mut whole = interim.as_bytes().to_vec();
+            whole.extend(response(6000, 9000));
+            let up = answer(pair, &[&whole]);
+            assert!(up[0] >= 6000, "{up:?}");
+        });
+    }
+    // A tunnel carries no heads.
+    let mut tunnel = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
+    tunnel.resize(9000, b't');
+    let up = answer(&mut Pair::start(|_| {}), &[&tunnel, &tunnel[1000..]]);
+    assert!(
+        up.iter().all(|up| (SNAP..SNAP + ROOM).contains(up)),
+        "{up:?}"
+    );
+}
+
+#[test]
+fn a_head_without_an_end_is_followed_for_a_while() {
+    let mut pairs = Pairs::start();
+    let endless = vec![b'a'; 12_000];
+    let begin = &head(2000)[..1990];
+    pairs.either(|pair| {
+        let parts: Vec<&[u8]> = std::iter::once(begin)
+            .chain(std::iter::repeat_n(&endless[..], 7))
+            .collect();
+        let up = answer(pair, &parts);
+        // 64 KiB are inside the sixth of them.
+        assert_eq!(
+            up[..7],
+            [1990, 12_000, 12_000, 12_000, 12_000, 12_000, 12_000]
+        );
+        assert!(up[7] < SNAP + ROOM, "{up:?}");
+    });
+}
+
+#[test]
+fn the_next_exchange_is_held_again() {
+    let mut pair = Pair::start(|_| {});
+    pair.exchanges(3);
+    answer(&mut pair, &[&response(5000, 5)]);
+    assert_eq!(pair.asked(), [1, 4]);
+    pair.exchanges(3);
+    pair.ask();
+    pair.answer("HTTP/1.1 500 No\r\n\r\n");
+    pair.until_asked(8);
+    assert_eq!(pair.asked(), [1, 4, 8]);
+    let told = |seen: &Seen| matches!(seen, Seen::Signal(Signal::Held(_)));
+    assert!(pair.watch.has(told));
+    assert_eq!(pair.held().exchanges, 2 + 3);
+    assert!(pair.payloads(Direction::FromUpstream)[0] == ANSWER);
+}
+
+#[test]
+fn who_wants_less_of_a_segment_gets_less() {
+    for before in [0, 3] {
+        let mut pair = Pair::start(|config| config.snap_len = 1000);
+        pair.exchanges(before);
+        pair.watch.settle();
+        let from = pair.watch.seen.len();
+        pair.ask();
+        pair.answer(response(5000, 5));
+        // What ends the connection sends up what is held.
+        pair.upstream.shutdown(std::net::Shutdown::Write).unwrap();
+        pair.watch.until("the answer", |watch| {
+            let long = |(_, seen): &(_, Seen)| matches!(seen, Seen::Segment { wire_len: 5005, .. });
+            watch.seen.iter().any(long)
+        });
+        let up = came_up(&pair, from);
+        assert!((1000..1000 + ROOM).contains(&up[0].0.len()), "{up:?}");
+    }
+}
