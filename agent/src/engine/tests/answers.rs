@@ -430,6 +430,59 @@ fn an_answer_without_an_attempt_is_judged_by_its_own_rules() {
     assert_eq!(events[0].proof, Proof::Proven);
 }
 
+/// A call that failed in `turn` while a client waited, who is answered `ms` later.
+fn starved(comm: &'static str, turn: Turn, ms: u64) -> Vec<(Cause, Proof)> {
+    let mut sim = watched_as(comm, 41);
+    let asked = Asked::get(&sim, CLIENT);
+    sim.input(Input::SocketFailed {
+        process: process(comm, 42),
+        turn,
+        call: SocketCall::Socket,
+        errno: Errno::EMFILE,
+    });
+    sim.ms(ms);
+    asked.with(&mut sim, 500);
+    let events = sim.events();
+    let told = events.iter().map(|event| (event.cause, event.proof));
+    told.collect()
+}
+
+#[test]
+fn a_gateway_may_wait_for_its_log_before_it_answers_for_a_call_that_failed() {
+    let earlier = Turn {
+        number: TURN.number - 1,
+        ..TURN
+    };
+    // It may have had no processor for a while, and it may have slept, which ends a turn.
+    let proven = [(Cause::GwFdExhausted, Proof::Proven)];
+    let inferred = [(Cause::GwFdExhausted, Proof::Inferred)];
+    let no_attempt = [(Cause::GwLocalAnswer, Proof::Underdetermined)];
+    assert_eq!(starved("nginx", TURN, 7), proven);
+    assert_eq!(starved("nginx", earlier, 7), inferred);
+    // Not for as long as that, not another thread, and not where a turn does several requests in any order.
+    assert_eq!(starved("nginx", earlier, 700), no_attempt);
+    assert_eq!(starved("nginx", OTHER, 0), no_attempt);
+    assert_eq!(starved("haproxy", TURN, 7), proven);
+    assert_eq!(starved("haproxy", earlier, 7), no_attempt);
+
+    // Another one was answered for it.
+    let mut sim = watched();
+    let asked =
+        [CLIENT, "GET /b HTTP/1.1\r\nHost: shop\r\n\r\n"].map(|head| Asked::get(&sim, head));
+    sim.input(Input::SocketFailed {
+        process: process("nginx", 42),
+        turn: earlier,
+        call: SocketCall::Socket,
+        errno: Errno::EMFILE,
+    });
+    for asked in &asked {
+        sim.ms(1);
+        asked.with(&mut sim, 500);
+    }
+    let causes: Vec<Cause> = sim.events().iter().map(|event| event.cause).collect();
+    assert_eq!(causes, [Cause::GwFdExhausted, Cause::GwLocalAnswer]);
+}
+
 #[test]
 fn nothing_is_said_where_an_upstream_may_have_been_asked() {
     let mut sim = watched();
