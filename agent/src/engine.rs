@@ -10,6 +10,7 @@ mod emit;
 mod exchange;
 mod hop;
 mod names;
+mod pauses;
 mod peers;
 mod recent;
 mod slots;
@@ -33,6 +34,7 @@ use self::deadlines::Deadlines;
 use self::departures::Departures;
 use self::hop::{Context, Hop, News, Outcome};
 use self::names::Names;
+use self::pauses::Pauses;
 use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
 use self::timers::Timers;
@@ -40,8 +42,8 @@ use self::traffic::AllFinished;
 use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
 use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Segment, Signal, Target, TcpFlags,
-    TcpState, Timestamp, Turn,
+    Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Segment, Signal, SocketCall,
+    Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 use crate::tcp::Ends;
@@ -121,6 +123,7 @@ pub struct Engine {
     names: Names,
     /// When a gateway let go of clients that had left.
     departures: Departures,
+    pauses: Pauses,
     deadlines: Deadlines,
     /// ICMP errors that are ahead of the SYN that they quote.
     early_icmp: VecDeque<(Timestamp, IcmpError)>,
@@ -191,6 +194,7 @@ impl Engine {
             eviction: VecDeque::new(),
             timers: Timers::default(),
             departures: Departures::default(),
+            pauses: Pauses::default(),
             deadlines: Deadlines::default(),
             early_icmp: VecDeque::new(),
             events: VecDeque::new(),
@@ -221,12 +225,16 @@ impl Engine {
                 turn,
                 goroutine,
             } => {
+                let turn = turn.map(|turn| self.call_failed(at, turn, &process));
                 let attempt = self.connect_failed(at, &process, upstream, errno, turn);
                 if let Some(attempt) = attempt {
                     self.emit(attempt.run_by(goroutine));
                 }
             }
-            Input::Answer(answer) => self.answered(at, &answer),
+            Input::Answer(mut answer) => {
+                answer.turn = answer.turn.map(|turn| self.pauses.told(at, turn));
+                self.answered(at, &answer);
+            }
             Input::Listening {
                 process, readable, ..
             } => self.answers.listening(process.netns, readable),
@@ -239,10 +247,21 @@ impl Engine {
                 turn,
                 call,
                 errno,
-            } => self.answers.socket_failed(at, process, turn, call, errno),
+            } => {
+                // Nobody was asked for anything yet where a client could not be accepted.
+                let turn = if call == SocketCall::Accept {
+                    self.pauses.told(at, turn)
+                } else {
+                    self.call_failed(at, turn, &process)
+                };
+                self.answers.socket_failed(at, process, turn, call, errno);
+            }
             Input::Icmp { error, .. } => self.icmp(at, error),
             Input::Dns(message) => self.dns(at, &message),
-            Input::ClientLeft { turn, departure } => self.departures.note(at, turn, departure),
+            Input::ClientLeft { turn, departure } => {
+                let turn = self.pauses.told(at, turn);
+                self.departures.note(at, turn, departure);
+            }
             Input::Lost { records } => {
                 self.stats.records_lost += records;
                 self.answers.lost();
@@ -537,8 +556,18 @@ impl Engine {
         Some(site)
     }
 
-    fn signal(&mut self, at: Timestamp, id: HopId, signal: Signal) {
+    /// Notes that a call of a gateway failed at once. Returns as which turn it is told.
+    fn call_failed(&mut self, at: Timestamp, turn: Turn, process: &Process) -> Turn {
+        let turn = self.pauses.told(at, turn);
+        self.pauses.failed(at, turn, process);
+        turn
+    }
+
+    fn signal(&mut self, at: Timestamp, id: HopId, mut signal: Signal) {
         self.stats.signals += 1;
+        if let Signal::Opened { turn, .. } | Signal::State { turn, .. } = &mut signal {
+            *turn = self.pauses.told(at, *turn);
+        }
         if let Signal::State {
             old: TcpState::Close,
             new: TcpState::Close,
@@ -593,6 +622,12 @@ impl Engine {
         };
         if matches!(signal, Signal::ConnectReturned { .. }) {
             self.answers.connect_failed(id);
+            if let Some(Slot::Live(tracked)) = self.hops.get(&id)
+                && let (Some(turn), Some(process)) =
+                    (tracked.hop.opener(), tracked.hop.process.as_ref())
+            {
+                self.pauses.failed(at, turn, process);
+            }
         }
         let opened = matches!(signal, Signal::Opened { .. });
         if let Signal::Opened {

@@ -29,26 +29,15 @@ pub struct EarlierFailure {
     pub upstream: Target,
 }
 
-/// Whether a system call that failed was made for the client that was answered behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MadeFor {
-    /// Made in the turn that answered, and no other client was answered in it that it may have failed for.
-    Client,
-    /// The same, but the thread slept in between, as it does where writing to its log has to wait.
-    ClientAsItSeems,
-    /// Another client was answered as well.
-    Unknown,
-}
-
-/// A system call about a socket that failed between request and answer, in the thread that answered.
+/// A system call about a socket that failed between request and answer, in the turn that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketError {
     /// The call.
     pub call: SocketCall,
     /// What it returned.
     pub errno: Errno,
-    /// Whom it was made for.
-    pub made_for: MadeFor,
+    /// Whether no other client was answered in that turn that it may have failed for.
+    pub alone: bool,
 }
 
 /// Requests that waited for an upstream as the gateway answered another one.
@@ -236,11 +225,7 @@ pub fn is_nginx(comm: &str) -> bool {
 
 /// What a failed system call of the gateway says.
 fn socket_error(facts: &Unattempted, status: u16) -> Option<Verdict> {
-    let SocketError {
-        call,
-        errno,
-        made_for,
-    } = facts.error?;
+    let SocketError { call, errno, alone } = facts.error?;
     let cause = match (call, errno) {
         (SocketCall::Socket, Errno::EMFILE | Errno::ENFILE) => Cause::GwFdExhausted,
         (SocketCall::Bind, _) => Cause::GwSourceBindFailed,
@@ -248,18 +233,14 @@ fn socket_error(facts: &Unattempted, status: u16) -> Option<Verdict> {
     };
     let text = format!("{}() returned {errno} in the gateway", call.as_str());
     let decisive = fact(EvidenceSource::Kernel, "socket_call", text);
-    let proof = match made_for {
-        MadeFor::Client => Proof::Proven,
-        MadeFor::ClientAsItSeems | MadeFor::Unknown => Proof::Inferred,
-    };
-    let verdict = verdict(cause, proof, decisive);
+    let verdict = verdict(cause, Proof::Proven, decisive);
     // nginx answers 500 for it, unless it is told to say something else. Another upstream may have been asked.
     let unusual = is_nginx(&facts.comm) && status != 500;
     let asked = facts.touched > 0 || facts.unjudged > 0;
-    Some(if made_for == MadeFor::Unknown || unusual || asked {
-        verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER)
-    } else {
+    Some(if alone && !unusual && !asked {
         verdict
+    } else {
+        verdict.against(&[Cause::GwLocalAnswer, Cause::UpstreamOwnError], SPLITTER)
     })
 }
 
@@ -510,28 +491,14 @@ mod tests {
 
     #[test]
     fn a_system_call_that_failed_says_why_for_sure_where_it_can_be_no_other_clients() {
-        let error = |call, errno, made_for| {
-            Some(SocketError {
-                call,
-                errno,
-                made_for,
-            })
-        };
+        let error = |call, errno, alone| Some(SocketError { call, errno, alone });
         let open = Proof::Underdetermined;
         let mut facts = facts("nginx", 500);
-        facts.error = error(SocketCall::Socket, Errno::EMFILE, MadeFor::Client);
+        facts.error = error(SocketCall::Socket, Errno::EMFILE, true);
         assert_eq!(told(&facts), Some((Cause::GwFdExhausted, Proof::Proven)));
-        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, MadeFor::Client);
+        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, true);
         let cause = Cause::GwSourceBindFailed;
         assert_eq!(told(&facts), Some((cause, Proof::Proven)));
-        facts.error = error(
-            SocketCall::Bind,
-            Errno::EADDRNOTAVAIL,
-            MadeFor::ClientAsItSeems,
-        );
-        assert_eq!(told(&facts), Some((cause, Proof::Inferred)));
-        assert_eq!(rivals(&facts), []);
-        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, MadeFor::Client);
         facts.unjudged = 1;
         assert_eq!(told(&facts), Some((cause, open)));
         facts.unjudged = 0;
@@ -539,11 +506,11 @@ mod tests {
         assert_eq!(told(&facts), Some((cause, open)));
         facts.comm = Arc::from("haproxy");
         assert_eq!(told(&facts), Some((cause, Proof::Proven)));
-        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, MadeFor::Unknown);
+        facts.error = error(SocketCall::Bind, Errno::EADDRNOTAVAIL, false);
         assert_eq!(told(&facts), Some((cause, open)));
         assert!(rivals(&facts).contains(&Cause::GwLocalAnswer));
         // Whoever asked had been accepted.
-        facts.error = error(SocketCall::Accept, Errno::EMFILE, MadeFor::Client);
+        facts.error = error(SocketCall::Accept, Errno::EMFILE, true);
         assert_eq!(told(&facts).unwrap().0, Cause::GwLocalAnswer);
     }
 }

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use answers::{
-    EarlierFailure, InFlight, MadeFor, SocketError, Unattempted, is_nginx, looped, second_gateway,
+    EarlierFailure, InFlight, SocketError, Unattempted, is_nginx, looped, second_gateway,
     unattempted, worker_died,
 };
 pub use connect::{ConnectFacts, connect, connect_call, connect_unix};

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::{Case, Drive, Gateway, apache, caddy, haproxy, nginx};
@@ -44,6 +44,8 @@ pub struct Setting {
     pub workers: u32,
     /// Whether it is the Caddy that `cargo xtask setup` installs beside Debian's, which Go 1.26 built.
     pub current_caddy: bool,
+    /// Whether it has to wait for a moment for each line that it logs.
+    pub slow_log: bool,
 }
 
 impl Default for Setting {
@@ -53,6 +55,7 @@ impl Default for Setting {
             ports: None,
             workers: 1,
             current_caddy: false,
+            slow_log: false,
         }
     }
 }
@@ -276,12 +279,15 @@ impl Bench {
                 Ok(vec![receive(waiting)?])
             }
             Drive::Starve => {
+                // Turns of a gateway that never had a hop are told apart by its sleeps alone, and it may sleep over
+                // its log.
+                let first = receive(ask()?)?;
                 let worker = running.worker()?;
                 running.wait_for_nobody(worker)?;
                 let before = limit(worker, lowest_for(worker, 1)?)?;
                 let seen = receive(ask()?);
                 prlimit(Some(worker), Resource::Nofile, before)?;
-                Ok(vec![seen?])
+                Ok(vec![first, seen?])
             }
             Drive::Until(words) => {
                 let first = receive(ask()?)?;
@@ -348,6 +354,9 @@ impl Running {
                 .env("XDG_CONFIG_HOME", directory),
         };
         let output = |name| File::create(directory.join(name));
+        if setting.slow_log {
+            command.env("LD_PRELOAD", slow_log(directory)?);
+        }
         // Workers and other children are ended with it.
         command.process_group(0);
         command
@@ -479,6 +488,20 @@ fn limit(process: Pid, most: u64) -> Result<Rlimit> {
         maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
     };
     prlimit(Some(process), Resource::Nofile, new).context("could not limit descriptors")
+}
+
+/// Compiles the library that makes a gateway wait for its log.
+fn slow_log(directory: &Path) -> Result<PathBuf> {
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/case/slow_log.c");
+    let library = directory.join("slow_log.so");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(SOURCE)
+        .status()
+        .context("could not start cc: installed?")?;
+    ensure!(compiled.success(), "cc ended with {compiled}");
+    Ok(library)
 }
 
 /// The limit under which a process can open `spare` more descriptors.

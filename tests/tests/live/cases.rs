@@ -57,6 +57,23 @@ fn start_all(cgroup: &Cgroup) -> Result<Vec<Bench>> {
     for (setting, case) in haproxy_alone() {
         wanted.push((setting, vec![(Gateway::Haproxy, vec![case])]));
     }
+    // However long the log keeps them waiting in between. Apache and Caddy log a hundred lines for each attempt here.
+    let is_slow = |kind: &Gateway| matches!(kind, Gateway::Nginx | Gateway::Haproxy);
+    let slow: Vec<_> = wanted
+        .iter()
+        .filter(|(_, gateways)| gateways.iter().all(|(kind, _)| is_slow(kind)))
+        .map(|(setting, gateways)| {
+            let slow_log = true;
+            (
+                Setting {
+                    slow_log,
+                    ..*setting
+                },
+                gateways.clone(),
+            )
+        })
+        .collect();
+    wanted.extend(slow);
     let benches = wanted
         .iter()
         .map(|(setting, cases)| Bench::start(*setting, cases, cgroup));

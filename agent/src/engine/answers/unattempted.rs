@@ -7,8 +7,8 @@ use super::join::{self, Fit};
 use super::kin::Kin;
 use super::order::Tried;
 use super::{Answer, Answers, Attempt, Decided, Failure, Release, Told};
-use crate::classify::{EarlierFailure, MadeFor, SocketError, Unattempted};
-use crate::model::{Cause, GatewayAnswer, SocketCall, Timestamp, Turn};
+use crate::classify::{EarlierFailure, SocketError, Unattempted};
+use crate::model::{Cause, GatewayAnswer, SocketCall, Timestamp};
 
 /// How long an earlier failure may be what an answer without an attempt echoes: the longest time in which
 /// gateways put a member aside by default (nginx `fail_timeout` 10 s, Envoy outlier detection 30 s).
@@ -168,42 +168,37 @@ impl Answers {
         self.attempts.iter().filter(is_check).count()
     }
 
-    /// The system call that failed for an answer. What fails is answered for in its turn, and by a gateway that does
-    /// one request after another before any other answer; but it may sleep over the line that it logs in between.
+    /// The system call that failed in the turn of an answer, for it. What fails is answered for in its turn, and by
+    /// a gateway that does one request after another before any other answer.
     fn socket_error(&self, answer: &Answer) -> Option<SocketError> {
         let own = answer.turn?;
         let one_by_one = join::is_one_by_one(&answer.process.comm);
-        let soon = |at: Timestamp, turn: Turn| turn == own || answer.at.since(at) <= join::SLACK;
-        let may_be = |turn: Turn| turn == own || (one_by_one && turn.thread == own.thread);
+        let errors = self
+            .errors
+            .iter()
+            .rev()
+            .filter(|(at, process, turn, call, _)| {
+                process.pid == answer.process.pid
+                    && *turn == own
+                    && *at >= answer.requested
+                    && *at <= answer.at.after(join::SMALL)
+                    && *call != SocketCall::Accept
+            });
         let others = |from: Timestamp| {
             self.past.iter().any(|past| {
-                past.turn.is_some_and(may_be)
+                past.turn == Some(own)
                     && (past.ends, past.at) != (answer.ends, answer.at)
                     && (!one_by_one || (past.at >= from && past.at <= answer.at))
             })
         };
-        let errors = self.errors.iter().rev();
-        let mut fitting = errors.filter(|(at, process, turn, call, _)| {
-            process.pid == answer.process.pid
-                && may_be(*turn)
-                && soon(*at, *turn)
-                && *at >= answer.requested
-                && *at <= answer.at.after(join::SMALL)
-                && *call != SocketCall::Accept
-                && !(one_by_one && others(*at))
-        });
-        let (at, _, turn, call, errno) = fitting.next()?;
-        Some(SocketError {
-            call: *call,
-            errno: *errno,
-            made_for: if others(*at) {
-                MadeFor::Unknown
-            } else if *turn == own {
-                MadeFor::Client
-            } else {
-                MadeFor::ClientAsItSeems
-            },
-        })
+        errors
+            .map(|(at, _, _, call, errno)| (others(*at), *call, *errno))
+            .find(|(others, ..)| !(one_by_one && *others))
+            .map(|(others, call, errno)| SocketError {
+                call,
+                errno,
+                alone: !others,
+            })
     }
 }
 

@@ -455,10 +455,9 @@ fn a_gateway_may_wait_for_its_log_before_it_answers_for_a_call_that_failed() {
     };
     // It may have had no processor for a while, and it may have slept, which ends a turn.
     let proven = [(Cause::GwFdExhausted, Proof::Proven)];
-    let inferred = [(Cause::GwFdExhausted, Proof::Inferred)];
     let no_attempt = [(Cause::GwLocalAnswer, Proof::Underdetermined)];
     assert_eq!(starved("nginx", TURN, 7), proven);
-    assert_eq!(starved("nginx", earlier, 7), inferred);
+    assert_eq!(starved("nginx", earlier, 7), proven);
     // Not for as long as that, not another thread, and not where a turn does several requests in any order.
     assert_eq!(starved("nginx", earlier, 700), no_attempt);
     assert_eq!(starved("nginx", OTHER, 0), no_attempt);
