@@ -122,12 +122,14 @@ fn faults(one: &Played<'_>, agent: &Agent, files: &Path) -> Result<Vec<String>> 
         let bytes = agent.ask_captures(&["pull", id, "-o", "-"])?;
         let file = files.join(format!("{id}.pcapng"));
         fs::write(&file, &bytes)?;
-        let causes: Vec<_> = analyze(&file)?
-            .into_iter()
-            .map(|event| event.cause)
-            .collect();
-        if causes != [event.cause.as_str()] {
-            wrong.push(format!("the capture tells {causes:?}, not {}", event.cause));
+        let told = analyze(&file)?;
+        let causes: Vec<_> = told.iter().map(|event| &event.cause).collect();
+        if causes != [&event.cause] {
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{id}.pcapng"));
+            fs::write(&kept, &bytes).context("could not keep the capture")?;
+            let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+            let kept = kept.display();
+            wrong.push(format!("{kept} tells {told:?}, and the event is {event}"));
         }
         wrong.extend(shown(&file, event)?);
     }
