@@ -155,17 +155,26 @@ fn text(kind: Kind, files: &Path, pem: &Path, proxied: bool) -> String {
                 "http2",
                 "proxy",
                 "proxy_http",
+                "remoteip",
             ]
             .map(|name| {
                 format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
             })
             .concat();
+            let (more, listen) = if proxied {
+                let more = "RemoteIPProxyProtocol On\n";
+                let listen = format!("Listen {bare}\n<VirtualHost {bare}>\n{more}</VirtualHost>\n");
+                (more, listen)
+            } else {
+                ("", String::new())
+            };
             let locations =
                 routes(&|path, to| format!("ProxyPass \"/{path}\" \"http://{to}/\" retry=0\n"));
             format!(
                 "ServerRoot {files}\nDefaultRuntimeDir {files}\nPidFile {files}/pid\nErrorLog {files}/log\n\
                  ServerName lab\nListen {at}\nUser www-data\nGroup www-data\n{modules}KeepAlive On\n\
-                 Protocols h2 http/1.1\nSSLEngine on\nSSLCertificateFile {pem}\n{locations}"
+                 Protocols h2 http/1.1\n{locations}{listen}<VirtualHost {at}>\n{more}SSLEngine on\n\
+                 SSLCertificateFile {pem}\n</VirtualHost>\n"
             )
         }
     }

@@ -17,6 +17,8 @@ struct Begins {
     client: Option<&'static str>,
 }
 
+const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+
 const BEGINS: [Begins; 5] = [
     Begins {
         header: b"PROXY TCP4 192.0.2.7 198.51.100.1 50007 443\r\n",
@@ -27,7 +29,7 @@ const BEGINS: [Begins; 5] = [
         client: Some("[2001:db8::7]:50008"),
     },
     Begins {
-        header: b"PROXY UNKNOWN\r\n",
+        header: UNKNOWN,
         client: None,
     },
     // With the name that was asked for as a further field (PP2_TYPE_AUTHORITY).
@@ -43,17 +45,26 @@ const BEGINS: [Begins; 5] = [
     },
 ];
 
-/// What a client asks one after the other, and what it gets.
-const ASKS: [(&str, u16); 4] = [("own", 503), ("good", 200), ("own", 503), ("refused", 0)];
+/// What a client asks for on one connection.
+type Asks = &'static [&'static str];
+
+/// On each of a client's connections: Apache closes behind every 503.
+const fn asks(kind: Kind) -> &'static [Asks] {
+    match kind {
+        Kind::Nginx | Kind::Haproxy => &[&["own", "good", "own", "refused"]],
+        Kind::Apache => &[&["good", "own"], &["good", "good", "refused"]],
+    }
+}
 
 /// What an event has to tell: client, path and status.
 type Told = (SocketAddr, String, Option<u16>);
 
-/// Asks for everything, and returns what has to be told of it. The gateway makes the last answer itself.
+/// Asks for all of that, and returns what has to be told of it. The gateway makes the last answer itself.
 fn ask(
     kind: Kind,
     begins: &Begins,
     port: u16,
+    asks: Asks,
     mut get: impl FnMut(&str) -> Result<Option<u16>>,
 ) -> Result<Vec<Told>> {
     let client = match begins.client {
@@ -61,11 +72,11 @@ fn ask(
         None => SocketAddr::new(listener(kind).ip(), port),
     };
     let mut told = Vec::new();
-    for (path, status) in ASKS {
-        let status = match (status, kind) {
-            (0, Kind::Haproxy) => 503,
-            (0, _) => 502,
-            (status, _) => status,
+    for path in asks {
+        let status = match (*path, kind) {
+            ("good", _) => 200,
+            ("refused", Kind::Nginx) => 502,
+            _ => 503,
         };
         let got = get(path)?;
         ensure!(got == Some(status), "{kind} {path}: {got:?}");
@@ -86,14 +97,20 @@ fn all(bed: &Bed, kind: Kind) -> Result<Vec<Told>> {
         let port = tcp.local_addr()?.port();
         Ok((tcp, port))
     };
-    for begins in &BEGINS {
+    // Apache 2.4 closes where more follows a header of that kind.
+    let takes = |begins: &&Begins| kind != Kind::Apache || begins.header != UNKNOWN;
+    let clients = BEGINS.iter().filter(takes).flat_map(|begins| {
+        let asks = asks(kind).iter();
+        asks.map(move |asks| (begins, *asks))
+    });
+    for (begins, asks) in clients {
         // One segment, and two.
         for (together, apart) in [(begins.header, &b""[..]), (b"", begins.header)] {
             let (mut tcp, port) = connect(bare(kind))?;
             tcp.write_all(apart)?;
             let mut client = Client::new(tcp, port);
             let mut first = together;
-            told.extend(ask(kind, begins, port, |path| {
+            told.extend(ask(kind, begins, port, asks, |path| {
                 client.get_behind(std::mem::take(&mut first), path)
             })?);
         }
@@ -101,7 +118,7 @@ fn all(bed: &Bed, kind: Kind) -> Result<Vec<Told>> {
             let (mut tcp, port) = connect(listener(kind))?;
             tcp.write_all(begins.header)?;
             let mut client = Secure::over(tcp, &bed.roots, version, b"http/1.1")?;
-            told.extend(ask(kind, begins, port, |path| client.get(path))?);
+            told.extend(ask(kind, begins, port, asks, |path| client.get(path))?);
         }
     }
     Ok(told)
@@ -109,7 +126,7 @@ fn all(bed: &Bed, kind: Kind) -> Result<Vec<Told>> {
 
 #[test]
 fn what_clients_behind_a_balancer_get_is_told_under_their_addresses() {
-    let bed = Bed::with(&[Kind::Nginx, Kind::Haproxy], true).unwrap();
+    let bed = Bed::with(&Kind::TLS, true).unwrap();
     let agent = Agent::start_with(&["--tls-plaintext"]).unwrap();
     let mut expected = Vec::new();
     for front in &bed.fronts {
