@@ -565,8 +565,21 @@ impl Engine {
 
     fn signal(&mut self, at: Timestamp, id: HopId, mut signal: Signal) {
         self.stats.signals += 1;
-        if let Signal::Opened { turn, .. } | Signal::State { turn, .. } = &mut signal {
-            *turn = self.pauses.told(at, *turn);
+        match &mut signal {
+            Signal::Opened { turn, .. } => *turn = self.pauses.told(at, *turn),
+            Signal::State { old, new, turn, .. } => {
+                let by_process = matches!(
+                    (old, new),
+                    (_, TcpState::FinWait1 | TcpState::LastAck)
+                        | (TcpState::Close, TcpState::Close)
+                );
+                *turn = if by_process {
+                    self.pauses.told(at, *turn)
+                } else {
+                    self.pauses.told_of_kernel(at, *turn)
+                };
+            }
+            _ => {}
         }
         if let Signal::State {
             old: TcpState::Close,

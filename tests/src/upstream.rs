@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, PipeWriter, Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::shutdown;
 use rustix::net::sockopt::set_socket_linger;
 use rustls::ServerConfig;
 
@@ -219,6 +220,10 @@ impl Upstream {
         let Ok((stream, _)) = self.listener.accept() else {
             return true;
         };
+        let stays = !matches!(self.behaviour, Behaviour::CloseListener(_));
+        if !stays && shutdown(&self.listener, rustix::net::Shutdown::Both).is_err() {
+            return true;
+        }
         let (behaviour, address, shared) = (self.behaviour, self.address, Arc::clone(shared));
         let tls = self.tls.clone();
         thread::spawn(move || {
@@ -236,7 +241,7 @@ impl Upstream {
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(address);
         });
-        !matches!(self.behaviour, Behaviour::CloseListener(_))
+        stays
     }
 }
 
@@ -287,6 +292,7 @@ fn serve(
                 stream.write_all(HEALTHY)?;
                 thread::sleep(delay);
             }
+            finish(stream, End::Fin, over)?;
         }
         Behaviour::Upgrade => {
             if read_request(&mut stream, over)? {
@@ -332,7 +338,11 @@ pub(crate) fn flood_head(length: usize) -> Vec<u8> {
 
 pub(crate) fn finish(mut stream: TcpStream, end: End, over: &AtomicBool) -> io::Result<()> {
     match end {
-        End::Fin => drop(stream),
+        End::Fin => {
+            // Not by dropping it alone: a process that another test starts just now has a copy of it until it executes
+            // its program. Where the gateway has reset it, there is nothing left to shut down.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         End::Reset => {
             thread::sleep(ACK_DELAY);
             set_socket_linger(&stream, Some(Duration::ZERO))?;

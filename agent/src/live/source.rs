@@ -124,6 +124,8 @@ pub struct LiveSource {
     not_dns: u64,
     /// Hops that were opened where their packets are not seen.
     unwatched: u64,
+    /// The most that [`Self::runs_missing`] came to.
+    runs_missed: u64,
     lost: u64,
     lost_checked_ns: u64,
 }
@@ -212,6 +214,7 @@ impl LiveSource {
             not_tcp: 0,
             not_dns: 0,
             unwatched: 0,
+            runs_missed: 0,
             lost: 0,
             lost_checked_ns: 0,
         };
@@ -302,7 +305,10 @@ impl LiveSource {
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
             ("live_hops_unwatched", self.unwatched),
-            ("kernel_runs_missed", self.runs_missed().unwrap_or(0)),
+            (
+                "kernel_runs_missed",
+                self.runs_missed.max(self.runs_missing().unwrap_or(0)),
+            ),
             ("live_hops_evicted", self.occupancy.evicted()),
         ]);
         all
@@ -480,8 +486,9 @@ impl LiveSource {
         Ok(self.counts.get(&(counter as u32), 0)?.iter().sum())
     }
 
-    /// Runs of kernel programs that did not take place and that nothing made up for.
-    fn runs_missed(&self) -> Result<u64, MapError> {
+    /// Runs of kernel programs that did not take place and that nothing made up for; fewer than there are where one is
+    /// made up for right now.
+    fn runs_missing(&self) -> Result<u64, MapError> {
         // In this order, so that no run counts as missed while it is being made up for.
         let missed = self.missed.runs();
         Ok(missed.saturating_sub(self.count(Counter::RunsRepeated)?))
@@ -497,7 +504,9 @@ impl LiveSource {
             name: "COUNTERS",
             source,
         };
-        let mut total = self.malformed + self.runs_missed().map_err(counts)?;
+        let missing = self.runs_missing().map_err(counts)?;
+        self.runs_missed = self.runs_missed.max(missing);
+        let mut total = self.malformed + self.runs_missed;
         for counter in [Counter::RingFull, Counter::HopMapFull, Counter::LoadFailed] {
             total += self.count(counter).map_err(counts)?;
         }

@@ -35,6 +35,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const ERRORS: usize = 256;
 const ERROR_AGE: Duration = Duration::from_mins(1);
 
+/// Bytes that a hop may have in store and not use.
+const SPARE: usize = 16 * 1024;
+
 /// Packets of the handshake that are kept for as long as the hop is.
 const OPENING: usize = 2;
 
@@ -575,6 +578,10 @@ impl Packets {
             keep
         });
         bytes.truncate(to);
+        // A long head leaves more room behind than the next exchange is likely to take.
+        if bytes.capacity() - to > SPARE {
+            bytes.shrink_to(to);
+        }
     }
 
     /// Copies of the packets, oldest first.

@@ -20,14 +20,28 @@ fn cost(work: impl FnOnce()) -> Duration {
     used().saturating_sub(before)
 }
 
+/// The least that work costs, as far as a few looks tell: a neighbour can only add to it. Stops at what is `enough`.
+fn least_cost(enough: Duration, work: impl Fn()) -> Duration {
+    const LOOKS: usize = 4;
+    let mut least = Duration::MAX;
+    for _ in 0..LOOKS {
+        least = least.min(cost(&work));
+        if least <= enough {
+            break;
+        }
+    }
+    least
+}
+
 /// Fails where four times the input takes more than eight times the time: twice what linear work
 /// takes, half of what quadratic work takes.
 #[track_caller]
 pub(crate) fn assert_linear(size: usize, work: impl Fn(usize)) {
-    let once = cost(|| work(size));
-    let four_times = cost(|| work(4 * size));
+    let once = least_cost(NOISE, || work(size));
+    let most = 8 * once.max(NOISE);
+    let four_times = least_cost(most, || work(4 * size));
     assert!(
-        four_times <= 8 * once.max(NOISE),
+        four_times <= most,
         "{size}: {once:?}, {}: {four_times:?}",
         4 * size
     );

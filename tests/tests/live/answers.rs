@@ -6,7 +6,9 @@ use hopscope_tests::client::Seen;
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::failures;
 use hopscope_tests::status;
-use hopscope_tests::watch::{Played, Watch};
+use hopscope_tests::watch::Played;
+
+use crate::live::status::play;
 
 /// Gateways whose thread that lets go of an upstream is the one that answers the client.
 const KINDS: [Kind; 2] = [Kind::Nginx, Kind::Haproxy];
@@ -50,8 +52,7 @@ fn fault(one: &Played<'_>) -> Option<String> {
 #[test]
 fn every_failure_carries_what_its_client_got() {
     let scenarios = failures();
-    let watch = Watch::start(&KINDS, &scenarios).unwrap();
-    let played = watch.play(&scenarios).unwrap();
+    let (watch, played) = play(&KINDS, &scenarios).unwrap();
     let counters: BTreeMap<String, u64> = status::counters(watch.agent())
         .unwrap()
         .into_iter()

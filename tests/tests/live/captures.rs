@@ -17,14 +17,15 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::live::status::play;
+
 /// Time that a few kilobytes last at the most.
 const FULL: Duration = Duration::from_mins(1);
 
 #[test]
 fn every_failure_leaves_packets_that_tell_its_cause() {
     let scenarios = failures();
-    let mut watch = Watch::start(&Kind::ALL, &scenarios).unwrap();
-    let played = watch.play(&scenarios).unwrap();
+    let (mut watch, played) = play(&Kind::ALL, &scenarios).unwrap();
     let files = Directory::new().unwrap();
     let wrong: Vec<String> = played
         .iter()

@@ -37,8 +37,7 @@ fn a_failing_and_a_healthy_response_inside_tls_are_compared() {
         let kinds = [Kind::Nginx, Kind::Haproxy];
         let scenarios = [compared(versions)];
         let arguments = ["--tls-plaintext", "--sample", "1"];
-        let watch = Watch::start_with(&kinds, &scenarios, &arguments).unwrap();
-        let played = watch.play(&scenarios).unwrap();
+        let (watch, played) = status::play_with(&kinds, &scenarios, &arguments).unwrap();
         for one in &played {
             assert_eq!(faults(one, &watch), [""; 0]);
             let upstream = one.upstream.to_string();

@@ -26,8 +26,17 @@ pub(crate) fn play<'a>(
     kinds: &[Kind],
     scenarios: &'a [Scenario],
 ) -> Result<(Watch, Vec<Played<'a>>)> {
+    play_with(kinds, scenarios, &[])
+}
+
+/// The same, before an agent that runs with these arguments.
+pub(crate) fn play_with<'a>(
+    kinds: &[Kind],
+    scenarios: &'a [Scenario],
+    arguments: &[&str],
+) -> Result<(Watch, Vec<Played<'a>>)> {
     rounds(|| {
-        let watch = Watch::start(kinds, scenarios)?;
+        let watch = Watch::start_with(kinds, scenarios, arguments)?;
         let played = watch.play(scenarios)?;
         let whole = !runs_left_out(watch.agent())?;
         Ok(whole.then_some((watch, played)))

@@ -14,10 +14,10 @@
 //! two addresses are tried at once or where connections are queued for, hide who it was for.
 
 use core::net::SocketAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::join::{self, Fit};
-use super::{Answer, Answers, Attempt, MAX_REMEMBERED, MEMORY};
+use super::{Answer, Answers, Attempt, MAX_REMEMBERED};
 use crate::model::{Cause, Goroutine, Timestamp};
 
 /// Whose a failed connect was.
@@ -40,36 +40,51 @@ struct Server {
     client: Option<SocketAddr>,
 }
 
-/// The goroutines that answered clients lately, by process and number.
+/// A goroutine: its process and its number.
+type Key = (u32, u64);
+
+/// The goroutines that answered clients lately.
 #[derive(Debug, Default)]
-pub(super) struct Servers(HashMap<(u32, u64), Server>);
+pub(super) struct Servers {
+    all: HashMap<Key, Server>,
+    /// Their keys, and when each was put there: oldest first.
+    order: VecDeque<(Timestamp, Key)>,
+}
 
 impl Servers {
     /// Notes that a goroutine answered a client.
     ///
     /// What the kernel sends later by itself is sent as any goroutine runs: then one seems to have two clients.
     pub(super) fn answered(&mut self, at: Timestamp, pid: u32, goroutine: u64, client: SocketAddr) {
-        if self.0.len() >= MAX_REMEMBERED {
-            self.0.retain(|_, server| at.since(server.at) <= MEMORY);
-        }
-        if let Some(server) = self.0.get_mut(&(pid, goroutine)) {
+        let key = (pid, goroutine);
+        if let Some(server) = self.all.get_mut(&key) {
             server.at = at;
             server.client = server.client.filter(|known| *known == client);
-        } else if self.0.len() < MAX_REMEMBERED {
-            let client = Some(client);
-            self.0.insert((pid, goroutine), Server { at, client });
+            return;
         }
+        while self.all.len() >= MAX_REMEMBERED
+            && let Some((since, oldest)) = self.order.pop_front()
+        {
+            // One that answered again since then goes behind the others.
+            match self.all.get(&oldest) {
+                Some(server) if server.at > since => self.order.push_back((server.at, oldest)),
+                _ => drop(self.all.remove(&oldest)),
+            }
+        }
+        let client = Some(client);
+        self.all.insert(key, Server { at, client });
+        self.order.push_back((at, key));
     }
 
     /// Whether a goroutine answers this client, and nobody else.
     fn serves(&self, pid: u32, goroutine: u64, client: SocketAddr) -> bool {
-        let server = self.0.get(&(pid, goroutine));
+        let server = self.all.get(&(pid, goroutine));
         server.is_some_and(|server| server.client == Some(client))
     }
 
     /// Whether a goroutine answers another client than this one.
     fn serves_another(&self, pid: u32, goroutine: u64, client: SocketAddr) -> bool {
-        let server = self.0.get(&(pid, goroutine));
+        let server = self.all.get(&(pid, goroutine));
         let known = server.and_then(|server| server.client);
         known.is_some_and(|known| known != client)
     }

@@ -217,7 +217,7 @@ impl Order {
             perhaps: None,
         });
         let perhaps = Some(hop);
-        self.threads.insert(turn.thread, Last { perhaps, ..last });
+        self.note(Last { perhaps, ..last });
     }
 
     /// A client is answered.
@@ -255,17 +255,21 @@ impl Order {
 
     /// Forgets what nobody asks for any more.
     pub(super) fn forget(&mut self, now: Timestamp) {
+        self.forget_links(now);
+        if self.noted.is_empty() {
+            self.threads.retain(|_, last| now.since(last.at) <= NEXT);
+        }
+    }
+
+    /// Forgets the neighbours of long ago, and the oldest where there are too many for one more.
+    fn forget_links(&mut self, now: Timestamp) {
         while let Some((at, tried)) = self.noted.front().copied()
-            && (now.since(at) > MEMORY || self.noted.len() > MAX_LINKS)
+            && (now.since(at) > MEMORY || self.noted.len() >= MAX_LINKS)
         {
             self.noted.pop_front();
             if self.links.get(&tried).is_some_and(|link| link.at <= at) {
                 self.links.remove(&tried);
             }
-        }
-        // Most threads are asked of again; those that ended are not.
-        if self.noted.is_empty() || self.threads.len() > MAX_THREADS {
-            self.threads.retain(|_, last| now.since(last.at) <= NEXT);
         }
     }
 
@@ -335,10 +339,24 @@ impl Order {
             deed,
             perhaps: None,
         };
+        self.note(last);
+    }
+
+    /// Notes what a thread did last. Healthy traffic is noted as well, so that this makes its own room.
+    fn note(&mut self, last: Last) {
+        let Last { at, turn, .. } = last;
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&turn.thread) {
+            // Most threads are asked of again; those that ended are not.
+            self.threads.retain(|_, last| at.since(last.at) <= NEXT);
+            if self.threads.len() >= MAX_THREADS {
+                return;
+            }
+        }
         self.threads.insert(turn.thread, last);
     }
 
     fn link(&mut self, at: Timestamp, tried: Tried) -> &mut Link {
+        self.forget_links(at);
         let noted = &mut self.noted;
         self.links.entry(tried).or_insert_with(|| {
             noted.push_back((at, tried));
@@ -472,9 +490,10 @@ mod tests {
             };
             order.let_go(at(number), turn, HopId(number), true, Habit::LetsGo);
             order.answered(at(number), turn, number, Habit::LetsGo);
-            order.forget(at(number));
         }
+        // Nobody said so far that anything may be forgotten.
         assert!(order.links.len() <= MAX_LINKS && order.noted.len() <= MAX_LINKS);
+        assert!(order.threads.len() <= MAX_THREADS);
         order.forget(at(1).after(MEMORY).after(MEMORY));
         assert!(order.links.is_empty() && order.threads.is_empty());
     }

@@ -15,6 +15,8 @@ use crate::model::{Cause, GatewayAnswer, SocketCall, Timestamp};
 const ECHO: Duration = Duration::from_secs(30);
 /// Earlier failures that are told with such an answer.
 const MAX_EARLIER: usize = 8;
+/// Failed checks that are counted for such an answer, each of which is compared with all other answers.
+const MAX_CHECKS: usize = 8;
 
 impl Answers {
     /// An answer that no failed attempt fits.
@@ -141,7 +143,7 @@ impl Answers {
         earlier
     }
 
-    /// How many connects of the gateway failed with no client behind them: its own checks.
+    /// How many connects of the gateway failed with no client behind them, its own checks: at least this many.
     fn failing_checks(&self, answer: &Answer) -> usize {
         let pid = answer.process.pid;
         let is_check = |attempt: &&Attempt| {
@@ -165,7 +167,8 @@ impl Answers {
                 && !self.waiting.iter().any(of_client)
                 && !near()
         };
-        self.attempts.iter().filter(is_check).count()
+        let checks = self.attempts.iter().filter(is_check);
+        checks.take(MAX_CHECKS).count()
     }
 
     /// The system call that failed in the turn of an answer, for it. What fails is answered for in its turn, and by
