@@ -155,6 +155,13 @@ fn heads_have_a_cap() {
         assert!(kept.more <= limits.head_bytes);
         assert!(kept.bytes.len() <= limits.hop_bytes + limits.head_bytes);
     }
+    // What they took is given back.
+    for n in 20..23 {
+        exchange(&mut flight, 10 * n, "short");
+    }
+    let kept = &flight.hops[&HOP];
+    assert_eq!(kept.more, 0);
+    assert!(kept.bytes.capacity() <= kept.bytes.len() + SPARE);
 }
 
 #[test]
