@@ -14,7 +14,7 @@ use crate::model::{Process, Timestamp, Turn};
 /// Lines that are logged about one failure at most, each of which may be waited for.
 const LINES: u32 = 8;
 /// A log that makes its gateway wait for longer is not waited for here.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Threads that are remembered.
 const MAX_THREADS: usize = 4096;
 
@@ -120,9 +120,9 @@ mod tests {
             let next = turn(1, (u32::MAX - 2).wrapping_add(slept));
             // All that is done in that turn is, and nothing behind it.
             assert_eq!(pauses.told(at(7), next), turn(1, u32::MAX - 2));
-            assert_eq!(pauses.told(at(200), next), turn(1, u32::MAX - 2));
+            assert_eq!(pauses.told(at(300), next), turn(1, u32::MAX - 2));
             let later = turn(1, next.number.wrapping_add(LINES + 1));
-            assert_eq!(pauses.told(at(201), later), later);
+            assert_eq!(pauses.told(at(301), later), later);
         }
     }
 
@@ -151,7 +151,7 @@ mod tests {
             failed_in(10).told(at(1), turn(1, 11 + LINES)),
             turn(1, 11 + LINES)
         );
-        assert_eq!(failed_in(10).told(at(101), turn(1, 11)), turn(1, 11));
+        assert_eq!(failed_in(10).told(at(251), turn(1, 11)), turn(1, 11));
         assert_eq!(failed_in(10).told(at(1), turn(2, 11)), turn(2, 11));
         let mut pauses = Pauses::default();
         pauses.failed(at(0), turn(1, 10), &process("haproxy"));
@@ -177,7 +177,7 @@ mod tests {
             pauses.failed(at(0), turn(thread, 1), &process("nginx"));
         }
         assert_eq!(pauses.threads.len(), MAX_THREADS);
-        pauses.failed(at(101), turn(20_000, 1), &process("nginx"));
+        pauses.failed(at(251), turn(20_000, 1), &process("nginx"));
         assert_eq!(pauses.threads.len(), 1);
     }
 }

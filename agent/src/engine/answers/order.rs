@@ -30,6 +30,8 @@ use crate::model::{HopId, Timestamp, Turn};
 /// Neighbours that are farther apart may have had something in between that is not seen, such as an answer that
 /// was good.
 const NEXT: Duration = Duration::from_millis(100);
+/// The same within one turn, which only a lack of processors makes long.
+const IN_TURN: Duration = Duration::from_millis(250);
 
 /// Attempts whose neighbours are remembered, and threads.
 const MAX_LINKS: usize = 32_768;
@@ -257,7 +259,7 @@ impl Order {
     pub(super) fn forget(&mut self, now: Timestamp) {
         self.forget_links(now);
         if self.noted.is_empty() {
-            self.threads.retain(|_, last| now.since(last.at) <= NEXT);
+            self.threads.retain(|_, last| now.since(last.at) <= IN_TURN);
         }
     }
 
@@ -328,7 +330,8 @@ impl Order {
     /// What the thread did last, where what it does now follows that in one piece.
     fn last(&self, at: Timestamp, turn: Turn, habit: Habit) -> Option<Last> {
         let last = self.threads.get(&turn.thread)?;
-        let next = at >= last.at && at.since(last.at) <= NEXT;
+        let most = if last.turn == turn { IN_TURN } else { NEXT };
+        let next = at >= last.at && at.since(last.at) <= most;
         (next && habit.is_one_piece(last.turn, turn)).then_some(*last)
     }
 
@@ -347,7 +350,7 @@ impl Order {
         let Last { at, turn, .. } = last;
         if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&turn.thread) {
             // Most threads are asked of again; those that ended are not.
-            self.threads.retain(|_, last| at.since(last.at) <= NEXT);
+            self.threads.retain(|_, last| at.since(last.at) <= IN_TURN);
             if self.threads.len() >= MAX_THREADS {
                 return;
             }
@@ -474,10 +477,21 @@ mod tests {
         order.lost();
         order.answered(at(2), TURN, 10, habit);
         assert_eq!(order.answer_of(X), None);
-        // Neighbours are near.
-        order.let_go(at(3), TURN, HopId(2), true, habit);
-        order.answered(at(3).after(NEXT + NEXT), TURN, 11, habit);
-        assert_eq!(order.answer_of(Y), None);
+    }
+
+    #[test]
+    fn neighbours_are_near_and_nearer_where_the_thread_slept_in_between() {
+        for (habit, turn, apart, expected) in [
+            (Habit::LetsGo, TURN, IN_TURN, Some((11, true))),
+            (Habit::LetsGo, TURN, IN_TURN + NEXT, None),
+            (Habit::OneByThread, LATER, NEXT, Some((11, true))),
+            (Habit::OneByThread, LATER, NEXT + NEXT, None),
+        ] {
+            let mut order = Order::default();
+            order.let_go(at(3), TURN, HopId(2), true, habit);
+            order.answered(at(3).after(apart), turn, 11, habit);
+            assert_eq!(order.answer_of(Y), expected, "{habit:?}, {turn:?}");
+        }
     }
 
     #[test]
