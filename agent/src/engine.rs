@@ -13,6 +13,7 @@ mod names;
 mod pauses;
 mod peers;
 mod recent;
+mod signals;
 mod slots;
 mod timers;
 mod traffic;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use self::answers::{Answers, Attempt};
+use self::answers::Answers;
 use self::deadlines::Deadlines;
 use self::departures::Departures;
 use self::hop::{Context, Hop, News, Outcome};
@@ -39,12 +40,8 @@ use self::peers::{Exchanged, Peers, Place};
 use self::slots::ByHop;
 use self::timers::Timers;
 use self::traffic::AllFinished;
-use crate::classify::{connect_call, connect_unix};
 use crate::limits::Limits;
-use crate::model::{
-    Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process, Segment, Signal, SocketCall,
-    Target, TcpFlags, TcpState, Timestamp, Turn,
-};
+use crate::model::{HopEvent, HopId, IcmpError, Input, Segment, SocketCall, TcpFlags, Timestamp};
 use crate::stats::Stats;
 use crate::tcp::Ends;
 
@@ -554,159 +551,6 @@ impl Engine {
             }
         }
         Some(site)
-    }
-
-    /// Notes that a call of a gateway failed at once. Returns as which turn it is told.
-    fn call_failed(&mut self, at: Timestamp, turn: Turn, process: &Process) -> Turn {
-        let turn = self.pauses.told(at, turn);
-        self.pauses.failed(at, turn, process);
-        turn
-    }
-
-    fn signal(&mut self, at: Timestamp, id: HopId, mut signal: Signal) {
-        self.stats.signals += 1;
-        match &mut signal {
-            Signal::Opened { turn, .. } => *turn = self.pauses.told(at, *turn),
-            Signal::State { old, new, turn, .. } => {
-                let by_process = matches!(
-                    (old, new),
-                    (_, TcpState::FinWait1 | TcpState::LastAck)
-                        | (TcpState::Close, TcpState::Close)
-                );
-                *turn = if by_process {
-                    self.pauses.told(at, *turn)
-                } else {
-                    self.pauses.told_of_kernel(at, *turn)
-                };
-            }
-            _ => {}
-        }
-        if let Signal::State {
-            old: TcpState::Close,
-            new: TcpState::Close,
-            turn,
-            ..
-        } = signal
-        {
-            // The process let go of a socket that was closed already.
-            self.note_release(at, id, turn, true);
-            return;
-        }
-        if self.hops.contains_key(&id) {
-            if matches!(signal, Signal::Opened { .. }) {
-                // What the socket did before is told as it was.
-                self.tell_held(id);
-            }
-        } else {
-            match &signal {
-                Signal::Opened {
-                    process, upstream, ..
-                } => self.track(at, id, (process.netns, *upstream), false),
-                Signal::Seeded {
-                    process, upstream, ..
-                } => self.track(at, id, (process.netns, *upstream), true),
-                // Whose hop it is was never told, or it is over.
-                _ => return,
-            }
-        }
-        let released = match &signal {
-            // What follows is the kernel's.
-            Signal::State {
-                old:
-                    TcpState::FinWait1
-                    | TcpState::FinWait2
-                    | TcpState::LastAck
-                    | TcpState::Closing
-                    | TcpState::TimeWait,
-                ..
-            } => None,
-            Signal::State {
-                new: new @ (TcpState::FinWait1 | TcpState::LastAck | TcpState::Close),
-                turn,
-                ..
-            } => Some((*turn, *new != TcpState::Close)),
-            _ => None,
-        };
-        let seeded = match &signal {
-            Signal::Seeded {
-                local, upstream, ..
-            } => Some((*local, *upstream)),
-            _ => None,
-        };
-        if matches!(signal, Signal::ConnectReturned { .. }) {
-            self.answers.connect_failed(id);
-            if let Some(Slot::Live(tracked)) = self.hops.get(&id)
-                && let (Some(turn), Some(process)) =
-                    (tracked.hop.opener(), tracked.hop.process.as_ref())
-            {
-                self.pauses.failed(at, turn, process);
-            }
-        }
-        let opened = matches!(signal, Signal::Opened { .. });
-        if let Signal::Opened {
-            turn,
-            turn_age,
-            process,
-            ..
-        } = &signal
-        {
-            let began = turn_age.map(|age| at.before(age));
-            self.answers.opened(at, *turn, began, id, process);
-        }
-        self.with_hop(id, |hop, cx| hop.signal(at, signal, cx));
-        if opened {
-            self.name(at, id, None);
-        }
-        if let Some((turn, sure)) = released {
-            self.note_release(at, id, turn, sure);
-        }
-        // The hop knows its process, and so its namespace, only now.
-        if let Some(ends) = seeded {
-            self.enter_ends(id, ends);
-        }
-    }
-
-    fn icmp(&mut self, at: Timestamp, icmp: IcmpError) {
-        // Of the others the kernel makes what it needs: they are kept as evidence alone.
-        if icmp.kind != IcmpKind::Unreachable {
-            return;
-        }
-        let ends = Ends::new(icmp.local, icmp.upstream);
-        let known = self.hop_of((icmp.netns, ends));
-        let Some(id) = known.or_else(|| self.hop_of((0, ends))) else {
-            // The error and the SYN that it quotes come through different sockets: the error may be
-            // first.
-            self.early_icmp.push_back((at, icmp));
-            if self.early_icmp.len() > MAX_EARLY_ICMP {
-                self.early_icmp.pop_front();
-                self.stats.icmp_unmatched += 1;
-            }
-            return;
-        };
-        self.with_hop(id, |hop, _| hop.icmp(at, icmp));
-    }
-
-    fn connect_failed(
-        &mut self,
-        at: Timestamp,
-        process: &Arc<Process>,
-        upstream: Target,
-        errno: Errno,
-        turn: Option<Turn>,
-    ) -> Option<Attempt> {
-        let verdict = match upstream {
-            Target::Inet(_) => connect_call(errno),
-            Target::Unix(_) => connect_unix(errno),
-            Target::None => None,
-        };
-        let Some(verdict) = verdict else {
-            self.stats.connect_unmapped += 1;
-            return None;
-        };
-        self.hopless += 1;
-        let id = format!("{:x}-c{:x}", at.as_nanos(), self.hopless);
-        let event = self.event(id, at, verdict, upstream, Some(process));
-        Some(Attempt::new(event, at, turn).in_one_turn())
     }
 
     /// Starts to track a hop, at the cost of the one that was silent longest if the table is full.
