@@ -23,7 +23,8 @@ use crate::segment::{START_LEN, Segment, bounded};
 const CHUNK: u32 = u64::BITS;
 const WORDS: usize = (CHUNK / 8) as usize;
 
-/// Bytes of a segment in which the end of a head is looked for: what is captured of it by default.
+/// Most bytes in which the end of a head is looked for: what is captured of a segment by default, headers included. Of
+/// what goes up no byte more is looked at, or a head that ends behind it would be taken for whole.
 const SCANNED: u32 = SEGMENT_TIERS[2];
 
 /// Room for these bytes, and a chunk of zeros behind them.
@@ -212,7 +213,13 @@ fn in_segment(skb: *mut __sk_buff, known: u32) -> u32 {
     match head(segment.start(&shape), known) {
         Some(0) => WHOLE,
         Some(head) => {
-            let (start, len) = (veiled(shape.start, known), veiled(shape.payload, known));
+            let captured = SCANNED - shape.start;
+            let len = if shape.payload < captured {
+                shape.payload
+            } else {
+                captured
+            };
+            let (start, len) = (veiled(shape.start, known), veiled(len, known));
             in_payload(skb, start, len, veiled(head, known))
         }
         None => NONE,
@@ -222,7 +229,7 @@ fn in_segment(skb: *mut __sk_buff, known: u32) -> u32 {
 /// The same in its payload.
 #[inline(never)]
 fn in_payload(skb: *mut __sk_buff, start: u32, len: u32, state: u32) -> u32 {
-    look(&PACKET, len, SCANNED, state, |room, len| {
+    look(&PACKET, len, state, |room, len| {
         // SAFETY: there is room for `len` bytes. It fails where the packet is shorter.
         unsafe { bpf_skb_load_bytes(skb.cast(), start, room.cast(), len) }
     })
@@ -231,7 +238,9 @@ fn in_payload(skb: *mut __sk_buff, start: u32, len: u32, state: u32) -> u32 {
 /// The same in a text.
 #[inline(never)]
 fn in_text(from: u64, len: u32, state: u32) -> u32 {
-    look(&TEXT, len, SCANNED, state, |room, len| {
+    // A text has no headers.
+    let len = if len < HEADS_FROM { len } else { HEADS_FROM };
+    look(&TEXT, len, state, |room, len| {
         // SAFETY: there is room for `len` bytes. It fails where they cannot be read.
         unsafe { bpf_probe_read_user(room.cast(), len, from as *const _) }
     })
@@ -240,13 +249,13 @@ fn in_text(from: u64, len: u32, state: u32) -> u32 {
 /// The same in bytes of a table of this program.
 #[inline(never)]
 fn in_table(from: u64, len: u32) -> u32 {
-    look(&PACKET, len, SCANNED, 0, |room, len| {
+    look(&PACKET, len, 0, |room, len| {
         // SAFETY: there is room for `len` bytes, and the helper checks the address.
         unsafe { bpf_probe_read_kernel(room.cast(), len, from as *const _) }
     })
 }
 
-/// Looks for the end of a head in `len` bytes, `most` of them, which `load` brings into the room that it is
+/// Looks for the end of a head in `len` bytes, [`SCANNED`] at most, which `load` brings into the room that it is
 /// handed. Returns [`ENDED`] or [`LONG`], and the former where they cannot be read.
 ///
 /// The loop is never left: the verifier would follow what comes behind it from each chunk on.
@@ -254,7 +263,6 @@ fn in_table(from: u64, len: u32) -> u32 {
 fn look(
     table: &PerCpuArray<Scratch>,
     len: u32,
-    most: u32,
     state: u32,
     load: impl FnOnce(*mut u8, u32) -> i64,
 ) -> u32 {
@@ -263,7 +271,8 @@ fn look(
     let Some(scratch) = table.get_ptr_mut(0) else {
         return ENDED;
     };
-    let Some(wanted) = bounded(if len < most { len } else { most }, most) else {
+    let len = if len < SCANNED { len } else { SCANNED };
+    let Some(wanted) = bounded(len, SCANNED) else {
         return ENDED;
     };
     // SAFETY: an entry of a live map, which is this processor's own; there is room for a chunk behind the bytes.

@@ -66,14 +66,14 @@ fn sessions(pid: u32) -> usize {
 }
 
 /// A server that sends what it is given.
-struct Server {
-    port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     text: ChildStdin,
     _process: Running,
 }
 
 impl Server {
-    fn start(bed: &Bed) -> Self {
+    pub(super) fn start(bed: &Bed) -> Self {
         let pem = bed.path("good.pem");
         let mut process = Running(
             Command::new("openssl")
@@ -107,7 +107,7 @@ impl Server {
 }
 
 /// The program of `speaker.c`.
-struct Speaker {
+pub(super) struct Speaker {
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     process: Running,
@@ -115,7 +115,7 @@ struct Speaker {
 
 impl Speaker {
     /// Starts it, and a watch that has found its library.
-    fn start(bed: &Bed, name: &str) -> (Self, Watch) {
+    pub(super) fn start(bed: &Bed, name: &str) -> (Self, Watch) {
         bed.compile("speaker.c", name);
         let mut process = Running(
             Command::new(bed.path(name))
@@ -157,12 +157,17 @@ impl Speaker {
         self.end()
     }
 
-    fn connect(&mut self, server: &Server) {
+    pub(super) fn connect(&mut self, server: &Server) {
         assert_eq!(self.run(&format!("c {}", server.port)), 1);
     }
 
+    /// Sends a request.
+    pub(super) fn write(&mut self) {
+        assert_eq!(usize::try_from(self.run("w")), Ok(REQUEST.len()));
+    }
+
     /// Reads what the server sends.
-    fn read(&mut self, server: &mut Server, text: &str) {
+    pub(super) fn read(&mut self, server: &mut Server, text: &str) {
         server.send(text);
         assert_eq!(usize::try_from(self.run("r")), Ok(text.len()));
     }
@@ -196,14 +201,14 @@ fn a_call_that_is_forgotten_shows() {
     let (mut speaker, mut watch) = Speaker::start(&bed, &format!("fg{}", server.port));
     let pid = speaker.process.0.id();
     speaker.connect(&server);
-    assert_eq!(usize::try_from(speaker.run("w")), Ok(REQUEST.len()));
+    speaker.write();
     speaker.read(&mut server, "HTTP/1.1 200 OK\n");
     speaker.begin("r");
     forget_call(pid);
     server.send("forgotten\n");
     assert_eq!(speaker.end(), 10);
     // Whatever is called next tells, before its own text.
-    assert_eq!(usize::try_from(speaker.run("w")), Ok(REQUEST.len()));
+    speaker.write();
     speaker.read(&mut server, "known again\n");
     watch.settle();
 

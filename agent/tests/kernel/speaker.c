@@ -9,7 +9,8 @@
 int main(void)
 {
     static const char request[] = "GET /spoken HTTP/1.1\r\nHost: a\r\n\r\n";
-    char line[64], buffer[512];
+    static char buffer[1 << 14];
+    char line[64];
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
     SSL *ssl = NULL;
     while (fgets(line, sizeof line, stdin)) {
