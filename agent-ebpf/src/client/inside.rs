@@ -100,23 +100,25 @@ pub(super) fn closes(client: &mut Client) {
     client.flags &= !client_flag::INSIDE;
 }
 
-/// Tells user space of a listener whose clients cannot all be read, once.
+/// Tells user space of a listener whose clients cannot all be read, once. Where the ring is full, the next such
+/// client tells.
 #[inline(always)]
 fn tell_unreadable(client: &Client) {
     let Some(listener) = LISTENERS.get_ptr_mut(key(&client.ends)) else {
         return;
     };
     // SAFETY: an entry of a live map is one byte. Two processors may tell the same.
-    unsafe {
-        if *listener == KNOWN {
-            return;
-        }
-        *listener = KNOWN;
+    if unsafe { *listener } == KNOWN {
+        return;
     }
-    let _ = emit(EndsRecord {
+    let told = emit(EndsRecord {
         header: header::<EndsRecord>(kind::UNREADABLE, 0),
         ends: client.ends,
     });
+    if told.is_some() {
+        // SAFETY: as above.
+        unsafe { *listener = KNOWN };
+    }
 }
 
 /// The gateway read `len` bytes inside TLS of the connection with this cookie.

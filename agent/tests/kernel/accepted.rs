@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use hopscope::live::LiveConfig;
 use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -237,6 +238,43 @@ fn what_cannot_be_read_is_counted_once_a_connection() {
         watch.settle();
         assert_eq!(opaque(&watch), 6);
         assert!(!watch.has(|seen| matches!(seen, Seen::Answer { .. })));
+    });
+}
+
+#[test]
+fn a_listener_that_cannot_be_read_is_told_once_there_is_room() {
+    alone(|| {
+        let mut watch = Watch::start(&LiveConfig {
+            ring_bytes: 1,
+            ..config()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let told = |watch: &Watch| {
+            let is_it = |seen: &Seen| matches!(seen, Seen::Unreadable(at) if *at == local);
+            watch.seen.iter().filter(|(_, seen)| is_it(seen)).count()
+        };
+        // Until nothing more goes into the ring, however small.
+        let mut known = Pair::of(&listener);
+        for _ in 0..200 {
+            known.ask(REQUEST);
+            known.answer(BAD);
+            let _ = TcpListener::bind("127.0.0.1:0").unwrap();
+        }
+        let unread = || {
+            let mut pair = Pair::of(&listener);
+            pair.ask(HELLO);
+            pair.answer(b"\x16\x03\x03\x00\x30 a ServerHello, so to speak");
+        };
+        unread();
+        watch.settle();
+        assert!(watch.counter("kernel_ring_full") > 0);
+        assert_eq!(told(&watch), 0, "{}", watch.trace());
+        for _ in 0..2 {
+            unread();
+            watch.settle();
+            assert_eq!(told(&watch), 1, "{}", watch.trace());
+        }
     });
 }
 
