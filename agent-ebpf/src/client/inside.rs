@@ -103,7 +103,7 @@ pub(super) fn closes(client: &mut Client) {
 /// Tells user space of a listener whose clients cannot all be read, once. Where the ring is full, the next such
 /// client tells.
 #[inline(always)]
-fn tell_unreadable(client: &Client) {
+pub(super) fn tell_unreadable(client: &Client) {
     let Some(listener) = LISTENERS.get_ptr_mut(key(&client.ends)) else {
         return;
     };

@@ -17,10 +17,15 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::clients::{BAD, GOOD, Pair, REQUEST, answers, config};
+use crate::forgotten::tables;
 use crate::support::{Gateway, Seen, Watch};
 
 /// Set where a test runs in its own process.
 const ALONE: &str = "HOPSCOPE_TEST_ALONE";
+
+/// Entries of the table of clients' connections, and bytes of each.
+const CLIENTS: u64 = 32_768;
+const CLIENT: usize = 1240;
 
 /// What begins a TLS connection, as it were.
 pub(crate) const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to speak";
@@ -275,6 +280,40 @@ fn a_listener_that_cannot_be_read_is_told_once_there_is_room() {
             watch.settle();
             assert_eq!(told(&watch), 1, "{}", watch.trace());
         }
+    });
+}
+
+#[test]
+fn a_client_without_room_makes_its_listener_unreadable() {
+    alone(|| {
+        let mut watch = Watch::start(&config());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let mut known = Pair::of(&listener);
+        let peer = known.client.local_addr().unwrap().port();
+        // The gateway's port and the client's, behind two addresses.
+        let is_known = |client: &[u8; CLIENT]| {
+            client[32..34] == local.port().to_ne_bytes() && client[34..36] == peer.to_ne_bytes()
+        };
+        let mut clients = tables::<u64, [u8; CLIENT]>("CLIENTS")
+            .into_iter()
+            .find(|table| table.iter().flatten().any(|(_, client)| is_known(&client)))
+            .unwrap();
+        // No socket has such a cookie.
+        let full = (0..=CLIENTS).any(|n| clients.insert(u64::MAX - n, [0; CLIENT], 0).is_err());
+        assert!(full);
+        let unreadable = |seen: &Seen| matches!(seen, Seen::Unreadable(at) if *at == local);
+        watch.settle();
+        assert!(!watch.has(unreadable), "{}", watch.trace());
+        let mut unseen = Pair::of(&listener);
+        for pair in [&mut unseen, &mut known] {
+            pair.ask(REQUEST);
+            pair.answer(BAD);
+        }
+        assert_eq!(only_request(&mut watch, &known), REQUEST);
+        assert!(watch.has(unreadable), "{}", watch.trace());
+        assert!(answers(&watch, unseen.ends()).is_empty());
+        assert_eq!(watch.counter("kernel_client_map_full"), 1);
     });
 }
 
