@@ -50,6 +50,9 @@ const ENDED: u32 = 1;
 const LONG: u32 = 2;
 const WHOLE: u32 = 3;
 
+/// What is known of a hop with no heads to look for.
+pub(crate) const NO_HEADS: u32 = hop_flag::TLS | hop_flag::OPAQUE;
+
 /// What is known of a head: bits of [`hop_flag`], with the chunks seen of it from `SPENT_SHIFT` on.
 const STATE: u32 = hop_flag::HEAD
     | hop_flag::HEAD_LAST
@@ -65,7 +68,7 @@ const STATE: u32 = hop_flag::HEAD
 pub(crate) fn send_up(skb: *mut __sk_buff, state: *mut u32) -> u32 {
     // SAFETY: an entry of a live map. Where two processors are at it, a head may be taken for shorter.
     let known = unsafe { *state };
-    let found = if SNAP_LEN.load() < HEADS_FROM || known & (hop_flag::TLS | hop_flag::OPAQUE) != 0 {
+    let found = if SNAP_LEN.load() < HEADS_FROM || known & NO_HEADS != 0 {
         NONE
     } else {
         in_segment(skb, known)

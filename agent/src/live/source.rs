@@ -90,7 +90,7 @@ impl Waker {
 /// The kernel programs of this host, attached for as long as this value lives.
 pub struct LiveSource {
     ring: RingBuf<MapData>,
-    hops: Table<u64, [u32; 2]>,
+    hops: Table<u64, [u32; 3]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
     /// None where the client side is not wanted.
@@ -424,7 +424,7 @@ impl LiveSource {
                 upstream,
             } => {
                 // Whoever opened after the programs were attached is in the table already.
-                let entry = [process.pid, hop_flag::SEEDED];
+                let entry = [process.pid, hop_flag::SEEDED, 0];
                 let port = u32::from(upstream.port());
                 if let Err(error) = self.ports.set(port, 1, 0) {
                     tracing::debug!(%error, port, "the port was not entered");
