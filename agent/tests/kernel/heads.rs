@@ -134,17 +134,7 @@ fn a_long_head_inside_tls_goes_up_whole() {
         let from = watch.seen.len();
         speaker.read(&mut server, str::from_utf8(&response(len, 200)).unwrap());
         watch.settle();
-        let texts = watch.seen[from..]
-            .iter()
-            .filter_map(|(_, seen)| match seen {
-                Seen::Text {
-                    direction: Direction::FromUpstream,
-                    payload,
-                    ..
-                } => Some(payload.len()),
-                _ => None,
-            });
-        let up: Vec<usize> = texts.collect();
+        let up = read(&watch, from);
         assert!(up[0] >= len, "{up:?} of a head of {len}");
     }
     watch.assert_no_loss();
@@ -219,6 +209,61 @@ fn lines_may_end_without_a_carriage_return() {
 }
 
 #[test]
+fn a_byte_may_come_alone() {
+    let mut pairs = Pairs::start();
+    // The end is seen behind it: what follows is cut.
+    for alone in [2996, 2997, 2998] {
+        pairs.either(|pair| {
+            let whole = response(3000, 12_000);
+            let (begin, rest) = whole.split_at(alone);
+            let (byte, rest) = rest.split_at(1);
+            let up = answer(pair, &[begin, byte, rest]);
+            assert_eq!(up[..2], [alone, 1]);
+            assert!(up[2] < SNAP + ROOM, "{alone}: {up:?}");
+        });
+    }
+}
+
+#[test]
+fn the_next_head_is_followed_as_far_as_the_first() {
+    let bed = Bed::new();
+    let mut server = Server::start(&bed);
+    let (mut speaker, mut watch) = Speaker::start(&bed, &format!("hn{}", server.port));
+    speaker.connect(&server);
+    let whole = response(7000, 200);
+    // As many as leave no room for a segment more, if they were one head.
+    for _ in 0..(64 << 10) / whole.len() {
+        speaker.write();
+        speaker.read(&mut server, str::from_utf8(&whole).unwrap());
+    }
+    speaker.write();
+    watch.settle();
+    let from = watch.seen.len();
+    let (begin, rest) = whole.split_at(3000);
+    for part in [begin, rest] {
+        speaker.read(&mut server, str::from_utf8(part).unwrap());
+    }
+    watch.settle();
+    assert_eq!(read(&watch, from), [3000, 4200]);
+    watch.assert_no_loss();
+}
+
+/// How much of what the gateway read inside TLS came up, call by call.
+fn read(watch: &Watch, from: usize) -> Vec<usize> {
+    let texts = watch.seen[from..]
+        .iter()
+        .filter_map(|(_, seen)| match seen {
+            Seen::Text {
+                direction: Direction::FromUpstream,
+                payload,
+                ..
+            } => Some(payload.len()),
+            _ => None,
+        });
+    texts.collect()
+}
+
+#[test]
 fn an_interim_response_is_not_the_end() {
     let mut pairs = Pairs::start();
     for interim in [
@@ -232,6 +277,13 @@ fn an_interim_response_is_not_the_end() {
             assert!(up[0] >= 6000, "{up:?}");
         });
     }
+    // The final head begins behind the interim one, and goes on in the next segment.
+    pairs.either(|pair| {
+        let mut whole = b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec();
+        whole.extend(response(6000, 9000));
+        let (begin, rest) = whole.split_at(3000);
+        assert_eq!(answer(pair, &[begin, rest]), [3000, rest.len()]);
+    });
     // A tunnel carries no heads.
     let mut tunnel = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
     tunnel.resize(9000, b't');
