@@ -34,7 +34,9 @@ struct Scratch {
 }
 
 /// Where packets, and what is held of them, are copied to, and where texts are: a program that reads those may be
-/// interrupted by one that looks at a packet.
+/// interrupted by one that looks at a packet. Where the kernel is preemptible, another thread on the same processor may
+/// also read a text in between: programs in processes stay on their processor, but do not keep it. Then a head may be
+/// taken for shorter or longer than it is.
 #[map]
 static PACKET: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -268,7 +270,8 @@ fn look(
     let Some(wanted) = bounded(len, SCANNED) else {
         return ENDED;
     };
-    // SAFETY: an entry of a live map, which is this processor's own; there is room for a chunk behind the bytes.
+    // SAFETY: an entry of a live map, with room for a chunk behind the bytes. It is this processor's own; what another
+    // thread's program writes to it in between (see the table) are bytes as good, and every bit pattern is valid.
     let words = unsafe {
         let room = scratch.cast::<u8>();
         if load(room, wanted) != 0 {
