@@ -173,6 +173,107 @@ impl Speaker {
     }
 }
 
+/// A client of the speaker.
+struct Client {
+    text: ChildStdin,
+    _process: Running,
+}
+
+impl Client {
+    /// Connects, which the speaker accepts.
+    fn connect(speaker: &mut Speaker, port: i32) -> Self {
+        let mut process = Running(
+            Command::new("openssl")
+                .args(["s_client", "-quiet", "-connect"])
+                .arg(format!("127.0.0.1:{port}"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        assert_eq!(speaker.run("a"), 1);
+        let text = process.0.stdin.take().unwrap();
+        Self {
+            text,
+            _process: process,
+        }
+    }
+
+    fn ask(&mut self) {
+        self.text.write_all(REQUEST.as_bytes()).unwrap();
+    }
+}
+
+/// How many answers to clients were told.
+fn answers(watch: &Watch) -> usize {
+    let answers = watch.seen.iter();
+    answers
+        .filter(|(_, seen)| matches!(seen, Seen::Answer { .. }))
+        .count()
+}
+
+/// Starts a speaker that listens; its port.
+fn listen(bed: &Bed, name: &str) -> (Speaker, Watch, i32) {
+    let (mut speaker, watch) = Speaker::start(bed, name);
+    let port = speaker.run(&format!("l {}", bed.path("good.pem").display()));
+    assert!(port > 0);
+    (speaker, watch, port)
+}
+
+fn has_unreadable(watch: &Watch, port: i32) -> bool {
+    watch.has(|seen| matches!(seen, Seen::Unreadable(at) if i32::from(at.port()) == port))
+}
+
+#[test]
+fn a_request_whose_reading_is_forgotten_shows() {
+    let bed = Bed::new();
+    let name = format!("fr{}", std::process::id());
+    let (mut speaker, mut watch, port) = listen(&bed, &name);
+    let mut client = Client::connect(&mut speaker, port);
+    client.ask();
+    assert_eq!(usize::try_from(speaker.run("r")), Ok(REQUEST.len()));
+    assert!(speaker.run("e") > 0);
+    watch.until("answer", |watch| answers(watch) == 1);
+    assert_eq!(watch.counter("kernel_text_missed"), 0);
+    speaker.begin("r");
+    forget_call(speaker.process.0.id());
+    client.ask();
+    assert_eq!(usize::try_from(speaker.end()), Ok(REQUEST.len()));
+    assert!(!has_unreadable(&watch, port), "{}", watch.trace());
+    assert!(speaker.run("e") > 0);
+    watch.settle();
+    assert_eq!(answers(&watch), 1, "{}", watch.trace());
+    assert_eq!(watch.counter("kernel_text_missed"), 1);
+    assert!(has_unreadable(&watch, port), "{}", watch.trace());
+}
+
+#[test]
+fn a_full_table_forgets_no_client() {
+    let bed = Bed::new();
+    let name = format!("fc{}", std::process::id());
+    let (mut speaker, mut watch, port) = listen(&bed, &name);
+    let mut client = Client::connect(&mut speaker, port);
+    let own = u64::from(speaker.process.0.id());
+    let of_speaker = |key: &Result<[u64; 2], MapError>| matches!(key, Ok([pid, _]) if *pid == own);
+    for mut table in tables::<[u64; 2], u64>("SERVERS") {
+        if table.keys().any(|key| of_speaker(&key)) {
+            let other = u64::from(std::process::id());
+            let full = (1..=SESSIONS).any(|address| table.insert([other, address], 0, 0).is_err());
+            assert!(full);
+        }
+    }
+    client.ask();
+    assert_eq!(usize::try_from(speaker.run("r")), Ok(REQUEST.len()));
+    assert!(speaker.run("e") > 0);
+    watch.until("answer", |watch| answers(watch) == 1);
+    assert_eq!(watch.counter("kernel_library_map_full"), 0);
+    assert!(!has_unreadable(&watch, port), "{}", watch.trace());
+    let _second = Client::connect(&mut speaker, port);
+    assert!(watch.counter("kernel_library_map_full") > 0);
+    watch.until("what cannot be read", |watch| has_unreadable(watch, port));
+}
+
 /// What was told of a direction inside a hop: offsets and texts.
 fn texts(watch: &Watch, wanted: HopId, towards: Direction) -> Vec<(u64, String)> {
     let texts = watch.seen.iter().filter_map(|(hop, seen)| match seen {
