@@ -200,6 +200,7 @@ pub(crate) fn state_changed(ctx: &BtfTracePointContext) -> Option<()> {
     let asked: &Client = first;
     if CLIENTS.insert(cookie, asked, 0).is_err() {
         count(Counter::ClientMapFull);
+        inside::tell_unreadable(asked);
     } else if asked.flags & client_flag::OPAQUE != 0 {
         inside::count_unread(asked);
     }

@@ -23,7 +23,8 @@ use crate::segment::{START_LEN, Segment, bounded};
 const CHUNK: u32 = u64::BITS;
 const WORDS: usize = (CHUNK / 8) as usize;
 
-/// Bytes of a segment in which the end of a head is looked for: what is captured of it by default.
+/// Most bytes in which the end of a head is looked for: what is captured of a segment by default, headers included. Of
+/// what goes up no byte more is looked at, or a head that ends behind it would be taken for whole.
 const SCANNED: u32 = SEGMENT_TIERS[2];
 
 /// Room for these bytes, and a chunk of zeros behind them.
@@ -33,7 +34,9 @@ struct Scratch {
 }
 
 /// Where packets, and what is held of them, are copied to, and where texts are: a program that reads those may be
-/// interrupted by one that looks at a packet.
+/// interrupted by one that looks at a packet. Where the kernel is preemptible, another thread on the same processor may
+/// also read a text in between: programs in processes stay on their processor, but do not keep it. Then a head may be
+/// taken for shorter or longer than it is.
 #[map]
 static PACKET: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -49,6 +52,9 @@ const ENDED: u32 = 1;
 const LONG: u32 = 2;
 const WHOLE: u32 = 3;
 
+/// What is known of a hop with no heads to look for.
+pub(crate) const NO_HEADS: u32 = hop_flag::TLS | hop_flag::OPAQUE;
+
 /// What is known of a head: bits of [`hop_flag`], with the chunks seen of it from `SPENT_SHIFT` on.
 const STATE: u32 = hop_flag::HEAD
     | hop_flag::HEAD_LAST
@@ -62,13 +68,7 @@ const STATE: u32 = hop_flag::HEAD
 /// they do once, and not for all that is known where they are called.
 #[inline(never)]
 pub(crate) fn send_up(skb: *mut __sk_buff, state: *mut u32) -> u32 {
-    // SAFETY: an entry of a live map. Where two processors are at it, a head may be taken for shorter.
-    let known = unsafe { *state };
-    let found = if SNAP_LEN.load() < HEADS_FROM || known & (hop_flag::TLS | hop_flag::OPAQUE) != 0 {
-        NONE
-    } else {
-        in_segment(skb, known)
-    };
+    let found = in_segment(skb, state);
     let segment = Segment::from_skb(skb, 0);
     let wanted = SNAP_LEN.load() + HEADER_ROOM;
     let most = if found == WHOLE || found == LONG {
@@ -76,32 +76,21 @@ pub(crate) fn send_up(skb: *mut __sk_buff, state: *mut u32) -> u32 {
     } else {
         wanted
     };
-    if found != NONE {
-        let last = segment.bytes(segment.wire_len.wrapping_sub(2));
-        // SAFETY: as above.
-        unsafe { *state = after(found, known, segment.wire_len, last) };
-    }
     if segment.wire_len > most {
         count(Counter::Truncated);
     }
     u32::from(segment.cut(most).send_up().is_some())
 }
 
-/// What is known of a head behind a segment or text of so many bytes in which this was found.
+/// What is known of a head behind `len` bytes in which this was found, and ahead of which `before` was known of it. The
+/// final head behind an interim one may go on as any other.
 #[inline(always)]
-fn after(found: u32, known: u32, len: u32, last: Option<[u8; 2]>) -> u32 {
-    let before = if known & hop_flag::HEAD != 0 {
-        known
-    } else {
-        0
-    };
+fn after(found: u32, before: u32, len: u32, byte: impl Fn(u32) -> Option<[u8; 1]>) -> u32 {
     let seen = (before >> hop_flag::SPENT_SHIFT) + chunks(len);
-    let next = if found == LONG && len <= MAX_SNAP_LEN && seen < LONGEST {
-        hop_flag::HEAD | lines(last, known) | seen << hop_flag::SPENT_SHIFT
-    } else {
-        0
-    };
-    known & !STATE | next
+    if found == ENDED || len > MAX_SNAP_LEN || seen >= LONGEST {
+        return 0;
+    }
+    hop_flag::HEAD | lines(len, before, byte) | seen << hop_flag::SPENT_SHIFT
 }
 
 /// How much of a text that the gateway read inside TLS has to go up, so that the head in it is whole; zero where
@@ -113,14 +102,17 @@ pub(crate) fn reach_inside(from: u64, len: u32, state: *mut u32) -> u32 {
     if SNAP_LEN.load() < HEADS_FROM {
         return 0;
     }
-    let found = match head(text(from, len, 0), known) {
-        Some(head) if head != 0 => in_text(from, len, head),
-        Some(_) => WHOLE,
-        None => return 0,
+    let Some(head) = head(text(from, len, 0), known) else {
+        return 0;
     };
-    let last = text(from, len, len.wrapping_sub(2));
+    let found = if head == 0 {
+        WHOLE
+    } else {
+        in_text(from, len, head)
+    };
+    let next = after(found, head, len, |at| text(from, len, at));
     // SAFETY: as above.
-    unsafe { *state = after(found, known, len, last) };
+    unsafe { *state = known & !STATE | next };
     if found == ENDED {
         0
     } else if len < MAX_SNAP_LEN {
@@ -150,7 +142,7 @@ fn head(first: Option<[u8; START_LEN]>, known: u32) -> Option<u32> {
 #[inline(always)]
 fn text<const N: usize>(from: u64, len: u32, at: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    if len < N as u32 {
+    if len.checked_sub(at)? < N as u32 {
         return None;
     }
     let from = (from + u64::from(at)) as *const _;
@@ -165,15 +157,13 @@ pub(crate) fn state_of(held: u64, len: u32) -> u32 {
     if SNAP_LEN.load() < HEADS_FROM || in_table(held, len) == ENDED {
         return 0;
     }
-    let mut last = [0; 2];
-    let Some(len) = bounded(len, SCANNED) else {
-        return 0;
-    };
-    let at = held + u64::from(len) - 2;
-    // SAFETY: there is room for two bytes, and the helper checks the address. A response is longer than that.
-    let failed = unsafe { bpf_probe_read_kernel(last.as_mut_ptr().cast(), 2, at as *const _) };
-    let last = (failed == 0).then_some(last);
-    hop_flag::HEAD | lines(last, 0) | chunks(len) << hop_flag::SPENT_SHIFT
+    after(LONG, 0, len, |at| {
+        let mut byte = [0; 1];
+        let at = held + u64::from(at);
+        // SAFETY: there is room for a byte, and the helper checks the address.
+        let failed = unsafe { bpf_probe_read_kernel(byte.as_mut_ptr().cast(), 1, at as *const _) };
+        (failed == 0).then_some(byte)
+    })
 }
 
 /// Bytes of a head as its state counts them.
@@ -182,47 +172,59 @@ fn chunks(bytes: u32) -> u32 {
     bytes.div_ceil(CHUNK) & 0xffff
 }
 
-/// Which of the last two bytes of a head end a line. Where one byte came alone, the other is the last one before.
+/// Which of the last two bytes of a head end a line, `len` of which came now. Where one byte came alone, the other is the
+/// last one before.
 #[inline(always)]
-fn lines(last: Option<[u8; 2]>, before: u32) -> u32 {
-    const LF: u8 = b'\n';
-    let Some([second, last]) = last else {
-        return if before & hop_flag::HEAD_LAST != 0 {
-            hop_flag::HEAD_SECOND
-        } else {
-            0
-        };
-    };
-    let second = if second == LF {
-        hop_flag::HEAD_SECOND
+fn lines(len: u32, before: u32, byte: impl Fn(u32) -> Option<[u8; 1]>) -> u32 {
+    const LF: Option<[u8; 1]> = Some([b'\n']);
+    let is_second = if len < 2 {
+        before & hop_flag::HEAD_LAST != 0
     } else {
-        0
+        byte(len - 2) == LF
     };
-    let last = if last == LF { hop_flag::HEAD_LAST } else { 0 };
+    let second = if is_second { hop_flag::HEAD_SECOND } else { 0 };
+    let is_last = byte(len.wrapping_sub(1)) == LF;
+    let last = if is_last { hop_flag::HEAD_LAST } else { 0 };
     second | last
 }
 
-/// Looks for the end of a head in a segment.
+/// Looks for the end of a head in a segment, and notes what is known of it then.
 #[inline(never)]
-fn in_segment(skb: *mut __sk_buff, known: u32) -> u32 {
+fn in_segment(skb: *mut __sk_buff, state: *mut u32) -> u32 {
+    // SAFETY: an entry of a live map. Where two processors are at it, a head may be taken for shorter.
+    let known = unsafe { *state };
+    if SNAP_LEN.load() < HEADS_FROM || known & NO_HEADS != 0 {
+        return NONE;
+    }
     let segment = Segment::from_skb(skb, 0);
     let Some(shape) = segment.shape().filter(|shape| shape.payload > 0) else {
         return NONE;
     };
-    match head(segment.start(&shape), known) {
-        Some(0) => WHOLE,
-        Some(head) => {
-            let (start, len) = (veiled(shape.start, known), veiled(shape.payload, known));
-            in_payload(skb, start, len, veiled(head, known))
-        }
-        None => NONE,
-    }
+    let Some(head) = head(segment.start(&shape), known) else {
+        return NONE;
+    };
+    let start = veiled(shape.start, known);
+    let found = if head == 0 {
+        WHOLE
+    } else {
+        let captured = SCANNED - shape.start;
+        let len = if shape.payload < captured {
+            shape.payload
+        } else {
+            captured
+        };
+        in_payload(skb, start, veiled(len, known), veiled(head, known))
+    };
+    let next = after(found, head, shape.payload, |at| segment.bytes(start + at));
+    // SAFETY: as above.
+    unsafe { *state = known & !STATE | next };
+    found
 }
 
 /// The same in its payload.
 #[inline(never)]
 fn in_payload(skb: *mut __sk_buff, start: u32, len: u32, state: u32) -> u32 {
-    look(&PACKET, len, SCANNED, state, |room, len| {
+    look(&PACKET, len, state, |room, len| {
         // SAFETY: there is room for `len` bytes. It fails where the packet is shorter.
         unsafe { bpf_skb_load_bytes(skb.cast(), start, room.cast(), len) }
     })
@@ -231,7 +233,9 @@ fn in_payload(skb: *mut __sk_buff, start: u32, len: u32, state: u32) -> u32 {
 /// The same in a text.
 #[inline(never)]
 fn in_text(from: u64, len: u32, state: u32) -> u32 {
-    look(&TEXT, len, SCANNED, state, |room, len| {
+    // A text has no headers.
+    let len = if len < HEADS_FROM { len } else { HEADS_FROM };
+    look(&TEXT, len, state, |room, len| {
         // SAFETY: there is room for `len` bytes. It fails where they cannot be read.
         unsafe { bpf_probe_read_user(room.cast(), len, from as *const _) }
     })
@@ -240,13 +244,13 @@ fn in_text(from: u64, len: u32, state: u32) -> u32 {
 /// The same in bytes of a table of this program.
 #[inline(never)]
 fn in_table(from: u64, len: u32) -> u32 {
-    look(&PACKET, len, SCANNED, 0, |room, len| {
+    look(&PACKET, len, 0, |room, len| {
         // SAFETY: there is room for `len` bytes, and the helper checks the address.
         unsafe { bpf_probe_read_kernel(room.cast(), len, from as *const _) }
     })
 }
 
-/// Looks for the end of a head in `len` bytes, `most` of them, which `load` brings into the room that it is
+/// Looks for the end of a head in `len` bytes, [`SCANNED`] at most, which `load` brings into the room that it is
 /// handed. Returns [`ENDED`] or [`LONG`], and the former where they cannot be read.
 ///
 /// The loop is never left: the verifier would follow what comes behind it from each chunk on.
@@ -254,7 +258,6 @@ fn in_table(from: u64, len: u32) -> u32 {
 fn look(
     table: &PerCpuArray<Scratch>,
     len: u32,
-    most: u32,
     state: u32,
     load: impl FnOnce(*mut u8, u32) -> i64,
 ) -> u32 {
@@ -263,10 +266,12 @@ fn look(
     let Some(scratch) = table.get_ptr_mut(0) else {
         return ENDED;
     };
-    let Some(wanted) = bounded(if len < most { len } else { most }, most) else {
+    let len = if len < SCANNED { len } else { SCANNED };
+    let Some(wanted) = bounded(len, SCANNED) else {
         return ENDED;
     };
-    // SAFETY: an entry of a live map, which is this processor's own; there is room for a chunk behind the bytes.
+    // SAFETY: an entry of a live map, with room for a chunk behind the bytes. It is this processor's own; what another
+    // thread's program writes to it in between (see the table) are bytes as good, and every bit pattern is valid.
     let words = unsafe {
         let room = scratch.cast::<u8>();
         if load(room, wanted) != 0 {

@@ -703,6 +703,9 @@ pub struct Hop {
     pub pid: u32,
     /// Bits of [`hop_flag`].
     pub flags: u32,
+    /// The head of a response that is sent up: other bits of [`hop_flag`], which only the packets of the upstream
+    /// change. What others note in the flags meanwhile is not lost.
+    pub head: u32,
 }
 
 /// Entries of the `HOPS` map.
@@ -721,7 +724,7 @@ pub mod filter {
 /// Value of an offset global whose field this kernel does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
 
-/// Bits of [`Hop::flags`].
+/// Bits of [`Hop::flags`], and of [`Hop::head`].
 pub mod hop_flag {
     /// Put there by user space: the connection was already open.
     pub const SEEDED: u32 = 1;
@@ -746,8 +749,8 @@ pub mod hop_flag {
     pub const HEAD_LAST: u32 = 512;
     /// The byte before that is.
     pub const HEAD_SECOND: u32 = 1024;
-    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1, else how much of
-    /// the head that is under way has passed.
+    /// From this bit on, how much of its beginning was sent up where it carries no HTTP/1, and how much of the head
+    /// that is under way has passed.
     pub const SPENT_SHIFT: u32 = 16;
 }
 
@@ -816,7 +819,7 @@ layout! {
     RecordMark { size: 12, at: 0, header: 4, reserved: 9 }
     DnsSocket { size: 48, caller: 0, netns: 40, role: 44 }
     DnsHeader { size: 88, header: 0, socket: 24, wire_len: 72, captured: 76, egress: 80, reserved: 84 }
-    Hop { size: 8, pid: 0, flags: 4 }
+    Hop { size: 12, pid: 0, flags: 4, head: 8 }
     Tuple { size: 40, local_addr: 0, remote_addr: 16, local_port: 32, remote_port: 34, netns: 36 }
     UpstreamKey { size: 18, port_be: 0, addr: 2 }
 }

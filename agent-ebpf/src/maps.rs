@@ -132,9 +132,9 @@ pub(crate) static GATEWAYS: HashMap<u32, u8> = HashMap::with_max_entries(GATEWAY
 pub(crate) static SESSIONS: HashMap<Ssl, Session> = HashMap::with_max_entries(SESSIONS_CAP, 0);
 
 /// `SSL` objects that are the server's end, which no hop is, and the cookie of the client's connection, zero while
-/// that is not known. LRU: one that is forgotten is taken for one that never says hello.
+/// that is not known. Not LRU either: of a client whose object is forgotten nothing more is read.
 #[map]
-pub(crate) static SERVERS: LruHashMap<Ssl, u64> = LruHashMap::with_max_entries(SESSIONS_CAP, 0);
+pub(crate) static SERVERS: HashMap<Ssl, u64> = HashMap::with_max_entries(SESSIONS_CAP, 0);
 
 /// The handshake call that a thread made last, by the address of its task.
 #[map]

@@ -204,6 +204,7 @@ fn opened(ctx: &BtfTracePointContext, sk: Sock, log: bool) -> Option<()> {
     let entry = Hop {
         pid: caller.pid,
         flags: 0,
+        head: 0,
     };
     if HOPS.insert(cookie, entry, 0).is_err() {
         count(Counter::HopMapFull);

@@ -29,6 +29,7 @@ use self::tls::Tls;
 use crate::ctx::{AF_INET, mapped};
 use crate::emit::{header, reserve, submit};
 use crate::gateway::KEY_BITS;
+use crate::heads;
 use crate::maps::{BOOSTING, BOOSTS, EMPTY_STAGE, EVENTS, HOPS, SAMPLE, SLOW_MS, STAGES, count};
 use crate::segment::{Segment, SegmentRecord, Shape, bounded, now};
 use crate::tls::{hello, is_client_hello};
@@ -117,7 +118,7 @@ pub(crate) fn fate(segment: &Segment) -> Option<(Fate, *mut u32)> {
     } else {
         let hop = HOPS.get_ptr_mut(segment.cookie)?;
         // SAFETY: an entry of a live map.
-        let head = unsafe { &raw mut (*hop).flags };
+        let head = unsafe { &raw mut (*hop).head };
         match opening(segment, hop) {
             Opening::Goes(fate) => return Some((fate, head)),
             Opening::Used { is_tls } => match make(segment.cookie, is_tls) {
@@ -151,6 +152,8 @@ fn opening(segment: &Segment, hop: *mut Hop) -> Opening {
     if segment.egress != 0 && flags & hop_flag::SPOKE == 0 {
         flags |= spoke(segment, &shape);
         set(hop, flags);
+        // SAFETY: as above.
+        unsafe { (*hop).head = flags & heads::NO_HEADS };
         if flags & hop_flag::TLS != 0
             && segment
                 .start(&shape)

@@ -32,6 +32,8 @@ use crate::maps::{
 
 /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
 const NO_EXIST: u64 = 1;
+/// `EEXIST` of `include/uapi/asm-generic/errno-base.h`.
+const EEXIST: i32 = 17;
 /// `ERR_LIB_SSL` of `openssl/err.h`.
 const SSL: u32 = 20;
 /// `SSL_R_CERTIFICATE_VERIFY_FAILED` of `openssl/sslerr.h`.
@@ -158,7 +160,11 @@ pub(crate) fn accepts(ctx: &ProbeContext) -> Option<()> {
     };
     let _ = SESSIONS.remove(ssl);
     // `SSL_accept` comes again until the handshake is over.
-    let _ = SERVERS.insert(ssl, 0, NO_EXIST);
+    if let Err(error) = SERVERS.insert(ssl, 0, NO_EXIST)
+        && error != -EEXIST
+    {
+        count(Counter::LibraryMapFull);
+    }
     Some(())
 }
 

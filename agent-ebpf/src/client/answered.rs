@@ -205,15 +205,15 @@ fn tell(text: &impl Text, cookie: u64, rest: &Rest, known: u32, client: &Client)
             .write(known_bytes);
         if let Some(len) = bounded(len, most)
             && let Some(place) = bounded(known + 1, START_LEN as u32)
-            && text.load(
-                rest.at,
-                (&raw mut (*record).response)
-                    .byte_add(place as usize - 1)
-                    .cast(),
-                len,
-            )
         {
-            response_len = place - 1 + len;
+            let room = (&raw mut (*record).response).byte_add(place as usize - 1);
+            response_len = if text.load(rest.at, room.cast(), len) {
+                place - 1 + len
+            } else {
+                // What told that it is a failure is there.
+                count(Counter::ReadFailed);
+                START_LEN as u32
+            };
         }
         (&raw mut (*record).proxied_len).write(client.proxied_len);
         if client.proxied_len > 0 {

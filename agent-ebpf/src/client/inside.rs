@@ -12,7 +12,7 @@ use hopscope_ebpf::{Client, Counter, EndsRecord, client_flag, kind};
 
 use super::answered::{closed, responded};
 use super::asked::{leaves, requested};
-use super::text::UserText;
+use super::text::{Text as _, UserText};
 use super::{CLIENTS, LISTENERS, key};
 use crate::emit::{emit, header};
 use crate::maps::{TLS_PLAINTEXT, count};
@@ -100,23 +100,25 @@ pub(super) fn closes(client: &mut Client) {
     client.flags &= !client_flag::INSIDE;
 }
 
-/// Tells user space of a listener whose clients cannot all be read, once.
+/// Tells user space of a listener whose clients cannot all be read, once. Where the ring is full, the next such
+/// client tells.
 #[inline(always)]
-fn tell_unreadable(client: &Client) {
+pub(super) fn tell_unreadable(client: &Client) {
     let Some(listener) = LISTENERS.get_ptr_mut(key(&client.ends)) else {
         return;
     };
     // SAFETY: an entry of a live map is one byte. Two processors may tell the same.
-    unsafe {
-        if *listener == KNOWN {
-            return;
-        }
-        *listener = KNOWN;
+    if unsafe { *listener } == KNOWN {
+        return;
     }
-    let _ = emit(EndsRecord {
+    let told = emit(EndsRecord {
         header: header::<EndsRecord>(kind::UNREADABLE, 0),
         ends: client.ends,
     });
+    if told.is_some() {
+        // SAFETY: as above.
+        unsafe { *listener = KNOWN };
+    }
 }
 
 /// The gateway read `len` bytes inside TLS of the connection with this cookie.
@@ -140,10 +142,19 @@ pub(crate) fn read(cookie: u64, address: u64, len: u32) -> Option<()> {
 #[inline(always)]
 pub(crate) fn written(cookie: u64, address: u64, len: u32) -> Option<()> {
     let client = inside(cookie)?;
-    if client.flags & client_flag::ASKED == 0 || len == 0 {
+    if len == 0 {
         return None;
     }
     let text = UserText { address, len };
+    if client.flags & client_flag::ASKED == 0 {
+        let start = text.start(0)?;
+        if start[..7] == *b"HTTP/1." && start[9] == b'5' {
+            // A failure that nobody asked for: the end of the call that read the request was not seen.
+            count(Counter::TextMissed);
+            lost(client);
+        }
+        return None;
+    }
     let shape = passed(len, client.next_out, client.next_in);
     responded(&text, cookie, &shape, client)
 }

@@ -2,11 +2,12 @@
 //! before hopscope looked, and who answered.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, ProgramArray};
+use aya::maps::{Array, MapData, MapError, ProgramArray};
 use aya::programs::CgroupSkb;
 use hopscope_ebpf::{Client, Endpoints, ListenerKey, client_flag};
 
@@ -62,13 +63,29 @@ impl Clients {
         }
     }
 
-    /// Watches a connection that was accepted already.
-    pub(super) fn seed(&mut self, cookie: u64, netns: u64, local: SocketAddr, remote: SocketAddr) {
+    /// Watches a connection that was accepted already. Returns false where it cannot be watched.
+    pub(super) fn seed(
+        &mut self,
+        cookie: u64,
+        netns: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
         /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
         const NO_EXIST: u64 = 1;
         let value = entry(netns, local, remote);
-        if let Err(error) = self.connections.insert(cookie, value, NO_EXIST) {
-            tracing::debug!(%error, cookie, "a client was not seeded");
+        match self.connections.insert(cookie, value, NO_EXIST) {
+            Ok(()) => true,
+            // It was accepted since, and is watched from its beginning on.
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, cookie, "a client was not seeded");
+                false
+            }
         }
     }
 }
@@ -186,6 +203,22 @@ impl Listeners {
             local,
             readable: true,
         })
+    }
+
+    /// The input that tells that what clients get at this address cannot all be read.
+    pub(super) fn unreadable(&self, netns: u32, local: SocketAddr) -> Input<'static> {
+        let process = self.at(netns, local).cloned().unwrap_or_else(|| {
+            Arc::new(Process {
+                netns: netns.into(),
+                ..Process::default()
+            })
+        });
+        tracing::info!(%local, gateway = %process.comm, "what clients get there cannot be read");
+        Input::Listening {
+            process,
+            local,
+            readable: false,
+        }
     }
 
     /// Who accepts connections to this address.

@@ -49,33 +49,47 @@ impl GoVersion {
     }
 }
 
-/// What the program in `file` says built it; `None` where it is not written in Go, or by a release before 1.18.
-pub(super) fn version(file: &File) -> Result<Option<String>, Unreadable> {
+/// What a program that is written in Go says built it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Version(String),
+    /// It lies where it is not looked for, as before Go 1.18.
+    Elsewhere,
+    /// It is cut short, longer than any version, or no text.
+    Nothing,
+}
+
+/// What the program in `file` says built it; `None` where it is not written in Go.
+pub(super) fn version(file: &File) -> Result<Option<Said>, Unreadable> {
     let most = HEADER_LEN + 1 + VERSION_MAX;
     let section = elf::start_of_section(file, b".go.buildinfo", most)?;
-    Ok(section.as_deref().and_then(inline_version))
+    Ok(section.as_deref().and_then(said))
 }
 
 /// Bytes ahead of the version.
 const HEADER_LEN: usize = 32;
 
-/// The version in a `.go.buildinfo` section (`debug/buildinfo`): behind a magic number, the size of pointers and
-/// flags, room up to 32 bytes; then its length in a varint, and the version.
-fn inline_version(section: &[u8]) -> Option<String> {
+/// What a `.go.buildinfo` section says (`debug/buildinfo`): behind a magic number, the size of pointers and flags, room up
+/// to 32 bytes; then the version. `None` where the magic number is another one.
+fn said(section: &[u8]) -> Option<Said> {
     const MAGIC: &[u8] = b"\xff Go buildinf:";
     /// Set in the flags where the strings are in the section itself, as they are since Go 1.18.
     const INLINE: u8 = 2;
-    let [_, flags, ..] = section.strip_prefix(MAGIC)? else {
-        return None;
-    };
+    Some(match section.strip_prefix(MAGIC)? {
+        [_, flags, ..] if flags & INLINE == 0 => Said::Elsewhere,
+        _ => inline_version(section).map_or(Said::Nothing, Said::Version),
+    })
+}
+
+/// The version behind the header of such a section: its length in a varint, and the text.
+fn inline_version(section: &[u8]) -> Option<String> {
     let [len, rest @ ..] = section.get(HEADER_LEN..)? else {
         return None;
     };
     // A longer one would have a length of two bytes, of which the first has its highest bit set.
     let len = usize::from(*len);
     let text = rest.get(..len).filter(|_| len <= VERSION_MAX)?;
-    let text = (flags & INLINE != 0).then(|| std::str::from_utf8(text).ok())?;
-    text.map(str::to_owned)
+    std::str::from_utf8(text).ok().map(str::to_owned)
 }
 
 /// Bytes from the pointer to the goroutine that runs up to the thread pointer; `None` where it shares its thread-local

@@ -89,6 +89,13 @@ pub(in crate::live) fn program_of(version: &str) -> File {
     file(&program(&section, None))
 }
 
+/// A program that points to what built it.
+pub(in crate::live) fn program_before_1_18() -> File {
+    let mut section = BUILDINFO.get(..HEADER_LEN).unwrap().to_vec();
+    section[15] = 0;
+    file(&program(&section, None))
+}
+
 fn file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
@@ -99,7 +106,7 @@ fn file(bytes: &[u8]) -> File {
 fn a_program_says_which_release_built_it() {
     let program = program(BUILDINFO, None);
     let said = version(&file(&program)).unwrap();
-    assert_eq!(said.as_deref(), Some("go1.26.8"));
+    assert_eq!(said, Some(Said::Version("go1.26.8".to_owned())));
     // Another language.
     let mut other = program;
     let names = other.windows(4).position(|bytes| bytes == b".go.").unwrap();
@@ -112,15 +119,21 @@ fn strings_that_lie_elsewhere_or_are_cut_short_say_nothing() {
     let changed = |at: usize, value: u8| {
         let mut bytes = BUILDINFO.to_vec();
         bytes[at] = value;
-        inline_version(&bytes)
+        said(&bytes)
     };
-    assert!(inline_version(BUILDINFO).is_some());
-    // Pointers, as before Go 1.18; another magic number; longer than the section, or than any version.
-    for (at, value) in [(15, 0), (0, 0), (32, 60), (32, 0x88)] {
-        assert_eq!(changed(at, value), None, "{at}");
+    // Pointers, as before Go 1.18; another magic number; longer than the section, or than any version; no text.
+    for (at, value, expected) in [
+        (15, 0, Some(Said::Elsewhere)),
+        (0, 0, None),
+        (32, 60, Some(Said::Nothing)),
+        (32, 0x88, Some(Said::Nothing)),
+        (33, 0xff, Some(Said::Nothing)),
+    ] {
+        assert_eq!(changed(at, value), expected, "{at}");
     }
     for end in 0..41 {
-        assert_eq!(inline_version(&BUILDINFO[..end]), None, "{end}");
+        let expected = (end >= 14).then_some(Said::Nothing);
+        assert_eq!(said(&BUILDINFO[..end]), expected, "{end}");
     }
 }
 
@@ -176,7 +189,7 @@ proptest! {
 
     #[test]
     fn no_section_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-        let _ = inline_version(&[b"\xff Go buildinf:".as_slice(), &bytes].concat());
+        let _ = said(&[b"\xff Go buildinf:".as_slice(), &bytes].concat());
         let _ = GoVersion::parse(&String::from_utf8_lossy(&bytes));
     }
 }

@@ -15,7 +15,7 @@ use hopscope_ebpf::GoroutinePlace;
 use thiserror::Error;
 
 use super::LiveError;
-use super::go_build::{self, GoVersion};
+use super::go_build::{self, GoVersion, Said};
 use super::load::{self, Table};
 use super::process;
 use super::tls::elf::Unreadable;
@@ -50,6 +50,10 @@ const LAYOUTS: [(std::ops::RangeInclusive<u16>, u32, u32); 4] = [
 enum LeftOut {
     #[error("{0}")]
     Unreadable(#[from] Unreadable),
+    #[error("goroutines remember who started them from Go 1.21 on, and this is older than Go 1.18")]
+    Ancient,
+    #[error("the release of Go that built it cannot be read")]
+    Unsaid,
     #[error("Go says no release that is known: {0:?}")]
     Unnamed(String),
     #[error("goroutines remember who started them from Go 1.21 on, and this is {0}")]
@@ -144,7 +148,7 @@ impl Known {
             Ok(found)
         });
         let met = match entered {
-            Ok(None) | Err(LeftOut::Unreadable(_)) => Met::Other,
+            Ok(None) => Met::Other,
             Ok(Some((_, version))) => {
                 tracing::debug!(pid, %version, "its goroutines are told apart");
                 Met::Watched
@@ -196,8 +200,12 @@ impl Known {
 
 /// Where a program keeps the goroutine that runs; `None` where it is not written in Go.
 fn place(file: &File) -> Result<Option<(GoroutinePlace, GoVersion)>, LeftOut> {
-    let Some(text) = go_build::version(file)? else {
-        return Ok(None);
+    let text = match go_build::version(file) {
+        // Whether it is written in Go is not known of what cannot be read.
+        Ok(None) | Err(_) => return Ok(None),
+        Ok(Some(Said::Elsewhere)) => return Err(LeftOut::Ancient),
+        Ok(Some(Said::Nothing)) => return Err(LeftOut::Unsaid),
+        Ok(Some(Said::Version(text))) => text,
     };
     let version = GoVersion::parse(&text).ok_or(LeftOut::Unnamed(text))?;
     if !IS_SUPPORTED {
@@ -233,7 +241,7 @@ fn bytes(place: &GoroutinePlace) -> [u8; PLACE_LEN] {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use super::super::go_build::tests::program_of;
+    use super::super::go_build::tests::{program_before_1_18, program_of};
     use super::*;
 
     #[test]
@@ -261,10 +269,13 @@ mod tests {
             ("go1.20.14", "from Go 1.21 on, and this is Go 1.20.14"),
             ("go1.28.0", "the layout of Go 1.28.0 is not known"),
             ("devel go1.28-0123", "no release that is known"),
+            (&"9".repeat(65), "cannot be read"),
         ] {
             let why = place(&program_of(version)).unwrap_err().to_string();
             assert!(why.contains(words), "{why}");
         }
+        let why = place(&program_before_1_18()).unwrap_err().to_string();
+        assert!(why.contains("older than Go 1.18"), "{why}");
         let own = File::open("/proc/self/exe").unwrap();
         assert!(place(&own).unwrap().is_none());
     }

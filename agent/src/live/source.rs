@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::offset_of;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Waker {
 /// The kernel programs of this host, attached for as long as this value lives.
 pub struct LiveSource {
     ring: RingBuf<MapData>,
-    hops: Table<u64, [u32; 2]>,
+    hops: Table<u64, [u32; 3]>,
     ports: Array<MapData, u8>,
     boosts: Boosts,
     /// None where the client side is not wanted.
@@ -120,6 +121,8 @@ pub struct LiveSource {
     occupancy: Occupancy,
     malformed: u64,
     seeded: u64,
+    /// Clients' connections that were there before and found no room.
+    unseeded_clients: u64,
     not_tcp: u64,
     not_dns: u64,
     /// Hops that were opened where their packets are not seen.
@@ -211,6 +214,7 @@ impl LiveSource {
             occupancy: Occupancy::new(HOPS_CAP.into()),
             malformed: 0,
             seeded: 0,
+            unseeded_clients: 0,
             not_tcp: 0,
             not_dns: 0,
             unwatched: 0,
@@ -304,6 +308,7 @@ impl LiveSource {
             ("live_not_tcp", self.not_tcp),
             ("live_not_dns", self.not_dns),
             ("live_seeded", self.seeded),
+            ("live_clients_unseeded", self.unseeded_clients),
             ("live_hops_unwatched", self.unwatched),
             (
                 "kernel_runs_missed",
@@ -425,7 +430,7 @@ impl LiveSource {
                 upstream,
             } => {
                 // Whoever opened after the programs were attached is in the table already.
-                let entry = [process.pid, hop_flag::SEEDED];
+                let entry = [process.pid, hop_flag::SEEDED, 0];
                 let port = u32::from(upstream.port());
                 if let Err(error) = self.ports.set(port, 1, 0) {
                     tracing::debug!(%error, port, "the port was not entered");
@@ -468,8 +473,11 @@ impl LiveSource {
                 local,
                 remote,
             } => {
-                if let Some(clients) = &mut self.clients {
-                    clients.seed(cookie, netns, local, remote);
+                if let Some(clients) = &mut self.clients
+                    && !clients.seed(cookie, netns, local, remote)
+                {
+                    self.unseeded_clients += 1;
+                    self.unreadable(netns, local);
                 }
             }
             Found::Namespace { netns, sockets } => {
@@ -513,6 +521,16 @@ impl LiveSource {
         let new = total.saturating_sub(self.lost);
         self.lost = total;
         Ok((new > 0).then_some(new))
+    }
+
+    /// Notes that not every client is watched there. Those of one listener are found one behind the other.
+    fn unreadable(&mut self, netns: u64, at: SocketAddr) {
+        let is_known = |last: &Input<'_>| matches!(last, Input::Listening { local, readable: false, .. } if *local == at);
+        if !self.listening.last().is_some_and(is_known) {
+            let netns = u32::try_from(netns).unwrap_or(0);
+            let unreadable = self.processes.listeners.unreadable(netns, at);
+            self.listening.push(unreadable);
+        }
     }
 
     /// Ends the tracking of hops that closed a while ago.

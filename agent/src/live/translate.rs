@@ -16,7 +16,7 @@ use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
     Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Plaintext,
-    Process, Segment, Signal, Target, TcpState,
+    Segment, Signal, Target, TcpState,
 };
 
 // Where it is not known how many bytes were missed, both sides go on by as many.
@@ -130,20 +130,8 @@ pub(super) fn input<'a>(
             return Ok(processes.listeners.add(process, ends.local));
         }
         Body::Unreadable { ends } => {
-            let local = ends.local;
-            let known = processes.listeners.at(ends.netns, local).cloned();
-            let process = known.unwrap_or_else(|| {
-                Arc::new(Process {
-                    netns: ends.netns.into(),
-                    ..Process::default()
-                })
-            });
-            tracing::info!(%local, gateway = %process.comm, "what clients get there cannot be read");
-            return Ok(Some(Input::Listening {
-                process,
-                local,
-                readable: false,
-            }));
+            let unreadable = processes.listeners.unreadable(ends.netns, ends.local);
+            return Ok(Some(unreadable));
         }
         Body::SocketCall {
             caller,

@@ -10,16 +10,22 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use hopscope::live::LiveConfig;
 use rustix::net::sockopt::set_tcp_cork;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::clients::{BAD, GOOD, Pair, REQUEST, answers, config};
+use crate::forgotten::tables;
 use crate::support::{Gateway, Seen, Watch};
 
 /// Set where a test runs in its own process.
 const ALONE: &str = "HOPSCOPE_TEST_ALONE";
+
+/// Entries of the table of clients' connections, and bytes of each.
+const CLIENTS: u64 = 32_768;
+const CLIENT: usize = 1240;
 
 /// What begins a TLS connection, as it were.
 pub(crate) const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to speak";
@@ -237,6 +243,77 @@ fn what_cannot_be_read_is_counted_once_a_connection() {
         watch.settle();
         assert_eq!(opaque(&watch), 6);
         assert!(!watch.has(|seen| matches!(seen, Seen::Answer { .. })));
+    });
+}
+
+#[test]
+fn a_listener_that_cannot_be_read_is_told_once_there_is_room() {
+    alone(|| {
+        let mut watch = Watch::start(&LiveConfig {
+            ring_bytes: 1,
+            ..config()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let told = |watch: &Watch| {
+            let is_it = |seen: &Seen| matches!(seen, Seen::Unreadable(at) if *at == local);
+            watch.seen.iter().filter(|(_, seen)| is_it(seen)).count()
+        };
+        // Until nothing more goes into the ring, however small.
+        let mut known = Pair::of(&listener);
+        for _ in 0..200 {
+            known.ask(REQUEST);
+            known.answer(BAD);
+            let _ = TcpListener::bind("127.0.0.1:0").unwrap();
+        }
+        let unread = || {
+            let mut pair = Pair::of(&listener);
+            pair.ask(HELLO);
+            pair.answer(b"\x16\x03\x03\x00\x30 a ServerHello, so to speak");
+        };
+        unread();
+        watch.settle();
+        assert!(watch.counter("kernel_ring_full") > 0);
+        assert_eq!(told(&watch), 0, "{}", watch.trace());
+        for _ in 0..2 {
+            unread();
+            watch.settle();
+            assert_eq!(told(&watch), 1, "{}", watch.trace());
+        }
+    });
+}
+
+#[test]
+fn a_client_without_room_makes_its_listener_unreadable() {
+    alone(|| {
+        let mut watch = Watch::start(&config());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let mut known = Pair::of(&listener);
+        let peer = known.client.local_addr().unwrap().port();
+        // The gateway's port and the client's, behind two addresses.
+        let is_known = |client: &[u8; CLIENT]| {
+            client[32..34] == local.port().to_ne_bytes() && client[34..36] == peer.to_ne_bytes()
+        };
+        let mut clients = tables::<u64, [u8; CLIENT]>("CLIENTS")
+            .into_iter()
+            .find(|table| table.iter().flatten().any(|(_, client)| is_known(&client)))
+            .unwrap();
+        // No socket has such a cookie.
+        let full = (0..=CLIENTS).any(|n| clients.insert(u64::MAX - n, [0; CLIENT], 0).is_err());
+        assert!(full);
+        let unreadable = |seen: &Seen| matches!(seen, Seen::Unreadable(at) if *at == local);
+        watch.settle();
+        assert!(!watch.has(unreadable), "{}", watch.trace());
+        let mut unseen = Pair::of(&listener);
+        for pair in [&mut unseen, &mut known] {
+            pair.ask(REQUEST);
+            pair.answer(BAD);
+        }
+        assert_eq!(only_request(&mut watch, &known), REQUEST);
+        assert!(watch.has(unreadable), "{}", watch.trace());
+        assert!(answers(&watch, unseen.ends()).is_empty());
+        assert_eq!(watch.counter("kernel_client_map_full"), 1);
     });
 }
 

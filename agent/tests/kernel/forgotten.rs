@@ -66,14 +66,14 @@ fn sessions(pid: u32) -> usize {
 }
 
 /// A server that sends what it is given.
-struct Server {
-    port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     text: ChildStdin,
     _process: Running,
 }
 
 impl Server {
-    fn start(bed: &Bed) -> Self {
+    pub(super) fn start(bed: &Bed) -> Self {
         let pem = bed.path("good.pem");
         let mut process = Running(
             Command::new("openssl")
@@ -107,7 +107,7 @@ impl Server {
 }
 
 /// The program of `speaker.c`.
-struct Speaker {
+pub(super) struct Speaker {
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     process: Running,
@@ -115,7 +115,7 @@ struct Speaker {
 
 impl Speaker {
     /// Starts it, and a watch that has found its library.
-    fn start(bed: &Bed, name: &str) -> (Self, Watch) {
+    pub(super) fn start(bed: &Bed, name: &str) -> (Self, Watch) {
         bed.compile("speaker.c", name);
         let mut process = Running(
             Command::new(bed.path(name))
@@ -157,15 +157,121 @@ impl Speaker {
         self.end()
     }
 
-    fn connect(&mut self, server: &Server) {
+    pub(super) fn connect(&mut self, server: &Server) {
         assert_eq!(self.run(&format!("c {}", server.port)), 1);
     }
 
+    /// Sends a request.
+    pub(super) fn write(&mut self) {
+        assert_eq!(usize::try_from(self.run("w")), Ok(REQUEST.len()));
+    }
+
     /// Reads what the server sends.
-    fn read(&mut self, server: &mut Server, text: &str) {
+    pub(super) fn read(&mut self, server: &mut Server, text: &str) {
         server.send(text);
         assert_eq!(usize::try_from(self.run("r")), Ok(text.len()));
     }
+}
+
+/// A client of the speaker.
+struct Client {
+    text: ChildStdin,
+    _process: Running,
+}
+
+impl Client {
+    /// Connects, which the speaker accepts.
+    fn connect(speaker: &mut Speaker, port: i32) -> Self {
+        let mut process = Running(
+            Command::new("openssl")
+                .args(["s_client", "-quiet", "-connect"])
+                .arg(format!("127.0.0.1:{port}"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        assert_eq!(speaker.run("a"), 1);
+        let text = process.0.stdin.take().unwrap();
+        Self {
+            text,
+            _process: process,
+        }
+    }
+
+    fn ask(&mut self) {
+        self.text.write_all(REQUEST.as_bytes()).unwrap();
+    }
+}
+
+/// How many answers to clients were told.
+fn answers(watch: &Watch) -> usize {
+    let answers = watch.seen.iter();
+    answers
+        .filter(|(_, seen)| matches!(seen, Seen::Answer { .. }))
+        .count()
+}
+
+/// Starts a speaker that listens; its port.
+fn listen(bed: &Bed, name: &str) -> (Speaker, Watch, i32) {
+    let (mut speaker, watch) = Speaker::start(bed, name);
+    let port = speaker.run(&format!("l {}", bed.path("good.pem").display()));
+    assert!(port > 0);
+    (speaker, watch, port)
+}
+
+fn has_unreadable(watch: &Watch, port: i32) -> bool {
+    watch.has(|seen| matches!(seen, Seen::Unreadable(at) if i32::from(at.port()) == port))
+}
+
+#[test]
+fn a_request_whose_reading_is_forgotten_shows() {
+    let bed = Bed::new();
+    let name = format!("fr{}", std::process::id());
+    let (mut speaker, mut watch, port) = listen(&bed, &name);
+    let mut client = Client::connect(&mut speaker, port);
+    client.ask();
+    assert_eq!(usize::try_from(speaker.run("r")), Ok(REQUEST.len()));
+    assert!(speaker.run("e") > 0);
+    watch.until("answer", |watch| answers(watch) == 1);
+    assert_eq!(watch.counter("kernel_text_missed"), 0);
+    speaker.begin("r");
+    forget_call(speaker.process.0.id());
+    client.ask();
+    assert_eq!(usize::try_from(speaker.end()), Ok(REQUEST.len()));
+    assert!(!has_unreadable(&watch, port), "{}", watch.trace());
+    assert!(speaker.run("e") > 0);
+    watch.settle();
+    assert_eq!(answers(&watch), 1, "{}", watch.trace());
+    assert_eq!(watch.counter("kernel_text_missed"), 1);
+    assert!(has_unreadable(&watch, port), "{}", watch.trace());
+}
+
+#[test]
+fn a_full_table_forgets_no_client() {
+    let bed = Bed::new();
+    let name = format!("fc{}", std::process::id());
+    let (mut speaker, mut watch, port) = listen(&bed, &name);
+    let mut client = Client::connect(&mut speaker, port);
+    let own = u64::from(speaker.process.0.id());
+    let of_speaker = |key: &Result<[u64; 2], MapError>| matches!(key, Ok([pid, _]) if *pid == own);
+    for mut table in tables::<[u64; 2], u64>("SERVERS") {
+        if table.keys().any(|key| of_speaker(&key)) {
+            let other = u64::from(std::process::id());
+            let full = (1..=SESSIONS).any(|address| table.insert([other, address], 0, 0).is_err());
+            assert!(full);
+        }
+    }
+    client.ask();
+    assert_eq!(usize::try_from(speaker.run("r")), Ok(REQUEST.len()));
+    assert!(speaker.run("e") > 0);
+    watch.until("answer", |watch| answers(watch) == 1);
+    assert_eq!(watch.counter("kernel_library_map_full"), 0);
+    assert!(!has_unreadable(&watch, port), "{}", watch.trace());
+    let _second = Client::connect(&mut speaker, port);
+    assert!(watch.counter("kernel_library_map_full") > 0);
+    watch.until("what cannot be read", |watch| has_unreadable(watch, port));
 }
 
 /// What was told of a direction inside a hop: offsets and texts.
@@ -196,14 +302,14 @@ fn a_call_that_is_forgotten_shows() {
     let (mut speaker, mut watch) = Speaker::start(&bed, &format!("fg{}", server.port));
     let pid = speaker.process.0.id();
     speaker.connect(&server);
-    assert_eq!(usize::try_from(speaker.run("w")), Ok(REQUEST.len()));
+    speaker.write();
     speaker.read(&mut server, "HTTP/1.1 200 OK\n");
     speaker.begin("r");
     forget_call(pid);
     server.send("forgotten\n");
     assert_eq!(speaker.end(), 10);
     // Whatever is called next tells, before its own text.
-    assert_eq!(usize::try_from(speaker.run("w")), Ok(REQUEST.len()));
+    speaker.write();
     speaker.read(&mut server, "known again\n");
     watch.settle();
 

@@ -1,16 +1,22 @@
 //! Heads of responses that are longer than what is captured of a segment.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 
 use hopscope::model::{Direction, Signal};
 
+use crate::forgotten::{Server, Speaker};
+use crate::library::Bed;
 use crate::pair::{ANSWER, Pair};
-use crate::support::Seen;
+use crate::support::{Seen, Watch};
 
 /// Payload bytes that are captured of a segment by default.
 const SNAP: usize = 2048;
 /// What is captured of it at most beyond that: the room for headers.
 const ROOM: usize = 128;
+/// Lengths of heads that end behind what is captured, some of them right behind it: headers take of the room.
+const LENS: [usize; 10] = [
+    2049, 2125, 2150, 2176, 2200, 3000, 4097, 8191, 16_000, 32_000,
+];
 
 /// A head of `len` bytes.
 fn head(len: usize) -> Vec<u8> {
@@ -60,6 +66,25 @@ fn answer(pair: &mut Pair, parts: &[&[u8]]) -> Vec<usize> {
     up.iter().map(|(bytes, _)| bytes.len()).collect()
 }
 
+/// Ends the connection, which sends up what is held, and gives back how much of an answer of `len` bytes came up.
+fn ended(pair: &mut Pair, from: usize, len: usize) -> usize {
+    pair.upstream.shutdown(Shutdown::Write).unwrap();
+    let captured = |seen: &Seen| match seen {
+        Seen::Segment {
+            payload, wire_len, ..
+        } if *wire_len as usize == len => Some(payload.len()),
+        _ => None,
+    };
+    let found = |watch: &Watch| {
+        watch.seen[from..]
+            .iter()
+            .find_map(|(_, seen)| captured(seen))
+    };
+    pair.watch
+        .until("the answer", |watch| found(watch).is_some());
+    found(&pair.watch).unwrap()
+}
+
 /// A gateway and its upstream on a connection, and on new ones as they are asked for.
 struct Pairs(Pair);
 
@@ -86,12 +111,33 @@ impl Pairs {
 #[test]
 fn a_long_head_goes_up_whole() {
     let mut pairs = Pairs::start();
-    for len in [2200, 3000, 4097, 8191, 16_000, 32_000] {
+    for len in LENS {
         pairs.either(|pair| {
-            let up = answer(pair, &[&response(len, 200)]);
-            assert!(up[0] >= len, "{up:?} of a head of {len}");
+            let from = pair.watch.seen.len();
+            pair.ask();
+            pair.answer(response(len, 200));
+            let up = ended(pair, from, len + 200);
+            assert!(up >= len, "{up} of a head of {len}");
         });
     }
+}
+
+#[test]
+fn a_long_head_inside_tls_goes_up_whole() {
+    let bed = Bed::new();
+    let mut server = Server::start(&bed);
+    let (mut speaker, mut watch) = Speaker::start(&bed, &format!("hd{}", server.port));
+    speaker.connect(&server);
+    // A record has room for 16 KiB.
+    for len in LENS.into_iter().filter(|len| *len < 16_000) {
+        speaker.write();
+        let from = watch.seen.len();
+        speaker.read(&mut server, str::from_utf8(&response(len, 200)).unwrap());
+        watch.settle();
+        let up = read(&watch, from);
+        assert!(up[0] >= len, "{up:?} of a head of {len}");
+    }
+    watch.assert_no_loss();
 }
 
 #[test]
@@ -163,6 +209,61 @@ fn lines_may_end_without_a_carriage_return() {
 }
 
 #[test]
+fn a_byte_may_come_alone() {
+    let mut pairs = Pairs::start();
+    // The end is seen behind it: what follows is cut.
+    for alone in [2996, 2997, 2998] {
+        pairs.either(|pair| {
+            let whole = response(3000, 12_000);
+            let (begin, rest) = whole.split_at(alone);
+            let (byte, rest) = rest.split_at(1);
+            let up = answer(pair, &[begin, byte, rest]);
+            assert_eq!(up[..2], [alone, 1]);
+            assert!(up[2] < SNAP + ROOM, "{alone}: {up:?}");
+        });
+    }
+}
+
+#[test]
+fn the_next_head_is_followed_as_far_as_the_first() {
+    let bed = Bed::new();
+    let mut server = Server::start(&bed);
+    let (mut speaker, mut watch) = Speaker::start(&bed, &format!("hn{}", server.port));
+    speaker.connect(&server);
+    let whole = response(7000, 200);
+    // As many as leave no room for a segment more, if they were one head.
+    for _ in 0..(64 << 10) / whole.len() {
+        speaker.write();
+        speaker.read(&mut server, str::from_utf8(&whole).unwrap());
+    }
+    speaker.write();
+    watch.settle();
+    let from = watch.seen.len();
+    let (begin, rest) = whole.split_at(3000);
+    for part in [begin, rest] {
+        speaker.read(&mut server, str::from_utf8(part).unwrap());
+    }
+    watch.settle();
+    assert_eq!(read(&watch, from), [3000, 4200]);
+    watch.assert_no_loss();
+}
+
+/// How much of what the gateway read inside TLS came up, call by call.
+fn read(watch: &Watch, from: usize) -> Vec<usize> {
+    let texts = watch.seen[from..]
+        .iter()
+        .filter_map(|(_, seen)| match seen {
+            Seen::Text {
+                direction: Direction::FromUpstream,
+                payload,
+                ..
+            } => Some(payload.len()),
+            _ => None,
+        });
+    texts.collect()
+}
+
+#[test]
 fn an_interim_response_is_not_the_end() {
     let mut pairs = Pairs::start();
     for interim in [
@@ -176,6 +277,13 @@ fn an_interim_response_is_not_the_end() {
             assert!(up[0] >= 6000, "{up:?}");
         });
     }
+    // The final head begins behind the interim one, and goes on in the next segment.
+    pairs.either(|pair| {
+        let mut whole = b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec();
+        whole.extend(response(6000, 9000));
+        let (begin, rest) = whole.split_at(3000);
+        assert_eq!(answer(pair, &[begin, rest]), [3000, rest.len()]);
+    });
     // A tunnel carries no heads.
     let mut tunnel = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
     tunnel.resize(9000, b't');
@@ -231,13 +339,7 @@ fn who_wants_less_of_a_segment_gets_less() {
         let from = pair.watch.seen.len();
         pair.ask();
         pair.answer(response(5000, 5));
-        // What ends the connection sends up what is held.
-        pair.upstream.shutdown(std::net::Shutdown::Write).unwrap();
-        pair.watch.until("the answer", |watch| {
-            let long = |(_, seen): &(_, Seen)| matches!(seen, Seen::Segment { wire_len: 5005, .. });
-            watch.seen.iter().any(long)
-        });
-        let up = came_up(&pair, from);
-        assert!((1000..1000 + ROOM).contains(&up[0].0.len()), "{up:?}");
+        let up = ended(&mut pair, from, 5005);
+        assert!((1000..1000 + ROOM).contains(&up), "{up}");
     }
 }

@@ -22,7 +22,7 @@ const COOKIES: u64 = 512;
 struct Bench {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
-    hops: HashMap<MapData, u64, [u32; 2]>,
+    hops: HashMap<MapData, u64, [u32; 3]>,
     counts: PerCpuArray<MapData, u64>,
 }
 
@@ -59,7 +59,7 @@ impl Bench {
         let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
         let last = socket_cookie(probe.as_fd()).unwrap();
         for cookie in last..last + COOKIES {
-            self.hops.insert(cookie, [1, 0], 0).unwrap();
+            self.hops.insert(cookie, [1, 0, 0], 0).unwrap();
         }
     }
 

@@ -239,6 +239,8 @@ pub(crate) enum Seen {
         ordinal: u32,
     },
     Listening(SocketAddr),
+    /// Not every answer can be read there.
+    Unreadable(SocketAddr),
     Other,
     ConnectFailed {
         process: Process,
@@ -375,7 +377,16 @@ impl Watch {
                             ordinal: answer.ordinal,
                         },
                     ),
-                    Input::Listening { local, .. } => (None, Seen::Listening(local)),
+                    Input::Listening {
+                        local, readable, ..
+                    } => (
+                        None,
+                        if readable {
+                            Seen::Listening(local)
+                        } else {
+                            Seen::Unreadable(local)
+                        },
+                    ),
                     Input::Dns(message) => (
                         None,
                         Seen::Dns {
