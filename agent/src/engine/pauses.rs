@@ -73,16 +73,21 @@ impl Pauses {
             return;
         }
         if self.threads.len() >= MAX_THREADS {
-            let recent = |told: &mut Told| told.failed.is_some_and(|at_| at.since(at_) <= PATIENCE);
-            self.threads.retain(|_, told| recent(told));
+            let is_recent = |failed: Timestamp| at.since(failed) <= PATIENCE;
+            self.threads
+                .retain(|_, told| told.failed.is_some_and(is_recent));
         }
-        if self.threads.len() < MAX_THREADS {
-            let new = Told {
+        let failed = Some(at);
+        if let Some(told) = self.threads.get_mut(&turn.thread) {
+            told.failed = failed;
+        } else if self.threads.len() < MAX_THREADS {
+            let latest = turn.number;
+            let told = Told {
                 turn,
-                latest: turn.number,
-                failed: None,
+                latest,
+                failed,
             };
-            self.threads.entry(turn.thread).or_insert(new).failed = Some(at);
+            self.threads.insert(turn.thread, told);
         }
     }
 }

@@ -22,18 +22,10 @@ impl Engine {
         self.stats.signals += 1;
         match &mut signal {
             Signal::Opened { turn, .. } => *turn = self.pauses.told(at, *turn),
-            Signal::State { old, new, turn, .. } => {
-                let by_process = matches!(
-                    (old, new),
-                    (_, TcpState::FinWait1 | TcpState::LastAck)
-                        | (TcpState::Close, TcpState::Close)
-                );
-                *turn = if by_process {
-                    self.pauses.told(at, *turn)
-                } else {
-                    self.pauses.told_of_kernel(at, *turn)
-                };
+            Signal::State { old, new, turn, .. } if is_of_process(*old, *new) => {
+                *turn = self.pauses.told(at, *turn);
             }
+            Signal::State { turn, .. } => *turn = self.pauses.told_of_kernel(at, *turn),
             _ => {}
         }
         if let Signal::State {
@@ -163,4 +155,13 @@ impl Engine {
         let event = self.event(id, at, verdict, upstream, Some(process));
         Some(Attempt::new(event, at, turn).in_one_turn())
     }
+}
+
+/// Whether only the process itself takes a socket from one of these states to the other: it closes the connection, or
+/// lets go of a socket whose connection was closed already.
+const fn is_of_process(old: TcpState, new: TcpState) -> bool {
+    matches!(
+        (old, new),
+        (_, TcpState::FinWait1 | TcpState::LastAck) | (TcpState::Close, TcpState::Close)
+    )
 }
