@@ -33,21 +33,27 @@ const PLACES: u32 = 7;
 #[map]
 static WORKING: PerCpuArray<u32> = PerCpuArray::with_max_entries(PLACES, 0);
 
-/// The first program of a place begins.
+/// The first program of a place: does the work.
 #[inline(always)]
-pub(crate) fn begin(place: Place) {
+pub(crate) fn first(place: Place, work: impl FnOnce() -> Option<()>) -> i32 {
     mark(place, 1);
-}
-
-/// The first program of a place ends.
-#[inline(always)]
-pub(crate) fn end(place: Place) {
+    let _ = work();
     mark(place, 0);
+    0
 }
 
-/// Whether the first program of a place was left out, so that the second has to do its work.
+/// The second program of a place: does the work where the first was left out.
 #[inline(always)]
-pub(crate) fn is_left_out(place: Place) -> bool {
+pub(crate) fn second(place: Place, work: impl FnOnce() -> Option<()>) -> i32 {
+    if is_left_out(place) {
+        let _ = work();
+    }
+    0
+}
+
+/// Whether the first program of a place was left out.
+#[inline(always)]
+fn is_left_out(place: Place) -> bool {
     let left_out = WORKING.get_ptr(place as u32).is_some_and(|working| {
         // SAFETY: this processor's own slot of a live map.
         unsafe { working.read_volatile() != 0 }

@@ -31,19 +31,13 @@ use hopscope_ebpf::{
 use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway_process;
-use crate::maps::{self, DNS_SOCKETS, HOPS, count};
+use crate::maps::{self, DNS_SOCKETS, HOPS, NO_PREALLOC, PORTS_LEN, count};
 
 /// Clients' connections watched at once, of a little more than one KiB each.
 const CLIENTS_CAP: u32 = 32_768;
 
 /// Listening sockets of gateways.
 const LISTENERS_CAP: u32 = 4_096;
-
-/// Every TCP port.
-const PORTS_LEN: u32 = 1 << 16;
-
-/// `BPF_F_NO_PREALLOC` of `include/uapi/linux/bpf.h`.
-const NO_PREALLOC: u32 = 1;
 
 /// `TCP_ESTABLISHED`, `TCP_SYN_RECV`, `TCP_CLOSE` and `TCP_LISTEN` of `include/net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;

@@ -721,6 +721,9 @@ pub mod filter {
     pub const UPSTREAM: u32 = 4;
 }
 
+/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: only where there is no such entry.
+pub const NO_EXIST: u64 = 1;
+
 /// Value of an offset global whose field this kernel does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
 

@@ -69,99 +69,67 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
 fn state(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::State);
-    let _ = socket::state_changed(&ctx, true);
-    again::end(Place::State);
-    0
+    again::first(Place::State, || socket::state_changed(&ctx, true))
 }
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
 fn state_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::State) {
-        let _ = socket::state_changed(&ctx, false);
-    }
-    0
+    again::second(Place::State, || socket::state_changed(&ctx, false))
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_in(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::ResetIn);
-    let _ = socket::reset_received(&ctx, true);
-    again::end(Place::ResetIn);
-    0
+    again::first(Place::ResetIn, || socket::reset_received(&ctx, true))
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_in_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::ResetIn) {
-        let _ = socket::reset_received(&ctx, false);
-    }
-    0
+    again::second(Place::ResetIn, || socket::reset_received(&ctx, false))
 }
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroyed(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::Destroyed);
-    let _ = socket::destroyed(&ctx, true);
-    again::end(Place::Destroyed);
-    0
+    again::first(Place::Destroyed, || socket::destroyed(&ctx, true))
 }
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroyed_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::Destroyed) {
-        let _ = socket::destroyed(&ctx, false);
-    }
-    0
+    again::second(Place::Destroyed, || socket::destroyed(&ctx, false))
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_out(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::ResetOut);
-    let _ = socket::reset_sent(&ctx, true);
-    again::end(Place::ResetOut);
-    0
+    again::first(Place::ResetOut, || socket::reset_sent(&ctx, true))
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_out_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::ResetOut) {
-        let _ = socket::reset_sent(&ctx, false);
-    }
-    0
+    again::second(Place::ResetOut, || socket::reset_sent(&ctx, false))
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::Retransmit);
-    let _ = socket::fact(&ctx, kind::RETRANSMIT, true);
-    again::end(Place::Retransmit);
-    0
+    again::first(Place::Retransmit, || {
+        socket::fact(&ctx, kind::RETRANSMIT, true)
+    })
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::Retransmit) {
-        let _ = socket::fact(&ctx, kind::RETRANSMIT, false);
-    }
-    0
+    again::second(Place::Retransmit, || {
+        socket::fact(&ctx, kind::RETRANSMIT, false)
+    })
 }
 
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::Error);
-    let _ = socket::fact(&ctx, kind::ERROR, true);
-    again::end(Place::Error);
-    0
+    again::first(Place::Error, || socket::fact(&ctx, kind::ERROR, true))
 }
 
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::Error) {
-        let _ = socket::fact(&ctx, kind::ERROR, false);
-    }
-    0
+    again::second(Place::Error, || socket::fact(&ctx, kind::ERROR, false))
 }
 
 // Of the programs on system calls there are two each: one on the kernel's own function, which costs
@@ -219,18 +187,12 @@ fn dns_socket_gone(ctx: SockContext) -> i32 {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn client_state(ctx: BtfTracePointContext) -> i32 {
-    again::begin(Place::ClientState);
-    let _ = client::state_changed(&ctx);
-    again::end(Place::ClientState);
-    0
+    again::first(Place::ClientState, || client::state_changed(&ctx))
 }
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn client_state_again(ctx: BtfTracePointContext) -> i32 {
-    if again::is_left_out(Place::ClientState) {
-        let _ = client::state_changed(&ctx);
-    }
-    0
+    again::second(Place::ClientState, || client::state_changed(&ctx))
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]

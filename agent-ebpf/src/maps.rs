@@ -22,7 +22,7 @@ const CONNECTS_CAP: u32 = 16_384;
 const STAGES_CAP: u32 = 4_096;
 
 /// `BPF_F_NO_PREALLOC` of `include/uapi/linux/bpf.h`.
-const NO_PREALLOC: u32 = 1;
+pub(crate) const NO_PREALLOC: u32 = 1;
 
 /// Sockets that were reset and not closed yet, which their owners do within moments.
 const RESETS_CAP: u32 = 16_384;
@@ -37,7 +37,7 @@ const DNS_SOCKETS_CAP: u32 = 16_384;
 const RESOLVERS_CAP: u32 = 32;
 
 /// Every TCP port.
-const PORTS_LEN: u32 = 1 << 16;
+pub(crate) const PORTS_LEN: u32 = 1 << 16;
 
 /// Processes that open hops, as long as they run.
 const GATEWAYS_CAP: u32 = 4_096;

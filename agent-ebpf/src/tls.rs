@@ -21,7 +21,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated};
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
-use hopscope_ebpf::{Counter, LibraryRecord, NO_OFFSET, kind, library};
+use hopscope_ebpf::{Counter, LibraryRecord, NO_EXIST, NO_OFFSET, kind, library};
 
 use crate::ctx::{self, read};
 use crate::emit::{emit, header};
@@ -30,8 +30,6 @@ use crate::maps::{
     self, GATEWAYS, HANDSHAKES, HOPS, RAISED, SERVERS, SESSIONS, TLS_PLAINTEXT, count,
 };
 
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const NO_EXIST: u64 = 1;
 /// `EEXIST` of `include/uapi/asm-generic/errno-base.h`.
 const EEXIST: i32 = 17;
 /// `ERR_LIB_SSL` of `openssl/err.h`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError, ProgramArray};
 use aya::programs::CgroupSkb;
-use hopscope_ebpf::{Client, Endpoints, ListenerKey, client_flag};
+use hopscope_ebpf::{Client, Endpoints, ListenerKey, NO_EXIST, client_flag};
 
 use super::error::{LiveError, reason};
 use super::load::{self, Table};
@@ -71,8 +71,6 @@ impl Clients {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> bool {
-        /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-        const NO_EXIST: u64 = 1;
         let value = entry(netns, local, remote);
         match self.connections.insert(cookie, value, NO_EXIST) {
             Ok(()) => true,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
-use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, HOPS_CAP, dns_role, hop_flag};
+use hopscope_ebpf::{COMM_LEN, Caller, Counter, DnsSocket, HOPS_CAP, NO_EXIST, dns_role, hop_flag};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -56,9 +56,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Size of an entry of the table of sockets to name servers.
 const DNS_SOCKET_BYTES: usize = size_of::<DnsSocket>();
-
-/// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`.
-const NO_EXIST: u64 = 1;
 
 /// Wakes a [`LiveSource::pump`] that waits, from any thread.
 #[derive(Clone, Debug)]
