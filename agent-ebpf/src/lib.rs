@@ -721,6 +721,9 @@ pub mod filter {
     pub const UPSTREAM: u32 = 4;
 }
 
+/// How a header of version 2 of the PROXY protocol begins (HAProxy's `proxy-protocol.txt`, section 2.2).
+pub const PROXY_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
 /// `BPF_NOEXIST` of `include/uapi/linux/bpf.h`: only where there is no such entry.
 pub const NO_EXIST: u64 = 1;
 

@@ -9,11 +9,15 @@ use crate::gateway::{Kind, Route, TIMEOUT};
 use crate::socket::Target;
 use crate::tls::gateway::Secure;
 
-/// Where Debian keeps its modules.
-const MODULES: &str = "/usr/lib/apache2/modules";
-
 /// Requests at once: every scenario, and more.
 const THREADS: u32 = 256;
+
+/// The lines that load these modules, from where Debian keeps them.
+pub fn load(modules: &[&str]) -> String {
+    let line =
+        |name: &&str| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
+    modules.iter().map(line).collect()
+}
 
 pub(crate) fn config(directory: &Path, routes: &[Route]) -> Result<String> {
     let mut text = format!(
@@ -22,7 +26,7 @@ pub(crate) fn config(directory: &Path, routes: &[Route]) -> Result<String> {
         directory.display(),
         Kind::Apache.address()
     );
-    for module in [
+    text += &load(&[
         "mpm_event",
         "authz_core",
         "ssl",
@@ -30,9 +34,7 @@ pub(crate) fn config(directory: &Path, routes: &[Route]) -> Result<String> {
         "proxy",
         "proxy_http",
         "proxy_http2",
-    ] {
-        writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so")?;
-    }
+    ]);
     writeln!(
         text,
         "ServerLimit 1\nStartServers 1\nThreadLimit {THREADS}\nThreadsPerChild {THREADS}\n\

@@ -6,7 +6,7 @@
 
 pub mod access;
 pub mod agent;
-mod apache;
+pub mod apache;
 pub mod case;
 pub mod cgroup;
 pub mod cleanup;

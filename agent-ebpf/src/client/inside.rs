@@ -16,7 +16,7 @@ use super::text::{Text as _, UserText};
 use super::{CLIENTS, LISTENERS, key};
 use crate::emit::{emit, header};
 use crate::maps::{TLS_PLAINTEXT, count};
-use crate::segment::{Segment, Shape};
+use crate::segment::{START_LEN, Segment, Shape};
 use crate::tls;
 
 /// A listener's entry once user space knows that it has clients who cannot be read.
@@ -70,7 +70,7 @@ pub(super) fn departs(segment: &Segment, client: &mut Client) -> Option<()> {
 fn answers_first(segment: &Segment, shape: &Shape, client: &mut Client) {
     let start = segment.start(shape).unwrap_or_default();
     // What is no request, or no handshake, is refused, and no upstream is asked.
-    let refused = start[..7] == *b"HTTP/1." && start[9] == b'4' || start[0] == ALERT;
+    let refused = is_response(&start, b'4') || start[0] == ALERT;
     if refused {
         return;
     }
@@ -83,6 +83,12 @@ fn answers_first(segment: &Segment, shape: &Shape, client: &mut Client) {
         count(Counter::ClientOpaque);
     }
     tell_unreadable(client);
+}
+
+/// Whether these bytes begin a response of HTTP/1 with a status of this class.
+#[inline(always)]
+fn is_response(start: &[u8; START_LEN], class: u8) -> bool {
+    start[..7] == *b"HTTP/1." && start[9] == class
 }
 
 /// From now on nothing of this client can be read, or it is not known what belongs to what.
@@ -148,7 +154,7 @@ pub(crate) fn written(cookie: u64, address: u64, len: u32) -> Option<()> {
     let text = UserText { address, len };
     if client.flags & client_flag::ASKED == 0 {
         let start = text.start(0)?;
-        if start[..7] == *b"HTTP/1." && start[9] == b'5' {
+        if is_response(&start, b'5') {
             // A failure that nobody asked for: the end of the call that read the request was not seen.
             count(Counter::TextMissed);
             lost(client);

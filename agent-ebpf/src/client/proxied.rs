@@ -4,14 +4,13 @@
 use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use hopscope_ebpf::{CLIENT_PROXIED_LEN, CLIENT_REQUEST_LEN, Client};
+use hopscope_ebpf::{CLIENT_PROXIED_LEN, CLIENT_REQUEST_LEN, Client, PROXY_SIGNATURE};
 
 use crate::segment::Shape;
 
 /// Most bytes of a header of version 1, with its line end (section 2.1).
 const LINE_LEN: usize = 107;
-/// How a header of version 2 begins, and how long it is before its addresses (section 2.2).
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// Bytes of a header of version 2 before its addresses (section 2.2).
 const FIXED_LEN: u32 = 16;
 
 /// Whether what was loaded for a request may be such a header.
@@ -86,7 +85,7 @@ fn line(loaded: u32, client: &mut Client) -> Option<u32> {
 fn binary(loaded: u32, bytes: &[u8; CLIENT_REQUEST_LEN]) -> Option<u32> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
-    if loaded < FIXED_LEN || bytes[..12] != SIGNATURE {
+    if loaded < FIXED_LEN || bytes[..12] != PROXY_SIGNATURE {
         return None;
     }
     // Bytes of addresses of IPv4, IPv6 and unix sockets; without any, a family is not known.

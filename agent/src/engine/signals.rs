@@ -20,14 +20,22 @@ impl Engine {
 
     pub(super) fn signal(&mut self, at: Timestamp, id: HopId, mut signal: Signal) {
         self.stats.signals += 1;
-        match &mut signal {
-            Signal::Opened { turn, .. } => *turn = self.pauses.told(at, *turn),
-            Signal::State { old, new, turn, .. } if is_of_process(*old, *new) => {
+        let released = match &mut signal {
+            Signal::Opened { turn, .. } => {
                 *turn = self.pauses.told(at, *turn);
+                None
             }
-            Signal::State { turn, .. } => *turn = self.pauses.told_of_kernel(at, *turn),
-            _ => {}
-        }
+            Signal::State { old, new, turn, .. } => {
+                let release = release(*old, *new);
+                *turn = if release == Some(By::Process) {
+                    self.pauses.told(at, *turn)
+                } else {
+                    self.pauses.told_of_kernel(at, *turn)
+                };
+                release.map(|by| (*turn, by == By::Process))
+            }
+            _ => None,
+        };
         if let Signal::State {
             old: TcpState::Close,
             new: TcpState::Close,
@@ -56,24 +64,6 @@ impl Engine {
                 _ => return,
             }
         }
-        let released = match &signal {
-            // What follows is the kernel's.
-            Signal::State {
-                old:
-                    TcpState::FinWait1
-                    | TcpState::FinWait2
-                    | TcpState::LastAck
-                    | TcpState::Closing
-                    | TcpState::TimeWait,
-                ..
-            } => None,
-            Signal::State {
-                new: new @ (TcpState::FinWait1 | TcpState::LastAck | TcpState::Close),
-                turn,
-                ..
-            } => Some((*turn, *new != TcpState::Close)),
-            _ => None,
-        };
         let seeded = match &signal {
             Signal::Seeded {
                 local, upstream, ..
@@ -157,11 +147,31 @@ impl Engine {
     }
 }
 
-/// Whether only the process itself takes a socket from one of these states to the other: it closes the connection, or
-/// lets go of a socket whose connection was closed already.
-const fn is_of_process(old: TcpState, new: TcpState) -> bool {
-    matches!(
-        (old, new),
-        (_, TcpState::FinWait1 | TcpState::LastAck) | (TcpState::Close, TcpState::Close)
-    )
+/// Who let go of a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Process,
+    /// The process, or the kernel whatever had the processor.
+    Anyone,
+}
+
+/// Who let go of a socket that went from one of these states to the other; `None` where nobody did.
+const fn release(old: TcpState, new: TcpState) -> Option<By> {
+    match (old, new) {
+        // What follows is the kernel's.
+        (
+            TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::LastAck
+            | TcpState::Closing
+            | TcpState::TimeWait,
+            _,
+        ) => None,
+        // The last: of a socket that was closed already.
+        (_, TcpState::FinWait1 | TcpState::LastAck) | (TcpState::Close, TcpState::Close) => {
+            Some(By::Process)
+        }
+        (_, TcpState::Close) => Some(By::Anyone),
+        _ => None,
+    }
 }

@@ -3,13 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// How a header of version 2 begins (section 2.2).
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+use hopscope_ebpf::PROXY_SIGNATURE;
 
 /// The client that `header` names; `None` where it names none: for a connection of the balancer's own, for one of a unix
 /// socket, and where the header cannot be read.
 pub(super) fn client(header: &[u8]) -> Option<SocketAddr> {
-    match header.strip_prefix(SIGNATURE) {
+    match header.strip_prefix(&PROXY_SIGNATURE) {
         Some(rest) => of_binary(rest),
         None => of_line(header),
     }
@@ -93,7 +92,7 @@ mod tests {
         let ports = [source.port(), destination.port()].map(u16::to_be_bytes);
         let body = [&addresses, ports.as_flattened(), more].concat();
         let len = u16::try_from(body.len()).unwrap().to_be_bytes();
-        [SIGNATURE, &[command, family], &len, &body].concat()
+        [&PROXY_SIGNATURE[..], &[command, family], &len, &body].concat()
     }
 
     #[test]
@@ -116,11 +115,11 @@ mod tests {
             b"PROXY TCP4 192.0.2.\xff 192.0.2.2 1 2\r\n",
             // One of the balancer's own, and of a unix socket.
             &binary(0x20, one, other, &[]),
-            &[SIGNATURE, b"\x21\x31\x00\xd8", &[7; 92]].concat(),
+            &[&PROXY_SIGNATURE[..], b"\x21\x31\x00\xd8", &[7; 92]].concat(),
             // Another version, no addresses, and too few bytes of them.
             &binary(0x31, one, other, &[]),
-            &[SIGNATURE, b"\x21\x00\x00\x00"].concat(),
-            &[SIGNATURE, b"\x21\x11\x00\x0b", &[7; 12]].concat(),
+            &[&PROXY_SIGNATURE[..], b"\x21\x00\x00\x00"].concat(),
+            &[&PROXY_SIGNATURE[..], b"\x21\x11\x00\x0b", &[7; 12]].concat(),
         ] {
             assert_eq!(client(none), None, "{}", none.escape_ascii());
         }
@@ -160,8 +159,8 @@ mod tests {
             let _ = client(&bytes);
             let _ = client(words.as_bytes());
             let _ = client(&[b"PROXY TCP4 ", words.as_bytes()].concat());
-            let _ = client(&[SIGNATURE, &bytes].concat());
-            let _ = client(&[SIGNATURE, b"\x21\x11", &bytes].concat());
+            let _ = client(&[&PROXY_SIGNATURE[..], &bytes].concat());
+            let _ = client(&[&PROXY_SIGNATURE[..], b"\x21\x11", &bytes].concat());
         }
     }
 }

@@ -11,9 +11,7 @@ use super::{
     SILENT, UNROUTED,
 };
 use crate::access;
-
-/// Where Debian keeps its modules.
-const MODULES: &str = "/usr/lib/apache2/modules";
+use crate::apache::load;
 
 /// The configuration of all cases.
 pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
@@ -23,7 +21,7 @@ pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Res
         directory.display(),
         Gateway::Apache.address()
     );
-    for module in [
+    text += &load(&[
         "mpm_event",
         "authz_core",
         "alias",
@@ -32,9 +30,7 @@ pub(super) fn config(directory: &Path, cases: &[(Case, Vec<SocketAddr>)]) -> Res
         "proxy_http",
         "proxy_balancer",
         "lbmethod_byrequests",
-    ] {
-        writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so")?;
-    }
+    ]);
     writeln!(
         text,
         "ServerLimit 1\nStartServers 1\nThreadLimit 32\nThreadsPerChild 32\nMaxRequestWorkers 32\n\

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hopscope_tests::agent::{Agent, Event};
+use hopscope_tests::apache;
 use hopscope_tests::cleanup::{Directory, Program};
 use hopscope_tests::clock::wait_for;
 use hopscope_tests::gateway::Kind;
@@ -148,7 +149,7 @@ fn text(kind: Kind, files: &Path, pem: &Path, proxied: bool) -> String {
             )
         }
         Kind::Apache => {
-            let modules: String = [
+            let modules = apache::load(&[
                 "mpm_event",
                 "authz_core",
                 "ssl",
@@ -156,11 +157,7 @@ fn text(kind: Kind, files: &Path, pem: &Path, proxied: bool) -> String {
                 "proxy",
                 "proxy_http",
                 "remoteip",
-            ]
-            .map(|name| {
-                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
-            })
-            .concat();
+            ]);
             let (more, listen) = if proxied {
                 let more = "RemoteIPProxyProtocol On\n";
                 let listen = format!("Listen {bare}\n<VirtualHost {bare}>\n{more}</VirtualHost>\n");
