@@ -22,7 +22,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext};
 use hopscope_ebpf::{
     Client, Counter, Endpoints, Goroutine, ListenerKey, OpenRecord, SocketCallRecord, StateRecord,
     client_flag, hop_flag, kind,
@@ -32,6 +32,8 @@ use crate::ctx::{self, Sock};
 use crate::emit::{emit, header};
 use crate::gateway::is_gateway_process;
 use crate::maps::{self, DNS_SOCKETS, HOPS, NO_PREALLOC, PORTS_LEN, count};
+use crate::segment::now;
+use crate::turns;
 
 /// Clients' connections watched at once, of a little more than one KiB each.
 const CLIENTS_CAP: u32 = 32_768;
@@ -235,6 +237,27 @@ fn key(ends: &Endpoints) -> ListenerKey {
     }
 }
 
+/// `tcp_rcv_space_adjust(sk)`: the current thread has read from a socket. Of an event loop whose turns are counted it
+/// is noted when and in which of them it read the first of a request: what it did before that was not about it.
+#[inline(always)]
+pub(crate) fn read(ctx: &RawTracePointContext) -> Option<()> {
+    let (thread, turn) = turns::current()?;
+    // The tracepoint's own context has the address of a socket.
+    let cookie: u64 = Sock::at(ctx.arg(0)).field(&maps::SKC_COOKIE)?;
+    let client = CLIENTS.get_ptr_mut(cookie)?;
+    // SAFETY: an entry of a live map; nothing else writes these fields while a request waits.
+    let client = unsafe { &mut *client };
+    // Of what is inside TLS the library tells when it was read. What came before the turns were counted may have been
+    // read before as well.
+    let waits = client.flags & (client_flag::ASKED | client_flag::OPAQUE) == client_flag::ASKED;
+    if waits && client.read_ns == 0 && client.requested_ns >= turn.since_ns {
+        client.read_ns = now();
+        client.read_tid = thread;
+        client.read_turn = turn.number;
+    }
+    Some(())
+}
+
 /// Nothing was asked.
 #[inline(always)]
 fn forget(client: &mut Client) {
@@ -242,6 +265,7 @@ fn forget(client: &mut Client) {
     client.ordinal = 0;
     client.request_len = 0;
     client.requested_ns = 0;
+    client.read_ns = 0;
     client.answer_len = 0;
     client.proxied_len = 0;
 }

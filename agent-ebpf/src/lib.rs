@@ -10,7 +10,7 @@
 
 /// Version of everything in this file. The object carries it in its [`ABI_SECTION`]; a loader built
 /// for another version refuses the object.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as a little-endian `u32`.
 pub const ABI_SECTION: &str = "hopscope_abi";
@@ -364,6 +364,8 @@ pub struct ClientRecord {
     pub ends: Endpoints,
     /// When the first byte of the request arrived.
     pub requested_ns: u64,
+    /// When the first of it was read; zero where that is not known.
+    pub read_ns: u64,
     /// The goroutine of what ran.
     pub goroutine: Goroutine,
     /// Requests that began on the connection.
@@ -378,6 +380,10 @@ pub struct ClientRecord {
     pub tid: u32,
     /// Its turn, as in [`Caller::turn`].
     pub turn: u32,
+    /// The thread that read it then.
+    pub read_tid: u32,
+    /// The turn of that thread.
+    pub read_turn: u32,
     /// Its `task_struct.flags`: [`PF_EXITING`] where it is about to end.
     pub task_flags: u32,
     /// Its `task_struct.exit_code`, in the form of wait(2).
@@ -418,6 +424,12 @@ pub struct Client {
     pub ends: Endpoints,
     /// When the request began that was not answered yet.
     pub requested_ns: u64,
+    /// When the first of it was read by a thread whose turns are counted; zero where none was.
+    pub read_ns: u64,
+    /// That thread.
+    pub read_tid: u32,
+    /// Its turn then.
+    pub read_turn: u32,
     /// Requests begun.
     pub ordinal: u32,
     /// Bytes of `request` that count.
@@ -814,8 +826,8 @@ layout! {
     UnixConnectRecord { size: 200, header: 0, caller: 24, goroutine: 64, errno: 80, netns: 84, path_len: 88, path: 92 }
     HeldRecord { size: 136, header: 0, held: 24 }
     Held { size: 112, request_bytes: 0, response_bytes: 8, exchanges: 16, classes: 20, first_byte: 32 }
-    ClientRecord { size: 1528, header: 0, ends: 24, requested_ns: 64, goroutine: 72, ordinal: 88, request_len: 92, response_len: 96, pid: 100, tid: 104, turn: 108, task_flags: 112, exit_code: 116, comm: 120, request: 136, response: 1160, proxied_len: 1416, proxied: 1420 }
-    Client { size: 1240, ends: 0, requested_ns: 40, ordinal: 48, request_len: 52, flags: 56, answer_len: 60, asked_seq: 64, next_in: 68, next_out: 72, answer: 76, request: 104, proxied_len: 1128, proxied: 1132 }
+    ClientRecord { size: 1544, header: 0, ends: 24, requested_ns: 64, read_ns: 72, goroutine: 80, ordinal: 96, request_len: 100, response_len: 104, pid: 108, tid: 112, turn: 116, read_tid: 120, read_turn: 124, task_flags: 128, exit_code: 132, comm: 136, request: 152, response: 1176, proxied_len: 1432, proxied: 1436 }
+    Client { size: 1256, ends: 0, requested_ns: 40, read_ns: 48, read_tid: 56, read_turn: 60, ordinal: 64, request_len: 68, flags: 72, answer_len: 76, asked_seq: 80, next_in: 84, next_out: 88, answer: 92, request: 120, proxied_len: 1144, proxied: 1148 }
     ListenerKey { size: 8, netns: 0, port: 4, reserved: 6 }
     ArrivalRecord { size: 64, header: 0, caller: 24 }
     SocketCallRecord { size: 72, header: 0, caller: 24, call: 64, errno: 68 }

@@ -17,9 +17,11 @@ const THREADS_CAP: u32 = 1_024;
 /// A thread's turn.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Turn {
+pub(crate) struct Turn {
     began_ns: u64,
-    number: u32,
+    /// When the first one began.
+    pub(crate) since_ns: u64,
+    pub(crate) number: u32,
     reserved: u32,
 }
 
@@ -43,12 +45,22 @@ pub(crate) fn begun() -> Option<()> {
     } else if ctx::comm() == TASKS_COMM {
         let turn = Turn {
             began_ns,
+            since_ns: began_ns,
             number: 1,
             reserved: 0,
         };
         let _ = TURNS.insert(thread, turn, 0);
     }
     Some(())
+}
+
+/// The current thread and its turn.
+#[inline(always)]
+pub(crate) fn current() -> Option<(u32, Turn)> {
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let turn = TURNS.get_ptr(thread)?;
+    // SAFETY: an entry of a live map, which is this thread's own.
+    Some((thread, unsafe { *turn }))
 }
 
 /// The number of the current thread's turn.

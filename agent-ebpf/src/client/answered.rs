@@ -232,6 +232,9 @@ fn tell(text: &impl Text, cookie: u64, rest: &Rest, known: u32, client: &Client)
         });
         (&raw mut (*record).ends).write(client.ends);
         (&raw mut (*record).requested_ns).write(client.requested_ns);
+        (&raw mut (*record).read_ns).write(client.read_ns);
+        (&raw mut (*record).read_tid).write(client.read_tid);
+        (&raw mut (*record).read_turn).write(client.read_turn);
         (&raw mut (*record).goroutine).write(Goroutine::NONE);
         let _ = goroutine::tell(&raw mut (*record).goroutine);
         (&raw mut (*record).ordinal).write(client.ordinal);

@@ -198,6 +198,7 @@ fn kept(shape: &Shape, len: u32, client: &mut Client) -> bool {
     }
     client.request_len = len;
     client.requested_ns = now();
+    client.read_ns = 0;
     client.ordinal = client.ordinal.wrapping_add(1);
     client.asked_seq = shape.seq;
     client.next_out = shape.ack;

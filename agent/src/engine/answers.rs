@@ -44,7 +44,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::facts::{Answer, Failure, Opened, Past};
+use self::facts::{Answer, Asked, Failure, Opened, Past};
 pub(super) use self::facts::{Attempt, Decided, Release, Told};
 use self::head::status_of;
 use self::join::{Fit, Known};
@@ -267,6 +267,13 @@ impl Answers {
         }
         let netns = process.netns;
         let requested = at.before(answer.waited);
+        let read = answer
+            .read
+            .map(|read| (requested.after(read.waited), read.turn));
+        let asked = Asked {
+            at: requested,
+            read,
+        };
         self.watched.entry(netns).or_insert(true);
         self.serial += 1;
         let serial = self.serial;
@@ -292,7 +299,7 @@ impl Answers {
             &mut self.past,
             Past {
                 at,
-                requested,
+                asked,
                 process: Arc::clone(process),
                 turn: answer.turn,
                 serial,
@@ -321,7 +328,7 @@ impl Answers {
             ends: (answer.client, answer.listener),
             on_behalf_of: answer.on_behalf_of,
             own,
-            requested,
+            asked,
             request,
             status,
             exit,

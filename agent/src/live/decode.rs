@@ -161,6 +161,8 @@ pub(super) struct ClientSaw<'a> {
     pub(super) ends: Ends,
     /// Nanoseconds from the request to the answer.
     pub(super) waited_ns: u64,
+    /// Nanoseconds from the request until the first of it was read, and in which turn; `None` where that is not known.
+    pub(super) read: Option<(u64, Turn)>,
     pub(super) ordinal: u32,
     pub(super) request: &'a [u8],
     /// Empty where the connection was closed without an answer.
@@ -479,11 +481,17 @@ impl<'a> Fields<'a> {
         };
         let asked = self.u64(offset_of!(ClientRecord, requested_ns))?;
         let answered = self.u64(offset_of!(Header, time_ns))?;
+        let read = self.u64(offset_of!(ClientRecord, read_ns))?;
+        let reader = self.turn(
+            offset_of!(ClientRecord, read_tid),
+            offset_of!(ClientRecord, read_turn),
+        )?;
         let exiting = self.u32(offset_of!(ClientRecord, task_flags))? & PF_EXITING != 0;
         let exit_code = self.u32(offset_of!(ClientRecord, exit_code))?;
         Ok(ClientSaw {
             ends: self.ends(offset_of!(ClientRecord, ends))?,
             waited_ns: answered.saturating_sub(asked),
+            read: (read != 0).then(|| (read.saturating_sub(asked), reader)),
             ordinal: self.u32(offset_of!(ClientRecord, ordinal))?,
             request: text(
                 offset_of!(ClientRecord, request),

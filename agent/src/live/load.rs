@@ -222,7 +222,7 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     ));
     attach_dns(&mut ebpf, &mut probes);
     let places = Places::new(&mut ebpf, config);
-    let turns = Turns::new(&mut ebpf, no_other_calls.is_none());
+    let turns = Turns::new(&mut ebpf, no_other_calls);
     let goroutines = Goroutines::take(&mut ebpf)?;
     Ok(Loaded {
         ebpf,

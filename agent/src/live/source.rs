@@ -32,6 +32,7 @@ use super::places::Places;
 use super::process::Processes;
 use super::scout::{self, Found, Patrol, Scout};
 use super::tls::Libraries;
+use super::turns::Turns;
 use super::{LiveError, translate};
 use crate::model::{Errno, HopId, Input, Process, Signal, TcpState, Timestamp, UpstreamPattern};
 use crate::stats::ProbeStatus;
@@ -93,6 +94,7 @@ pub struct LiveSource {
     /// None where the client side is not wanted.
     clients: Option<Clients>,
     places: Places,
+    turns: Turns,
     goroutines: Goroutines,
     missed: Missed,
     counts: PerCpuArray<MapData, u64>,
@@ -179,7 +181,13 @@ impl LiveSource {
         // What arrives from now on is heard of, and what is there already is found.
         let arrivals = Arrivals::start(arrivals, places.clone(), turns.clone(), goroutines.clone())
             .map_err(no_thread)?;
-        let mut scout = Scout::new(config, libraries, places.clone(), turns, goroutines.clone())?;
+        let mut scout = Scout::new(
+            config,
+            libraries,
+            places.clone(),
+            turns.clone(),
+            goroutines.clone(),
+        )?;
         let mut first = Vec::new();
         scout.look(|found| first.push(found));
         let patrol = Patrol::start(scout, waker.clone()).map_err(no_thread)?;
@@ -190,6 +198,7 @@ impl LiveSource {
             boosts,
             clients,
             places,
+            turns,
             goroutines,
             missed,
             counts,
@@ -289,8 +298,8 @@ impl LiveSource {
         let libraries = self.libraries.iter().cloned();
         let places = self.places.rows();
         let probes = self.probes.iter().cloned();
-        let goroutines = [self.goroutines.row()];
-        let rows = probes.chain(places).chain(goroutines);
+        let kept_up = [self.turns.row(), self.goroutines.row()];
+        let rows = probes.chain(places).chain(kept_up);
         rows.chain(libraries).collect()
     }
 

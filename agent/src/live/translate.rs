@@ -16,7 +16,7 @@ use super::unix;
 use crate::input::packet::{IpPacket, PacketError, parse_ip};
 use crate::model::{
     Actor, AnswerEnd, ClientAnswer, Direction, Errno, Exit, HeldExchanges, HopId, Input, Plaintext,
-    Segment, Signal, Target, TcpState,
+    Read, Segment, Signal, Target, TcpState,
 };
 
 // Where it is not known how many bytes were missed, both sides go on by as many.
@@ -247,6 +247,10 @@ fn answer<'a>(saw: ClientSaw<'a>, processes: &mut Processes) -> Option<ClientAns
         client: ends.remote,
         on_behalf_of: proxied::client(saw.proxied),
         waited: Duration::from_nanos(saw.waited_ns),
+        read: saw.read.filter(|_| own).map(|(waited, turn)| Read {
+            waited: Duration::from_nanos(waited),
+            turn,
+        }),
         ordinal: saw.ordinal,
         request: saw.request,
         end,

@@ -29,12 +29,23 @@ pub struct ClientAnswer<'a> {
     pub on_behalf_of: Option<SocketAddr>,
     /// Time from the first byte of the request to the first of the answer, or to the close.
     pub waited: Duration,
+    /// When the gateway read the request, where the source knows it.
+    pub read: Option<Read>,
     /// Place of the request on its connection, from 1; counted from the first that was seen.
     pub ordinal: u32,
     /// The first bytes of the request as captured, in plain text; empty where they are not known.
     pub request: &'a [u8],
     /// How it ended.
     pub end: AnswerEnd<'a>,
+}
+
+/// That a gateway read the first bytes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Time from the first byte of the request until then.
+    pub waited: Duration,
+    /// The turn that read them.
+    pub turn: Turn,
 }
 
 /// How an answer ended.

@@ -16,7 +16,7 @@ mod time;
 
 pub use address::{Target, UpstreamAddress};
 pub use answer::{
-    AnswerEnd, AttemptInfo, ClientAnswer, ClientInfo, Exit, GatewayAnswer, SocketCall,
+    AnswerEnd, AttemptInfo, ClientAnswer, ClientInfo, Exit, GatewayAnswer, Read, SocketCall,
 };
 pub use catalogue::{Cause, catalogue};
 pub use cause::{CauseInfo, Family, FaultSide, Proof};

@@ -25,7 +25,7 @@ const ALONE: &str = "HOPSCOPE_TEST_ALONE";
 
 /// Entries of the table of clients' connections, and bytes of each.
 const CLIENTS: u64 = 32_768;
-const CLIENT: usize = 1240;
+const CLIENT: usize = 1256;
 
 /// What begins a TLS connection, as it were.
 pub(crate) const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to speak";
@@ -33,14 +33,17 @@ pub(crate) const HELLO: &[u8] = b"\x16\x03\x01\x00\x30 a ClientHello, so to spea
 /// Runs the test of the current thread in a process with a name of its own.
 pub(crate) fn alone(test: impl FnOnce()) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    alone_as(&format!("al{}-{number}", std::process::id()), test);
+}
+
+/// The same with this name, which others may have as well.
+pub(crate) fn alone_as(name: &str, test: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return test();
     }
     let home = TempDir::new().unwrap();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let program = home
-        .path()
-        .join(format!("al{}-{number}", std::process::id()));
+    let program = home.path().join(name);
     symlink(std::env::current_exe().unwrap(), &program).unwrap();
     let output = Command::new(program)
         .args(["--exact", thread::current().name().unwrap()])

@@ -102,7 +102,8 @@ fn failures_come_up_with_their_request_and_nothing_else_does() {
         let [
             Seen::Answer {
                 process,
-                thread,
+                turn,
+                read,
                 goroutine,
                 request,
                 response,
@@ -114,7 +115,9 @@ fn failures_come_up_with_their_request_and_nothing_else_does() {
             panic!("{found:?}")
         };
         assert_eq!(process.pid, std::process::id());
-        assert_eq!(*thread, Some(own_thread()));
+        assert_eq!(turn.map(|turn| turn.thread), Some(own_thread()));
+        // Its turns are not counted.
+        assert_eq!(*read, None);
         // Another language has none.
         assert_eq!(*goroutine, None);
         assert_eq!(
@@ -178,7 +181,7 @@ fn what_cannot_be_read_is_counted() {
     assert!(answers(&watch, pair.ends()).is_empty());
 }
 
-fn own_thread() -> u32 {
+pub(crate) fn own_thread() -> u32 {
     let link = std::fs::read_link("/proc/thread-self").unwrap();
     link.file_name().unwrap().to_str().unwrap().parse().unwrap()
 }

@@ -32,4 +32,5 @@ mod proxied;
 mod segments;
 mod support;
 mod tls;
+mod turns;
 mod unix;

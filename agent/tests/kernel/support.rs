@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use hopscope::live::{LiveConfig, LiveSource};
 use hopscope::model::{
-    AnswerEnd, Departure, Direction, Errno, HopId, IcmpError, Input, Process, Signal, Target,
-    TcpFlags,
+    AnswerEnd, Departure, Direction, Errno, HopId, IcmpError, Input, Process, Read, Signal, Target,
+    TcpFlags, Turn,
 };
 use hopscope::stats::ProbeStatus;
 use tempfile::TempDir;
@@ -228,7 +228,8 @@ pub(crate) enum Seen {
     Signal(Signal),
     Answer {
         process: Process,
-        thread: Option<u32>,
+        turn: Option<Turn>,
+        read: Option<Read>,
         goroutine: Option<u64>,
         /// The gateway's and the client's.
         ends: (SocketAddr, SocketAddr),
@@ -365,7 +366,8 @@ impl Watch {
                         None,
                         Seen::Answer {
                             process: Process::clone(&answer.process),
-                            thread: answer.turn.map(|turn| turn.thread),
+                            turn: answer.turn,
+                            read: answer.read,
                             goroutine: answer.goroutine,
                             ends: (answer.listener, answer.client),
                             on_behalf_of: answer.on_behalf_of,

@@ -246,6 +246,7 @@ fn play_once(gateway: Gateway, setting: Setting, most: usize) -> Result<Option<S
         wrong.join("\n"),
         ambiguous.join("\n"),
     );
+    eprintln!("{said}");
     let summary = said.lines().next().unwrap_or_default().to_owned();
     ensure!(wrong.is_empty() && outcome.is_clear(most), said);
     // What several answers may have is called for by none of them.

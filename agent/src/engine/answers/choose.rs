@@ -28,7 +28,7 @@ impl Answers {
         }
         let beside = |release: &Release| {
             let own = release.pid == answer.process.pid || Some(release.turn) == answer.turn;
-            own && release.at.after(join::SMALL) >= answer.requested
+            own && release.at.after(join::SMALL) >= answer.asked.at
                 && Some(release.hop) != attempt.event.hop
         };
         let fits = Fit::of(answer, attempt).is_some_and(Fit::is_certain);
@@ -200,7 +200,7 @@ impl Answers {
     /// made for that one.
     pub(super) fn may_have(&self, serial: u64, attempt: &Attempt) -> bool {
         let answer = join::answer_with(&self.past, serial);
-        answer.is_some_and(|past| past.requested <= attempt.began.after(join::SMALL))
+        answer.is_some_and(|past| past.asked.is_before(attempt.began))
     }
 
     /// Whether another client was answered in the same turn by a gateway that does what is to be done in a turn in

@@ -5,6 +5,7 @@
 //! who was told next, another one who was told then, or one who got a good answer from the next upstream. Such a join
 //! is said to be ambiguous.
 
+use super::facts::Asked;
 use super::join::{self, Fit, Known};
 use super::order::Habit;
 use super::{Answer, Attempt, MAX_COMPARED, Past};
@@ -17,8 +18,7 @@ impl Known<'_> {
         if answer.habit == Some(Habit::Answers) {
             return bare
                 && !join::fills_wait(answer, attempt)
-                && !self.is_read(answer.requested, attempt)
-                && self.may_be_for_next(attempt);
+                && self.may_be_for_next(answer, attempt);
         }
         answer.habit.is_none()
             && bare
@@ -35,22 +35,32 @@ impl Known<'_> {
             && (!join::is_silence(attempt.event.cause) || join::fills_wait(answer, attempt))
     }
 
-    /// Whether a request that came then was read by the turn that connected for an attempt at the latest. One that
-    /// came in the course of that turn may have been: with a connection that was accepted in it.
-    fn is_read(&self, requested: Timestamp, attempt: &Attempt) -> bool {
+    /// Whether a request was read before an attempt was made, or by the turn that connected for it at the latest. One
+    /// that came in the course of that turn may have been: with a connection that was accepted in it.
+    fn is_read(&self, asked: &Asked, attempt: &Attempt) -> bool {
         let began = attempt.tried().and_then(|tried| self.order.began(tried));
-        began.is_some_and(|began| requested <= began)
+        asked.read.is_some() || began.is_some_and(|began| asked.at <= began)
     }
 
-    /// Whether an attempt that was let go of between an answer and a connect may have been followed by that one.
-    fn may_be_for_next(&self, attempt: &Attempt) -> bool {
-        let next = attempt.tried().and_then(|tried| self.order.next(tried));
-        next.is_some_and(|next| {
+    /// Whether an attempt that was let go of between an answer and a connect may have been made for the request of
+    /// that connect, and not for the answer's.
+    fn may_be_for_next(&self, answer: &Answer, attempt: &Attempt) -> bool {
+        let Some(next) = attempt.tried().and_then(|tried| self.order.next(tried)) else {
+            return false;
+        };
+        let is_read = self.is_read(&answer.asked, attempt);
+        let told = self.order.answer_of(next);
+        let told = told.and_then(|(serial, _)| join::answer_with(self.past, serial));
+        told.map_or(!is_read, |told| {
+            // What is asked is tried in the turn that reads it.
+            let in_turn = |asked: &Asked| {
+                asked
+                    .read_in()
+                    .is_some_and(|turn| attempt.opener == Some(turn))
+            };
+            let tried_for_it = in_turn(&told.asked) && !in_turn(&answer.asked);
             // Not where that was for a client who had not asked yet.
-            let told = self.order.answer_of(next);
-            let asked =
-                told.and_then(|(serial, _)| Some(join::answer_with(self.past, serial)?.requested));
-            asked.is_none_or(|asked| asked <= attempt.began.after(join::SMALL))
+            told.asked.is_before(attempt.began) && (!is_read || tried_for_it)
         })
     }
 
@@ -92,7 +102,7 @@ impl Known<'_> {
                 past.serial != answer.serial
                     && !past.settled
                     && past.path.as_deref() == path
-                    && past.requested <= attempt.began.after(join::SMALL)
+                    && past.asked.is_before(attempt.began)
                     && past.at.after(join::SLACK) >= attempt.event.time
                     && Some(past.process.pid) == attempt.pid()
             })
@@ -102,10 +112,10 @@ impl Known<'_> {
     pub(super) fn fits_another(&self, answer: &Answer, attempt: &Attempt) -> bool {
         let silent = join::is_silence(attempt.event.cause);
         let fits = |past: &&Past| {
-            let waited = (past.requested, past.at);
+            let waited = (past.asked.since(), past.at);
             past.serial != answer.serial
                 && !past.settled
-                && past.requested <= attempt.began.after(join::SMALL)
+                && past.asked.is_before(attempt.began)
                 && past.at.after(join::SMALL) >= attempt.event.time
                 && Some(past.process.pid) == attempt.pid()
                 && join::tells_of_no_connection(&past.process.comm, past.status)

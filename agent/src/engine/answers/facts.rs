@@ -2,7 +2,9 @@
 
 use core::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::join;
 use super::order::{Habit, Tried};
 use crate::classify::{EarlierFailure, InFlight, Unattempted};
 use crate::http1::RequestHead;
@@ -132,6 +134,38 @@ pub(in crate::engine) struct Opened {
     pub(super) pid: u32,
 }
 
+/// When a client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// When the first byte of the request arrived.
+    pub(super) at: Timestamp,
+    /// When the gateway read it, and in which turn, where that is known.
+    pub(super) read: Option<(Timestamp, Turn)>,
+}
+
+impl Asked {
+    /// From when on attempts may have been made for it.
+    pub(super) fn since(&self) -> Timestamp {
+        self.read.map_or(self.at, |(at, _)| at)
+    }
+
+    /// Whether an attempt that began then may have been made for it. What a gateway sends is behind what it reads on
+    /// any clock; when a request arrived is told a little late.
+    pub(super) fn is_before(&self, began: Timestamp) -> bool {
+        let slack = if self.read.is_some() {
+            Duration::ZERO
+        } else {
+            join::SMALL
+        };
+        self.since() <= began.after(slack)
+    }
+
+    /// The turn that read it.
+    pub(super) fn read_in(&self) -> Option<Turn> {
+        self.read.map(|(_, turn)| turn)
+    }
+}
+
 /// An answer that waits.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -153,7 +187,7 @@ pub(super) struct Answer {
     pub(super) on_behalf_of: Option<SocketAddr>,
     /// Whether the client is the gateway itself.
     pub(super) own: bool,
-    pub(super) requested: Timestamp,
+    pub(super) asked: Asked,
     pub(super) request: RequestHead,
     pub(super) status: Option<u16>,
     pub(super) exit: Option<Exit>,
@@ -169,7 +203,7 @@ impl Answer {
             text.map(std::borrow::Cow::into_owned)
                 .filter(|text| !text.is_empty())
         };
-        let latency = self.at.since(self.requested);
+        let latency = self.at.since(self.asked.at);
         GatewayAnswer {
             status: self.status,
             client: self.on_behalf_of.unwrap_or(self.ends.0).into(),
@@ -190,7 +224,7 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Past {
     pub(super) at: Timestamp,
-    pub(super) requested: Timestamp,
+    pub(super) asked: Asked,
     pub(super) process: Arc<Process>,
     pub(super) turn: Option<Turn>,
     /// Its number.

@@ -19,7 +19,7 @@ impl Answers {
         // An answer that is not joined yet may list it.
         let of_answer = |answer: &&Answer| {
             answer.process.pid == pid
-                && answer.requested <= attempt.began.after(join::SMALL)
+                && answer.asked.is_before(attempt.began)
                 && answer.at.after(join::SMALL) >= attempt.event.time
         };
         let joined = self
@@ -81,7 +81,7 @@ impl Answers {
         let covered = |past: &Past| {
             past.process.netns == netns
                 && gateway.is_none_or(|gateway| gateway.comm == past.process.comm)
-                && past.requested <= attempt.began.after(join::SMALL)
+                && past.asked.is_before(attempt.began)
                 && past.at.after(slack) >= attempt.event.time
                 && join::paths(path, past.path.as_deref()) != join::Paths::Other
         };

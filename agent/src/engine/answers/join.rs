@@ -98,7 +98,7 @@ impl Fit {
     /// How well `attempt` fits; `None` where it cannot be behind `answer`.
     pub(super) fn of(answer: &Answer, attempt: &Attempt) -> Option<Self> {
         // The times first: they tell most attempts from those of this request.
-        if attempt.began.after(SMALL) < answer.requested || attempt.began > answer.at {
+        if !answer.asked.is_before(attempt.began) || attempt.began > answer.at {
             return None;
         }
         let event = &attempt.event;
@@ -305,7 +305,7 @@ pub(super) const fn is_silence(cause: Cause) -> bool {
 /// Whether a connect that nothing answered lasted as long as the client waited: it began at once behind the request,
 /// and was given up as the answer went out.
 pub(super) fn fills_wait(answer: &Answer, attempt: &Attempt) -> bool {
-    fills((answer.requested, answer.at), attempt)
+    fills((answer.asked.since(), answer.at), attempt)
 }
 
 /// The same, of a client who asked and was answered at these times.
@@ -409,8 +409,7 @@ pub(super) fn chain(known: &Known<'_>, last: usize, answer: &Answer) -> (Vec<usi
         (own.is_some() && own == rewritten) || paths(own, client.as_deref()) != Paths::Other
     };
     let within = |attempt: &Attempt| {
-        attempt.began.after(SMALL) >= answer.requested
-            && attempt.event.time <= answer.at.after(SMALL)
+        answer.asked.is_before(attempt.began) && attempt.event.time <= answer.at.after(SMALL)
     };
     let passed_on = |attempt: &Attempt| {
         let event = &attempt.event;

@@ -30,9 +30,9 @@ impl Answers {
                 && past.path.as_deref() == path.as_deref()
         };
         for past in self.past.iter().filter(same) {
-            let within = past.requested >= answer.requested && past.at <= answer.at;
+            let within = past.asked.at >= answer.asked.at && past.at <= answer.at;
             if !past.own {
-                let meanwhile = past.requested <= answer.at && past.at >= answer.requested;
+                let meanwhile = past.asked.at <= answer.at && past.at >= answer.asked.at;
                 clients += usize::from(meanwhile);
             } else if within && past.ends != answer.ends {
                 inner += 1;
@@ -47,7 +47,7 @@ impl Answers {
             next
         };
         let itself = |past: &&mut Past| {
-            past.ends == answer.ends && past.requested == answer.requested && past.at == answer.at
+            past.ends == answer.ends && past.asked.at == answer.asked.at && past.at == answer.at
         };
         if let Some(past) = self.past.iter_mut().rev().find(itself) {
             past.nested = nested;

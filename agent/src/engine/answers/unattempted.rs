@@ -25,7 +25,7 @@ impl Answers {
         // Of an answer that the kernel sent by itself it is not known which process made it.
         let foreign = answer.turn.is_none() && answer.exit.is_none();
         // Its attempt may be one that went out too early.
-        let hurried = self.hurried.is_some_and(|at| at >= answer.requested);
+        let hurried = self.hurried.is_some_and(|at| at >= answer.asked.at);
         let touching = |release: &&Release| self.touches(release, &answer);
         let touched = self.released.iter().filter(touching).count()
             + self.passed_on(&answer)
@@ -34,7 +34,7 @@ impl Answers {
         let facts = Unattempted {
             status: told.status,
             comm: Arc::clone(&answer.process.comm),
-            latency: answer.at.since(answer.requested),
+            latency: answer.at.since(answer.asked.at),
             exit: answer.exit,
             touched,
             earlier: self.earlier(&answer, &told),
@@ -46,7 +46,7 @@ impl Answers {
         };
         self.decided.push_back(Decided::Unattempted(Box::new(Told {
             at: answer.at,
-            requested: answer.requested,
+            requested: answer.asked.at,
             process: answer.process,
             answer: told,
             facts,
@@ -57,13 +57,12 @@ impl Answers {
     /// Whether something may have been the matter with a hop that is the answer's: its gateway let go of it
     /// meanwhile, and nothing was said of it.
     fn touches(&self, release: &Release, answer: &Answer) -> bool {
-        let meanwhile =
-            release.at >= answer.requested && release.at <= answer.at.after(join::SLACK);
+        let meanwhile = release.at >= answer.asked.at && release.at <= answer.at.after(join::SLACK);
         let opened_by = |at: Timestamp| release.opened.is_none_or(|opened| opened <= at);
         // Where nothing was asked, it was made for the request, or for a health check.
         let made_for = || {
             let opened = release.opened;
-            opened.is_none_or(|opened| opened.after(join::SMALL) >= answer.requested)
+            opened.is_none_or(|opened| opened.after(join::SMALL) >= answer.asked.at)
         };
         // Of where connections are queued for, it is not known whom one that failed was made for.
         let told_otherwise = !join::tells_of_no_connection(&answer.process.comm, answer.status);
@@ -112,14 +111,14 @@ impl Answers {
                         && past.ends != answer.ends
                         && past.path.is_some()
                         && path == Some(&past.path)
-                        && past.requested <= attempt.began.after(join::SMALL)
+                        && past.asked.is_before(attempt.began)
                         && past.at >= attempt.began
                 })
             };
             event.cause == Cause::UpstreamOwnError
                 && attempt.pid() == Some(pid)
                 && exchange.and_then(|exchange| exchange.status) == answer.status
-                && attempt.began >= answer.requested
+                && answer.asked.is_before(attempt.began)
                 && attempt.began <= answer.at
                 && !join::is_of_another_request(answer, attempt)
                 && !asked_by_another()
@@ -134,7 +133,7 @@ impl Answers {
                 && failure.comm == answer.process.comm
                 && failure.route.0 == told.host
                 && failure.route.1 == told.path
-                && failure.earlier.at <= answer.requested
+                && failure.earlier.at <= answer.asked.at
                 && answer.at.since(failure.earlier.at) <= ECHO
         };
         let latest = self.failures.iter().rev().filter(same).take(MAX_EARLIER);
@@ -152,7 +151,7 @@ impl Answers {
                 self.past.iter().any(|past| {
                     past.process.pid == pid
                         && past.serial != answer.serial
-                        && past.requested <= attempt.began.after(join::SMALL)
+                        && past.asked.is_before(attempt.began)
                         && past.at >= attempt.began
                 })
             };
@@ -183,7 +182,7 @@ impl Answers {
             .filter(|(at, process, turn, call, _)| {
                 process.pid == answer.process.pid
                     && *turn == own
-                    && *at >= answer.requested
+                    && *at >= answer.asked.at
                     && *at <= answer.at.after(join::SMALL)
                     && *call != SocketCall::Accept
             });

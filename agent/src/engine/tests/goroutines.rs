@@ -54,6 +54,7 @@ fn answer(sim: &mut Sim, port: u16, since: Timestamp, by: Option<u64>) {
         client: ([198, 51, 100, 7], port).into(),
         on_behalf_of: None,
         waited: sim.now().since(since),
+        read: None,
         ordinal: 1,
         request: CLIENT.as_bytes(),
         end: AnswerEnd::Response(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"),

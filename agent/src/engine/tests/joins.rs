@@ -4,8 +4,8 @@
 use super::answers::{Asked, CLIENT, process, watched, watched_as};
 use super::sim::{GET, Sim, TURN};
 use crate::model::{
-    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, Proof, SocketCall, TcpState, Timestamp,
-    Turn,
+    AnswerEnd, Cause, ClientAnswer, Errno, HopEvent, Input, Proof, Read, SocketCall, TcpState,
+    Timestamp, Turn,
 };
 use core::net::SocketAddr;
 use std::time::Duration;
@@ -210,6 +210,7 @@ fn bad_gateway(sim: &mut Sim, client: SocketAddr, since: Timestamp) {
         client,
         on_behalf_of: None,
         waited,
+        read: None,
         ordinal: 1,
         request: GET,
         end: AnswerEnd::Response(BAD),
@@ -345,6 +346,51 @@ fn who_answers_before_it_lets_go_had_that_upstream_for_the_answer() {
 }
 
 #[test]
+fn what_a_turn_connects_to_is_for_what_was_read_by_then() {
+    // The request comes in the course of a turn, and is read in that one or the next.
+    let play = |at_once: bool| {
+        let mut sim = haproxy();
+        sim.turn_age = Some(Duration::from_millis(3));
+        let since = sim.now();
+        sim.ms(1);
+        let read = |sim: &Sim, turn| Some((sim.now(), turn));
+        let mut read_at = at_once.then(|| read(&sim, TURN)).flatten();
+        sim.on(1).syn().refuse();
+        sim.ms(1);
+        read_at = read_at.or_else(|| read(&sim, LATER));
+        sim.turn = LATER;
+        answered_to(&mut sim, 50_000, since, read_at, (OTHER, 503));
+        sim.on(1).state(TcpState::Close, TcpState::Close, None, 0);
+        sim.on(2).syn();
+        contested(&mut sim, 50_000)
+    };
+    assert_eq!(play(true), (vec![Cause::TcpConnectRefused], false));
+    assert_eq!(play(false), (vec![], false));
+}
+
+#[test]
+fn a_connect_of_the_turn_that_read_another_request_may_be_for_that() {
+    // Which request the first upstream is tried for: the one that is answered, or the one whose attempt is next.
+    let play = |first: Turn, second: Turn| {
+        let mut sim = haproxy();
+        let since = sim.now();
+        let read = |turn| Some((since, turn));
+        sim.on(1).syn().refuse();
+        sim.turn = LATER;
+        answered_to(&mut sim, 50_000, since, read(first), (OTHER, 503));
+        sim.on(1).state(TcpState::Close, TcpState::Close, None, 0);
+        sim.on(2).syn().refuse();
+        answered_to(&mut sim, 50_001, since, read(second), (THIRD, 503));
+        sim.on(2).state(TcpState::Close, TcpState::Close, None, 0);
+        contested(&mut sim, 50_000)
+    };
+    let before = Turn { number: 0, ..TURN };
+    let refused = vec![Cause::TcpConnectRefused];
+    assert_eq!(play(TURN, before), (refused.clone(), false));
+    assert_eq!(play(before, TURN), (refused, true));
+}
+
+#[test]
 fn what_was_connected_before_a_client_asked_is_another_clients() {
     let mut sim = haproxy();
     sim.turn_age = Some(Duration::ZERO);
@@ -395,6 +441,17 @@ fn caddy_pauses_before_it_tries_again() {
 
 /// A client at this port gets an answer, in the turn of the time.
 fn answered(sim: &mut Sim, port: u16, since: Timestamp, head: &'static str, status: u16) {
+    answered_to(sim, port, since, None, (head, status));
+}
+
+/// The same of a request that was read then, in this turn.
+fn answered_to(
+    sim: &mut Sim,
+    port: u16,
+    since: Timestamp,
+    read: Option<(Timestamp, Turn)>,
+    (head, status): (&'static str, u16),
+) {
     let end = format!("HTTP/1.1 {status} No\r\n\r\n");
     let (waited, turn) = (sim.now().since(since), Some(sim.turn));
     let comm = sim.comm().unwrap();
@@ -405,6 +462,10 @@ fn answered(sim: &mut Sim, port: u16, since: Timestamp, head: &'static str, stat
         client: ([198, 51, 100, 7], port).into(),
         on_behalf_of: None,
         waited,
+        read: read.map(|(at, turn)| Read {
+            waited: at.since(since),
+            turn,
+        }),
         ordinal: 1,
         request: head.as_bytes(),
         end: AnswerEnd::Response(end.as_bytes()),
