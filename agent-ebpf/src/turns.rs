@@ -8,7 +8,7 @@ use aya_ebpf::maps::LruHashMap;
 use hopscope_ebpf::TASKS_COMM;
 
 use crate::ctx::{self, field};
-use crate::maps::{self, GATEWAYS};
+use crate::maps;
 use crate::segment::now;
 
 /// Threads of such gateways. One that is forgotten counts from one again, which no turn before it did lately.
@@ -31,27 +31,32 @@ static TURNS: LruHashMap<u32, Turn> = LruHashMap::with_max_entries(THREADS_CAP, 
 /// `epoll_wait()` returned: the current thread begins a turn.
 #[inline(always)]
 pub(crate) fn begun() -> Option<()> {
-    let id = bpf_get_current_pid_tgid();
-    // Who opened no hop yet is of no interest, and most that wait for events never do.
-    GATEWAYS.get_ptr((id >> 32) as u32)?;
-    let thread = id as u32;
-    let began_ns = now();
-    if let Some(turn) = TURNS.get_ptr_mut(thread) {
-        // SAFETY: the entry is this thread's own.
-        unsafe {
-            (*turn).began_ns = began_ns;
-            (*turn).number = (*turn).number.wrapping_add(1);
-        }
-    } else if ctx::comm() == TASKS_COMM {
-        let turn = Turn {
-            began_ns,
-            since_ns: began_ns,
-            number: 1,
-            reserved: 0,
-        };
-        let _ = TURNS.insert(thread, turn, 0);
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let Some(turn) = TURNS.get_ptr_mut(thread) else {
+        return first(thread);
+    };
+    // SAFETY: the entry is this thread's own.
+    unsafe {
+        (*turn).began_ns = now();
+        (*turn).number = (*turn).number.wrapping_add(1);
     }
     Some(())
+}
+
+/// The first turn of a thread that is seen, where its turns are counted.
+#[inline(always)]
+fn first(thread: u32) -> Option<()> {
+    if ctx::comm() != TASKS_COMM {
+        return None;
+    }
+    let began_ns = now();
+    let turn = Turn {
+        began_ns,
+        since_ns: began_ns,
+        number: 1,
+        reserved: 0,
+    };
+    TURNS.insert(thread, turn, 0).ok()
 }
 
 /// The current thread and its turn.

@@ -25,8 +25,8 @@ struct Loop {
 }
 
 impl Loop {
-    /// A loop whose turns are not counted yet, as those of who opened no hop.
-    fn idle() -> Self {
+    /// A loop that did not turn yet.
+    fn still() -> Self {
         let watch = Watch::start(&config());
         let rows = watch.source.probes();
         let turns = rows.iter().find(|row| row.name == "turns").unwrap();
@@ -35,26 +35,19 @@ impl Loop {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let nobody = nobody.local_addr().unwrap();
-        let own = Self {
+        Self {
             watch,
             listener,
             epoll,
             nobody,
-        };
-        own.turn();
-        own
+        }
     }
 
     /// A loop whose turns are counted.
     fn start() -> Self {
-        let own = Self::idle();
-        own.begin();
+        let own = Self::still();
+        own.turn();
         own
-    }
-
-    fn begin(&self) {
-        self.connect();
-        self.turn();
     }
 
     /// Asks for events, which ends a turn, and does not sleep for it.
@@ -95,14 +88,15 @@ impl Loop {
         }
     }
 
-    /// The turns that opened hops, in order.
-    fn openers(&self) -> Vec<Turn> {
-        let seen = self.watch.seen.iter();
-        let openers = seen.filter_map(|(_, seen)| match seen {
+    /// The turn of this thread that opened the last hop. Others are called like it.
+    fn opener(&self) -> Option<Turn> {
+        let own = own_thread();
+        let seen = self.watch.seen.iter().rev();
+        let mut openers = seen.filter_map(|(_, seen)| match seen {
             Seen::Signal(Signal::Opened { turn, .. }) => Some(*turn),
             _ => None,
         });
-        openers.collect()
+        openers.find(|turn| turn.thread == own)
     }
 }
 
@@ -130,7 +124,7 @@ fn a_request_is_told_with_the_turn_that_read_it() {
         let read = read.unwrap();
         assert!(read.waited >= A_WHILE, "{read:?}");
         assert_eq!(read.turn.thread, own_thread());
-        assert_eq!(own.openers().last(), Some(&read.turn));
+        assert_eq!(own.opener(), Some(read.turn));
         // Two turns later, with no sleep in between.
         assert_eq!(answered.number, read.turn.number + 2);
     });
@@ -139,11 +133,11 @@ fn a_request_is_told_with_the_turn_that_read_it() {
 #[test]
 fn what_may_have_been_read_before_turns_were_counted_is_not_told_as_read() {
     alone_as("haproxy", || {
-        let mut own = Loop::idle();
+        let mut own = Loop::still();
         let mut pair = Pair::of(&own.listener);
         let (first, rest) = REQUEST.split_at(10);
         pair.ask(first);
-        own.begin();
+        own.turn();
         pair.ask(rest);
         pair.answer(BAD);
         assert_eq!(own.told(&pair).0, None);

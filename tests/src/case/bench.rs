@@ -279,15 +279,12 @@ impl Bench {
                 Ok(vec![receive(waiting)?])
             }
             Drive::Starve => {
-                // Turns of a gateway that never had a hop are told apart by its sleeps alone, and it may sleep over
-                // its log.
-                let first = receive(ask()?)?;
                 let worker = running.worker()?;
                 running.wait_for_nobody(worker)?;
                 let before = limit(worker, lowest_for(worker, 1)?)?;
                 let seen = receive(ask()?);
                 prlimit(Some(worker), Resource::Nofile, before)?;
-                Ok(vec![first, seen?])
+                Ok(vec![seen?])
             }
             Drive::Until(words) => {
                 let first = receive(ask()?)?;
