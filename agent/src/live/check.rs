@@ -37,6 +37,7 @@ pub fn check() -> Vec<ProbeStatus> {
             probes,
             ebpf,
             places,
+            turns,
             goroutines,
             ..
         }) => {
@@ -50,7 +51,9 @@ pub fn check() -> Vec<ProbeStatus> {
                 libraries.look(gateways.iter().map(|(pid, comm)| (*pid, comm.as_str())));
             }
             places.try_out();
+            turns.attach();
             rows.extend(places.rows());
+            rows.push(turns.row());
             rows.push(goroutines.row());
             rows.extend_from_slice(libraries.rows());
         }

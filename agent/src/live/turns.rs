@@ -66,9 +66,13 @@ impl Turns {
     /// Takes note of a gateway that runs.
     pub(super) fn meet(&self, comm: &[u8]) {
         let name = TASKS_COMM.split(|byte| *byte == 0).next();
-        if Some(comm) != name {
-            return;
+        if Some(comm) == name {
+            self.attach();
         }
+    }
+
+    /// Attaches them whether or not there is such a gateway.
+    pub(super) fn attach(&self) {
         let mut state = self.state();
         *state = match std::mem::replace(&mut *state, State::Without(String::new())) {
             State::Loaded(programs) => programs.attach().map_or_else(
