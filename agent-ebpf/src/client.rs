@@ -22,7 +22,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext};
+use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext};
 use hopscope_ebpf::{
     Client, Counter, Endpoints, Goroutine, ListenerKey, OpenRecord, SocketCallRecord, StateRecord,
     client_flag, hop_flag, kind,
@@ -240,12 +240,11 @@ fn key(ends: &Endpoints) -> ListenerKey {
 /// `tcp_rcv_space_adjust(sk)`: the current thread has read from a socket. Of an event loop whose turns are counted it
 /// is noted when and in which of them it read the first of a request: what it did before that was not about it.
 #[inline(always)]
-pub(crate) fn read(ctx: &RawTracePointContext) -> Option<()> {
+pub(crate) fn read(ctx: &BtfTracePointContext) -> Option<()> {
     let (thread, turn) = turns::current()?;
-    // The tracepoint's own context has the address of a socket.
-    let cookie: u64 = Sock::at(ctx.arg(0)).field(&maps::SKC_COOKIE)?;
-    let client = CLIENTS.get_ptr_mut(cookie)?;
-    // SAFETY: an entry of a live map; nothing else writes these fields while a request waits.
+    let client = CLIENTS.get_ptr_mut(Sock::arg(ctx, 0)?.cookie())?;
+    // SAFETY: an entry of a live map. What begins the next request on another processor writes these fields as well,
+    // once this one is answered.
     let client = unsafe { &mut *client };
     // Of what is inside TLS the library tells when it was read. What came before the turns were counted may have been
     // read before as well.

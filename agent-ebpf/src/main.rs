@@ -40,11 +40,11 @@ mod tls;
 mod turns;
 
 use aya_ebpf::macros::{
-    btf_tracepoint, cgroup_skb, cgroup_sock, fentry, fexit, raw_tracepoint, tracepoint, uprobe,
+    btf_tracepoint, cgroup_skb, cgroup_sock, fentry, fexit, tracepoint, uprobe,
 };
 use aya_ebpf::programs::{
-    BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
-    SkBuffContext, SockContext, TracePointContext,
+    BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, SkBuffContext, SockContext,
+    TracePointContext,
 };
 use hopscope_ebpf::{ABI_VERSION, call, kind};
 
@@ -208,8 +208,8 @@ fn turn_begins(_ctx: TracePointContext) -> u32 {
     0
 }
 
-#[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
-fn request_read(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+fn request_read(ctx: BtfTracePointContext) -> i32 {
     let _ = client::read(&ctx);
     0
 }

@@ -22,7 +22,8 @@ pub(crate) struct Turn {
     /// When the first one began.
     pub(crate) since_ns: u64,
     pub(crate) number: u32,
-    reserved: u32,
+    /// Its process. Entries stay behind threads, whose ids others get.
+    process: u32,
 }
 
 #[map]
@@ -31,21 +32,24 @@ static TURNS: LruHashMap<u32, Turn> = LruHashMap::with_max_entries(THREADS_CAP, 
 /// `epoll_wait()` returned: the current thread begins a turn.
 #[inline(always)]
 pub(crate) fn begun() -> Option<()> {
-    let thread = bpf_get_current_pid_tgid() as u32;
+    let id = bpf_get_current_pid_tgid();
+    let (thread, process) = (id as u32, (id >> 32) as u32);
     let Some(turn) = TURNS.get_ptr_mut(thread) else {
-        return first(thread);
+        return first(thread, process);
     };
-    // SAFETY: the entry is this thread's own.
-    unsafe {
-        (*turn).began_ns = now();
-        (*turn).number = (*turn).number.wrapping_add(1);
+    // SAFETY: the entry is this thread's own, or was that of another one which had its id.
+    let turn = unsafe { &mut *turn };
+    if turn.process != process {
+        return first(thread, process);
     }
+    turn.began_ns = now();
+    turn.number = turn.number.wrapping_add(1);
     Some(())
 }
 
 /// The first turn of a thread that is seen, where its turns are counted.
 #[inline(always)]
-fn first(thread: u32) -> Option<()> {
+fn first(thread: u32, process: u32) -> Option<()> {
     if ctx::comm() != TASKS_COMM {
         return None;
     }
@@ -54,7 +58,7 @@ fn first(thread: u32) -> Option<()> {
         began_ns,
         since_ns: began_ns,
         number: 1,
-        reserved: 0,
+        process,
     };
     TURNS.insert(thread, turn, 0).ok()
 }
@@ -62,31 +66,38 @@ fn first(thread: u32) -> Option<()> {
 /// The current thread and its turn.
 #[inline(always)]
 pub(crate) fn current() -> Option<(u32, Turn)> {
-    let thread = bpf_get_current_pid_tgid() as u32;
-    let turn = TURNS.get_ptr(thread)?;
-    // SAFETY: an entry of a live map, which is this thread's own.
-    Some((thread, unsafe { *turn }))
+    let id = bpf_get_current_pid_tgid();
+    let thread = id as u32;
+    // SAFETY: an entry of a live map, which only its own thread changes.
+    let turn = unsafe { *TURNS.get_ptr(thread)? };
+    if turn.process != (id >> 32) as u32 {
+        return None;
+    }
+    Some((thread, turn))
+}
+
+/// The turn of the current thread. The programs on packets may not ask for that by the helper on older kernels.
+#[inline(always)]
+fn current_by_fields() -> Option<Turn> {
+    let task = ctx::task();
+    let thread: u32 = field(task, &maps::TASK_PID)?;
+    // SAFETY: as above.
+    let turn = unsafe { *TURNS.get_ptr(thread)? };
+    if turn.process != field(task, &maps::TASK_TGID)? {
+        return None;
+    }
+    Some(turn)
 }
 
 /// The number of the current thread's turn.
 #[inline(always)]
 pub(crate) fn number() -> Option<u32> {
-    let turn = TURNS.get_ptr(thread()?)?;
-    // SAFETY: an entry of a live map.
-    Some(unsafe { (*turn).number })
+    current_by_fields().map(|turn| turn.number)
 }
 
 /// Microseconds since it began, and one more.
 #[inline(always)]
 pub(crate) fn age_us() -> Option<u32> {
-    let turn = TURNS.get_ptr(thread()?)?;
-    // SAFETY: an entry of a live map.
-    let began_ns = unsafe { (*turn).began_ns };
-    Some((now().wrapping_sub(began_ns) / 1_000) as u32 + 1)
-}
-
-/// The current thread. The programs on packets may not ask for it by the helper on older kernels.
-#[inline(always)]
-fn thread() -> Option<u32> {
-    field(ctx::task(), &maps::TASK_PID)
+    let turn = current_by_fields()?;
+    Some((now().wrapping_sub(turn.began_ns) / 1_000) as u32 + 1)
 }

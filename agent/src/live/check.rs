@@ -35,7 +35,7 @@ pub fn check() -> Vec<ProbeStatus> {
     match load::load(load::PROGRAMS, &LiveConfig::default()) {
         Ok(Loaded {
             probes,
-            ebpf,
+            object,
             places,
             turns,
             goroutines,
@@ -43,7 +43,7 @@ pub fn check() -> Vec<ProbeStatus> {
         }) => {
             rows.push(row("privileges", Ok(())));
             rows.extend(probes);
-            let mut libraries = Libraries::new(ebpf, true);
+            let mut libraries = Libraries::new(object, true);
             if let Ok(gateways) = scout::gateways(&LiveConfig::default()) {
                 let pids: Vec<u32> = gateways.iter().map(|(pid, _)| *pid).collect();
                 places.present(&pids);

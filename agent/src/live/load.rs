@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData};
@@ -114,9 +115,20 @@ const CLIENT_STATE: &str = "client_state";
 /// Why something is not attached that nobody wants.
 const TURNED_OFF: &str = "turned off";
 
+/// All kernel programs, which several threads attach, and with them their links.
+#[derive(Clone)]
+pub(super) struct Object(Arc<Mutex<Ebpf>>);
+
+impl Object {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Ebpf> {
+        // Nothing is left half done by a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What is attached, and what is known about this kernel.
 pub(super) struct Loaded {
-    pub(super) ebpf: Ebpf,
+    pub(super) object: Object,
     pub(super) probes: Vec<ProbeStatus>,
     /// None where the client side is not wanted.
     pub(super) clients: Option<Clients>,
@@ -222,10 +234,11 @@ pub(super) fn load(object: &[u8], config: &LiveConfig) -> Result<Loaded, LiveErr
     ));
     attach_dns(&mut ebpf, &mut probes);
     let places = Places::new(&mut ebpf, config);
-    let turns = Turns::new(&mut ebpf, no_other_calls);
     let goroutines = Goroutines::take(&mut ebpf)?;
+    let object = Object(Arc::new(Mutex::new(ebpf)));
+    let turns = Turns::new(object.clone(), &aya_btf, no_other_calls);
     Ok(Loaded {
-        ebpf,
+        object,
         probes,
         clients,
         places,

@@ -147,16 +147,17 @@ impl LiveSource {
     }
 
     /// The same with another object than the embedded one.
-    pub fn start_with(object: &[u8], config: &LiveConfig) -> Result<Self, LiveError> {
+    pub fn start_with(programs: &[u8], config: &LiveConfig) -> Result<Self, LiveError> {
         let Loaded {
-            mut ebpf,
+            object,
             mut probes,
             clients,
             places,
             turns,
             goroutines,
             reset_reasons,
-        } = load::load(object, config)?;
+        } = load::load(programs, config)?;
+        let mut ebpf = object.lock();
         let ring = load::take_map(&mut ebpf, "EVENTS")?;
         let arrivals = load::take_map(&mut ebpf, "ARRIVALS")?;
         let hops = load::take_map(&mut ebpf, "HOPS")?;
@@ -176,7 +177,8 @@ impl LiveSource {
 
         probes.extend(scout::rows());
         let missed = Missed::of(&ebpf);
-        let libraries = Libraries::new(ebpf, config.tls_plaintext);
+        drop(ebpf);
+        let libraries = Libraries::new(object, config.tls_plaintext);
         let rows = libraries.rows().to_vec();
         // What arrives from now on is heard of, and what is there already is found.
         let arrivals = Arrivals::start(arrivals, places.clone(), turns.clone(), goroutines.clone())

@@ -5,12 +5,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::Ebpf;
-use aya::programs::{RawTracePoint, TracePoint};
+use aya::Btf;
+use aya::programs::{BtfTracePoint, TracePoint};
 use hopscope_ebpf::TASKS_COMM;
 
 use super::error::reason;
-use super::load::program;
+use super::load::{Object, program};
 use crate::stats::ProbeStatus;
 
 /// The row that says whether they are attached.
@@ -20,8 +20,7 @@ const NAME: &str = "turns";
 const TURNS: &str = "turn_begins";
 const READS: &str = "request_read";
 
-/// What each of them is attached to.
-/// The second is what musl has for the first.
+/// What each of them is attached to. A kernel has one of the first two at least; the other is what musl has for it.
 const TURN_ENDS: [&str; 2] = ["sys_exit_epoll_wait", "sys_exit_epoll_pwait"];
 const READ: &str = "tcp_rcv_space_adjust";
 
@@ -30,37 +29,37 @@ const NO_READS: &str =
     "of requests that come in the course of a turn it is not told whether it read them";
 
 /// Attaches the programs to the host when they are needed first.
-#[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub(super) struct Turns {
+    object: Object,
+    state: Arc<Mutex<State>>,
+}
 
-#[derive(Debug)]
 enum State {
-    /// Not needed so far.
-    Loaded(Programs),
-    Attached(Programs),
+    /// Not needed so far; why the program on reads cannot be used, where it cannot.
+    Loaded(Result<(), String>),
+    Attached(Result<(), String>),
     /// It cannot be attached, or is not wanted, and why: turns are told apart by the sleeps between them.
     Without(String),
 }
 
-/// The handles keep the programs, and attach them for as long as they live themselves.
-#[derive(Debug)]
-struct Programs {
-    turns: TracePoint,
-    /// The other one, or why it is not there.
-    reads: Result<RawTracePoint, String>,
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Turns").field(&self.row()).finish()
+    }
 }
 
 impl Turns {
     /// Loads the programs, unless there is a reason not to.
-    pub(super) fn new(ebpf: &mut Ebpf, unwanted: Option<&str>) -> Self {
-        let turns = unwanted.map_or_else(|| load_turns(ebpf), |reason| Err(reason.to_owned()));
-        let state = turns.map_or_else(State::Without, |turns| {
-            State::Loaded(Programs {
-                turns,
-                reads: load_reads(ebpf),
-            })
-        });
-        Self(Arc::new(Mutex::new(state)))
+    pub(super) fn new(object: Object, btf: &Btf, unwanted: Option<&str>) -> Self {
+        let state = match unwanted {
+            Some(reason) => State::Without(reason.to_owned()),
+            None => warned(load_turns(&object), NO_TURNS).map_or_else(State::Without, |()| {
+                State::Loaded(warned(load_reads(&object, btf), NO_READS))
+            }),
+        };
+        let state = Arc::new(Mutex::new(state));
+        Self { object, state }
     }
 
     /// Takes note of a gateway that runs.
@@ -74,23 +73,20 @@ impl Turns {
     /// Attaches them whether or not there is such a gateway.
     pub(super) fn attach(&self) {
         let mut state = self.state();
-        *state = match std::mem::replace(&mut *state, State::Without(String::new())) {
-            State::Loaded(programs) => programs.attach().map_or_else(
-                |error| {
-                    tracing::warn!(%error, "{NO_TURNS}");
-                    State::Without(error)
-                },
-                State::Attached,
-            ),
-            other => other,
-        };
+        if let State::Loaded(reads) = &*state {
+            // First, so that every read in a turn that is counted is seen.
+            let reads = reads.clone();
+            let reads = reads.and_then(|()| warned(attach_reads(&self.object), NO_READS));
+            let turns = warned(attach_turns(&self.object), NO_TURNS);
+            *state = turns.map_or_else(State::Without, |()| State::Attached(reads));
+        }
     }
 
     /// Whether they are attached, or are going to be.
     pub(super) fn row(&self) -> ProbeStatus {
         let result = match &*self.state() {
-            State::Loaded(programs) => programs.row("of HAProxy as it starts: there is none now"),
-            State::Attached(programs) => programs.row("of HAProxy"),
+            State::Loaded(reads) => told(reads, "of HAProxy as it starts: there is none now"),
+            State::Attached(reads) => told(reads, "of HAProxy"),
             State::Without(reason) => Err(format!("{reason}: {NO_TURNS}")),
         };
         let attached = result.is_ok();
@@ -104,46 +100,52 @@ impl Turns {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing is left half done by a panic elsewhere.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Programs {
-    fn attach(mut self) -> Result<Self, String> {
-        // First, so that every read in a turn that is counted is seen.
-        self.reads = self.reads.and_then(|mut reads| {
-            let attached = reads.attach(READ);
-            attached.map_err(|error| reason(&error)).map(|_| reads)
-        });
-        for name in TURN_ENDS {
-            let attached = self.turns.attach("syscalls", name);
-            attached.map_err(|error| format!("{name}: {}", reason(&error)))?;
-        }
-        Ok(self)
-    }
-
-    fn row(&self, what: &str) -> Result<String, String> {
-        match &self.reads {
-            Ok(_) => Ok(what.to_owned()),
-            Err(reason) => Err(format!("{reason}: {NO_READS}")),
-        }
+/// Of whom turns are counted, and whether reads are noted as well.
+fn told(reads: &Result<(), String>, of: &str) -> Result<String, String> {
+    match reads {
+        Ok(()) => Ok(of.to_owned()),
+        Err(reason) => Err(format!("{reason}: {NO_READS}")),
     }
 }
 
-fn load_turns(ebpf: &mut Ebpf) -> Result<TracePoint, String> {
-    let program: &mut TracePoint = program(ebpf, TURNS)?;
-    let handle = program.load().and_then(|()| {
-        let info = program.info()?;
-        TracePoint::from_program_info(info, TURNS.into())
-    });
-    handle.map_err(|error| reason(&error))
+/// Says what is lost where something failed.
+fn warned(result: Result<(), String>, loss: &str) -> Result<(), String> {
+    result.inspect_err(|error| tracing::warn!(%error, "{loss}"))
 }
 
-fn load_reads(ebpf: &mut Ebpf) -> Result<RawTracePoint, String> {
-    let program: &mut RawTracePoint = program(ebpf, READS)?;
-    let handle = program.load().and_then(|()| {
-        let info = program.info()?;
-        RawTracePoint::from_program_info(info, READS.into())
-    });
-    handle.map_err(|error| reason(&error))
+fn load_turns(object: &Object) -> Result<(), String> {
+    let mut ebpf = object.lock();
+    let program: &mut TracePoint = program(&mut ebpf, TURNS)?;
+    program.load().map_err(|error| reason(&error))
+}
+
+fn load_reads(object: &Object, btf: &Btf) -> Result<(), String> {
+    let mut ebpf = object.lock();
+    let program: &mut BtfTracePoint = program(&mut ebpf, READS)?;
+    program.load(READ, btf).map_err(|error| reason(&error))
+}
+
+fn attach_reads(object: &Object) -> Result<(), String> {
+    let mut ebpf = object.lock();
+    let program: &mut BtfTracePoint = program(&mut ebpf, READS)?;
+    let attached = program.attach();
+    attached.map(|_| ()).map_err(|error| reason(&error))
+}
+
+fn attach_turns(object: &Object) -> Result<(), String> {
+    let mut ebpf = object.lock();
+    let program: &mut TracePoint = program(&mut ebpf, TURNS)?;
+    let mut attach = |name| {
+        let attached = program.attach("syscalls", name);
+        attached
+            .map(|_| ())
+            .map_err(|error| format!("{name}: {}", reason(&error)))
+    };
+    let [wait, with_signals] = TURN_ENDS;
+    let (wait, with_signals) = (attach(wait), attach(with_signals));
+    wait.or(with_signals)
 }

@@ -255,8 +255,9 @@ fn of_case(event: &Event, reply: &Reply) -> bool {
 }
 
 /// Plays every case through every gateway.
-fn play_all(cgroup: &Cgroup) -> Result<Vec<Played>> {
+fn play_all(agent: &Agent, cgroup: &Cgroup) -> Result<Vec<Played>> {
     let benches = start_all(cgroup)?;
+    super::status::counts_turns(agent)?;
     thread::scope(|scope| {
         let playing: Vec<_> = benches
             .into_iter()
@@ -277,7 +278,7 @@ fn every_answer_is_explained_as_the_gateway_logged_it() {
     let cgroup = Cgroup::new("cases").unwrap();
     let (agent, played) = super::status::rounds(|| {
         let agent = Agent::start_with(&["--packets-of", cgroup.path()])?;
-        let played = play_all(&cgroup)?;
+        let played = play_all(&agent, &cgroup)?;
         settle(&agent, &cgroup)?;
         let whole = !super::status::runs_left_out(&agent)?;
         Ok(whole.then_some((agent, played)))

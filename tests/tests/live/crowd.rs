@@ -213,6 +213,9 @@ fn play_once(gateway: Gateway, setting: Setting, most: usize) -> Result<Option<S
     let cgroup = Cgroup::new("crowd")?;
     let agent = Agent::start_with(&["--packets-of", cgroup.path()])?;
     let bench = Bench::start(setting, &[(gateway, crowd(gateway, setting))], &cgroup)?;
+    if gateway == Gateway::Haproxy {
+        super::status::counts_turns(&agent)?;
+    }
     let replies = bench.play_crowd(gateway, EACH)?;
     settle(&agent, &cgroup)?;
     if !super::status::losses(&agent)?.is_empty() {

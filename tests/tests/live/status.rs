@@ -1,11 +1,17 @@
 //! The agent's own account of what it lost.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use hopscope_tests::agent::Agent;
+use hopscope_tests::clock::wait_for;
 use hopscope_tests::gateway::Kind;
 use hopscope_tests::scenario::Scenario;
 use hopscope_tests::status;
 use hopscope_tests::watch::{Played, Watch};
+
+/// Longer than a program takes to be attached.
+const STARTS: Duration = Duration::from_secs(10);
 
 /// Times that something is played at most.
 const ROUNDS: u32 = 3;
@@ -40,6 +46,14 @@ pub(crate) fn play_with<'a>(
         let played = watch.play(scenarios)?;
         let whole = !runs_left_out(watch.agent())?;
         Ok(whole.then_some((watch, played)))
+    })
+}
+
+/// Waits until the agent counts the turns of HAProxy, of which one runs.
+pub(crate) fn counts_turns(agent: &Agent) -> Result<()> {
+    wait_for("turns of HAProxy to be counted", STARTS, || {
+        let told = status::probe(agent, "turns")?;
+        Ok((told == "of HAProxy").then_some(()))
     })
 }
 

@@ -35,8 +35,8 @@ impl Known<'_> {
             && (!join::is_silence(attempt.event.cause) || join::fills_wait(answer, attempt))
     }
 
-    /// Whether a request was read before an attempt was made, or by the turn that connected for it at the latest. One
-    /// that came in the course of that turn may have been: with a connection that was accepted in it.
+    /// Whether a request whose times an attempt fits was read by the turn that connected for that at the latest. One that
+    /// came in the course of that turn may have been: with a connection that was accepted in it.
     fn is_read(&self, asked: &Asked, attempt: &Attempt) -> bool {
         let began = attempt.tried().and_then(|tried| self.order.began(tried));
         asked.read.is_some() || began.is_some_and(|began| asked.at <= began)
@@ -48,20 +48,26 @@ impl Known<'_> {
         let Some(next) = attempt.tried().and_then(|tried| self.order.next(tried)) else {
             return false;
         };
-        let is_read = self.is_read(&answer.asked, attempt);
+        // What is asked is tried in the turn that reads it, unless it has to wait for that.
+        let tried_for = |asked: &Asked| asked.read_in().map(|turn| attempt.opener == Some(turn));
+        if tried_for(&answer.asked) == Some(true) {
+            return false;
+        }
         let told = self.order.answer_of(next);
         let told = told.and_then(|(serial, _)| join::answer_with(self.past, serial));
-        told.map_or(!is_read, |told| {
-            // What is asked is tried in the turn that reads it.
-            let in_turn = |asked: &Asked| {
-                asked
-                    .read_in()
-                    .is_some_and(|turn| attempt.opener == Some(turn))
-            };
-            let tried_for_it = in_turn(&told.asked) && !in_turn(&answer.asked);
-            // Not where that was for a client who had not asked yet.
-            told.asked.is_before(attempt.began) && (!is_read || tried_for_it)
-        })
+        // Not where that was for a client who had not asked yet.
+        if told.is_some_and(|told| !told.asked.is_before(attempt.began)) {
+            return false;
+        }
+        if !self.is_read(&answer.asked, attempt) {
+            return true;
+        }
+        told.and_then(|told| tried_for(&told.asked))
+            .unwrap_or_else(|| {
+                let tried = attempt.tried();
+                let is_retry = tried.and_then(|tried| self.order.before(tried)).is_some();
+                answer.asked.read.is_some() && !is_retry
+            })
     }
 
     /// Whether the process connected elsewhere from the failure of `attempt` on until then, but for the hop `but`.

@@ -62,7 +62,7 @@ impl Answers {
         // Where nothing was asked, it was made for the request, or for a health check.
         let made_for = || {
             let opened = release.opened;
-            opened.is_none_or(|opened| opened.after(join::SMALL) >= answer.asked.at)
+            opened.is_none_or(|opened| answer.asked.is_before(opened))
         };
         // Of where connections are queued for, it is not known whom one that failed was made for.
         let told_otherwise = !join::tells_of_no_connection(&answer.process.comm, answer.status);
@@ -182,7 +182,7 @@ impl Answers {
             .filter(|(at, process, turn, call, _)| {
                 process.pid == answer.process.pid
                     && *turn == own
-                    && *at >= answer.asked.at
+                    && *at >= answer.asked.since()
                     && *at <= answer.at.after(join::SMALL)
                     && *call != SocketCall::Accept
             });

@@ -25,6 +25,7 @@ use self::departed::Tables;
 use self::elf::Function;
 use self::mapped::{FileId, Mapped};
 use super::error::reason;
+use super::load::Object;
 use crate::stats::ProbeStatus;
 
 /// Where the registers that survive a call begin in `pt_regs`, in bytes, and how many there are: r15, r14,
@@ -117,8 +118,7 @@ const LATER_LOOKS: u32 = 15;
 pub(super) struct Libraries {
     /// Whether what is inside TLS is read.
     plaintext: bool,
-    /// Holds all kernel programs of the source, and with them their links.
-    ebpf: Ebpf,
+    object: Object,
     /// Why no library can be probed on this host.
     problem: Option<String>,
     /// Why what is inside TLS cannot be read on this host although that is asked for.
@@ -165,9 +165,9 @@ struct Gateway {
 }
 
 impl Libraries {
-    /// Loads the programs out of `ebpf`, which lives as long as this value; those that read what is inside
-    /// TLS with `plaintext` only.
-    pub(super) fn new(mut ebpf: Ebpf, plaintext: bool) -> Self {
+    /// Loads the programs out of `object`; those that read what is inside TLS with `plaintext` only.
+    pub(super) fn new(object: Object, plaintext: bool) -> Self {
+        let mut ebpf = object.lock();
         let tables = Tables::take(&mut ebpf).map_err(|error| error.to_string());
         let (tables, problem) = match (tables, load(&mut ebpf)) {
             (Ok(tables), loaded) => (Some(tables), loaded.err()),
@@ -180,6 +180,7 @@ impl Libraries {
         if plaintext && problem.is_none() {
             hidden = load_inside(&mut ebpf).err();
         }
+        drop(ebpf);
         if let Some(reason) = &hidden {
             tracing::warn!(%reason, "nothing inside TLS is read");
         }
@@ -187,7 +188,7 @@ impl Libraries {
             plaintext: plaintext && hidden.is_none(),
             hidden,
             tables,
-            ebpf,
+            object,
             problem,
             files: HashMap::new(),
             processes: HashMap::new(),
@@ -314,9 +315,13 @@ impl Libraries {
                 };
                 cookie = Some(u64::from(offset));
             }
-            library
-                .links
-                .push(attach(&mut self.ebpf, program, &file, function, cookie)?);
+            library.links.push(attach(
+                &mut self.object.lock(),
+                program,
+                &file,
+                function,
+                cookie,
+            )?);
             library.handshakes |= function.name == HANDSHAKE;
             library.errors |= RAISERS.contains(&function.name);
         }
@@ -355,7 +360,7 @@ impl Libraries {
             let Some(function) = defined(name) else {
                 continue;
             };
-            match attach(&mut self.ebpf, program, file, function, None) {
+            match attach(&mut self.object.lock(), program, file, function, None) {
                 Ok(link) => library.links.push(link),
                 Err(reason) => library.missing = reason,
             }
@@ -390,9 +395,15 @@ impl Libraries {
                     offset: function.offset + end,
                     ..function
                 };
-                links.push(attach(&mut self.ebpf, RETURNS, file, end, which)?);
+                links.push(attach(&mut self.object.lock(), RETURNS, file, end, which)?);
             }
-            links.push(attach(&mut self.ebpf, CALL, file, function, which)?);
+            links.push(attach(
+                &mut self.object.lock(),
+                CALL,
+                file,
+                function,
+                which,
+            )?);
         }
         Ok(links)
     }
