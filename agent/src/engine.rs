@@ -313,9 +313,6 @@ impl Engine {
     /// Ends the observation: decides what can be decided of the hops that are still open.
     pub fn finish(&mut self, at: Timestamp) {
         self.handle_timeout(at);
-        // In one pass: there may be as many as the table holds.
-        self.over.clear();
-        self.hops.retain(|_, slot| matches!(slot, Slot::Live(_)));
         let mut open: Vec<_> = self.hops.keys().copied().collect();
         // The table's order is random; the events' must not be.
         open.sort_unstable();
@@ -324,6 +321,9 @@ impl Engine {
             self.with_hop(id, |hop, cx| hop.finish(now, cx));
             self.forget(id);
         }
+        // What is left is over, some of it by that.
+        self.over.clear();
+        self.hops.clear();
         self.finish_names();
         self.answers.finish();
         self.tell_answers();
@@ -636,8 +636,11 @@ impl Engine {
         }
     }
 
+    /// Forgets a hop that is live. One that is over goes in the order of those.
     fn forget(&mut self, id: HopId) {
-        if let Some(Slot::Live(tracked)) = self.hops.remove(&id) {
+        if !self.is_over(id)
+            && let Some(Slot::Live(tracked)) = self.hops.remove(&id)
+        {
             self.let_go(id, &tracked);
         }
     }

@@ -9,8 +9,9 @@ use super::Bytes;
 use crate::engine::{Config, Engine, UpstreamTally};
 use crate::limits::Limits;
 use crate::model::{
-    Actor, Departure, Direction, Errno, HopEvent, HopId, IcmpError, IcmpKind, Input, Process,
-    Proof, RecordHeads, ResetReason, Segment, Signal, Target, TcpFlags, TcpState, Timestamp, Turn,
+    Actor, AnswerEnd, ClientAnswer, Departure, Direction, Errno, Exit, HopEvent, HopId, IcmpError,
+    IcmpKind, Input, Process, Proof, Read, RecordHeads, ResetReason, Segment, Signal, SocketCall,
+    Target, TcpFlags, TcpState, Timestamp, Turn,
 };
 use crate::stats::Stats;
 
@@ -63,6 +64,24 @@ const RECEIVED: [&[u8]; 16] = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
 ];
 
+/// What clients ask, the first two of it also what gateways do.
+const ASKED: [&[u8]; 4] = [
+    b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n",
+    b"GET /other HTTP/1.1\r\nHost: shop\r\nX-Request-ID: 7\r\n\r\n",
+    b"",
+];
+
+const ANSWERED: [&[u8]; 4] = [
+    b"HTTP/1.1 502 Bad Gateway\r\n\r\n",
+    b"HTTP/1.1 503 No\r\n\r\n",
+    b"HTTP/1.1 504 Late\r\n\r\n",
+    b"HTTP/1.1 500",
+];
+
+/// Where the gateways listen.
+const LISTENER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 0, 1), 80);
+
 const ERRNOS: [i32; 8] = [0, 1, 13, 99, 101, 104, 111, 113];
 
 /// One side's sequence numbers.
@@ -79,17 +98,27 @@ struct Ends {
     upstream: SocketAddr,
     gateway_side: Side,
     upstream_side: Side,
-    /// How many times the engine began to track it.
-    tracked: u32,
-    /// How many times it was opened.
-    attempts: u32,
+}
+
+/// When the engine began to track a hop, and when that was opened, each time.
+#[derive(Default)]
+struct Lives {
+    tracked: Vec<Timestamp>,
+    opened: Vec<Timestamp>,
 }
 
 struct World {
     engine: Engine,
     now: Timestamp,
     hops: [Ends; HOPS],
-    told: HashSet<(u64, u32, u32, u64)>,
+    lives: [Lives; HOPS],
+    told: HashSet<(u64, usize, usize, u64)>,
+    /// Answers so far, each to a client of its own.
+    answers: u32,
+    /// Those that no event told of.
+    untold: HashSet<SocketAddr>,
+    /// Attempts that an answer lists.
+    listed: HashSet<String>,
     seen: Seen,
 }
 
@@ -112,15 +141,17 @@ impl World {
                 upstream: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 2), 8080 + number / 2)),
                 gateway_side: side(u32::MAX - 20),
                 upstream_side: side(5000),
-                tracked: 0,
-                attempts: 0,
             }
         };
         Self {
             engine,
             now: START,
+            lives: Default::default(),
             hops: [hop(0), hop(1), hop(2), hop(3), hop(4), hop(5)],
             told: HashSet::new(),
+            answers: 0,
+            untold: HashSet::new(),
+            listed: HashSet::new(),
             seen: Seen::default(),
         }
     }
@@ -130,7 +161,7 @@ impl World {
         self.now = self.now.after(Duration::from_micros(20));
         self.engine.handle(self.now, input);
         if self.engine.stats().hops > before {
-            self.hops[hop].tracked += 1;
+            self.lives[hop].tracked.push(self.now);
         }
         self.check();
     }
@@ -149,21 +180,54 @@ impl World {
             let open = event.proof == Proof::Underdetermined;
             assert_eq!(event.rivals.is_empty(), !open, "{event:?}");
             assert_eq!(event.splitter.is_none(), !open, "{event:?}");
+            self.check_answer(&event);
             let mut id = event.id.split('-').skip(1);
             let mut number = || u64::from_str_radix(id.next()?, 16).ok();
             // A connect that failed without a hop has no number that could be met twice.
-            if let Some(hop) = number().filter(|_| !event.id.contains("-c")) {
+            // Nor has an answer without an attempt.
+            let is_hop = !event.id.contains("-c") && !event.id.contains("-a");
+            if let Some(hop) = number().filter(|_| is_hop) {
                 let ordinal = number().unwrap_or_default();
-                let ends = &self.hops[usize::try_from(hop).unwrap_or(0) % HOPS];
-                let attempt = if ordinal == 0 { ends.attempts } else { 0 };
+                let lives = &self.lives[usize::try_from(hop).unwrap_or(0) % HOPS];
+                // An event may be held until the hop has its next life.
+                let life = lives.tracked.iter().filter(|at| **at <= event.time);
+                let opened = lives.opened.iter().filter(|at| **at < event.time);
+                let attempt = if ordinal == 0 { opened.count() } else { 0 };
                 assert!(
-                    self.told.insert((hop, ends.tracked, attempt, ordinal)),
+                    self.told.insert((hop, life.count(), attempt, ordinal)),
                     "two events for one exchange: {event:?} after {:?}",
                     self.seen.events
                 );
             }
             self.seen.events.push(event);
         }
+    }
+
+    /// Each answer is told of once at most, and each attempt is listed by one answer at most.
+    fn check_answer(&mut self, event: &HopEvent) {
+        let Some(answer) = &event.gateway_answer else {
+            return;
+        };
+        assert!(!event.hidden_from_client, "hidden and told: {event:?}");
+        let client = SocketAddr::new(answer.client.address, answer.client.port);
+        assert!(self.untold.remove(&client), "told twice: {event:?}");
+        for attempt in &answer.attempts {
+            let is_new = self.listed.insert(attempt.event.clone());
+            assert!(is_new, "{} is listed twice: {event:?}", attempt.event);
+        }
+        assert!(!answer.candidates.contains(&event.id), "{event:?}");
+    }
+
+    /// Everything that must hold at the end.
+    fn check_counts(&self) {
+        let stats = self.engine.stats();
+        let counted = stats.answers_explained
+            + stats.answers_ambiguous
+            + stats.answers_unexplained
+            + stats.answers_passed_on
+            + stats.answers_without_status
+            + stats.answers_dropped;
+        assert_eq!(counted, u64::from(self.answers), "{stats:?}");
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a segment")]
@@ -414,14 +478,17 @@ impl World {
         let opened = matches!(signal, Signal::Opened { .. });
         self.signal(hop, signal);
         // What was held of the attempt before is told first.
-        self.hops[hop].attempts += u32::from(opened);
+        if opened {
+            self.lives[hop].opened.push(self.now);
+        }
     }
 
     fn hopless(&mut self, hop: usize, data: &mut Bytes<'_>) {
         let how = data.u8();
-        let input = match how & 3 {
+        let oldest = [(0, self.now.before(Duration::from_millis(how.into())))];
+        let input = match how & 7 {
             0 => Input::Lost {
-                records: u64::from(how >> 2),
+                records: u64::from(how >> 3),
             },
             1 => Input::ClientLeft {
                 turn: turn(how),
@@ -431,19 +498,71 @@ impl World {
                     _ => Departure::Unknown,
                 },
             },
-            _ => Input::ConnectFailed {
+            2 | 3 => Input::ConnectFailed {
                 process: process(how),
                 upstream: if how & 1 == 0 {
                     self.hops[hop].upstream.into()
                 } else {
                     Target::Unix(Arc::from("/run/app.sock"))
                 },
-                errno: Errno(ERRNOS[usize::from(how >> 2) % ERRNOS.len()]),
-                turn: None,
+                errno: Errno(ERRNOS[data.index(ERRNOS.len())]),
+                turn: (how & 8 != 0).then(|| turn(how)),
                 goroutine: None,
             },
+            4 => Input::Listening {
+                process: process(how),
+                local: LISTENER.into(),
+                readable: how & 0x80 == 0,
+            },
+            5 => return self.answer(hop, how, data),
+            6 => Input::SocketFailed {
+                process: process(how),
+                turn: turn(how),
+                call: if how & 8 == 0 {
+                    SocketCall::Socket
+                } else {
+                    SocketCall::Bind
+                },
+                errno: Errno::EADDRNOTAVAIL,
+            },
+            _ => Input::Waiting(if how & 8 == 0 { &oldest } else { &[] }),
         };
         self.input(hop, input);
+    }
+
+    /// A client gets an answer, or none.
+    fn answer(&mut self, hop: usize, how: u8, data: &mut Bytes<'_>) {
+        let request = ASKED[data.index(ASKED.len())];
+        let response = ANSWERED[data.index(ANSWERED.len())];
+        let (when, whom) = (data.u8(), data.u8());
+        self.answers += 1;
+        let [_, high, middle, low] = self.answers.to_be_bytes();
+        let client = SocketAddr::from(([198, 51, high, middle], 1024 + u16::from(low)));
+        self.untold.insert(client);
+        let waited = Duration::from_micros(50 << (when & 15));
+        let answer = ClientAnswer {
+            process: process(how),
+            turn: (whom & 1 == 0).then(|| turn(whom)),
+            goroutine: (whom & 2 != 0).then_some(u64::from(whom >> 4)),
+            listener: LISTENER.into(),
+            client,
+            on_behalf_of: None,
+            waited,
+            read: (when & 16 != 0).then(|| Read {
+                waited: waited * u32::from(when >> 5) / 8,
+                turn: turn(whom),
+            }),
+            ordinal: 1,
+            request,
+            end: if whom & 12 == 12 {
+                AnswerEnd::Closed {
+                    exit: (whom & 16 != 0).then_some(Exit { signal: 9 }),
+                }
+            } else {
+                AnswerEnd::Response(response)
+            },
+        };
+        self.input(hop, Input::Answer(answer));
     }
 }
 
@@ -481,6 +600,7 @@ fn run(data: &[u8], engine: Engine) -> Seen {
     assert_eq!(world.engine.remembered()[0], 0, "finish leaves ends");
     world.engine.handle_timeout(Timestamp::MAX);
     world.check();
+    world.check_counts();
     assert_eq!(world.engine.poll_timeout(), None, "finish leaves deadlines");
     world.seen.stats = world.engine.stats();
     world.seen.upstreams = world.engine.upstreams();
@@ -526,19 +646,33 @@ mod tests {
             1 => (8_u8..9, vec(any::<u8>(), 1)),
             1 => (9_u8..10, vec(any::<u8>(), 7..12)),
             1 => (13_u8..14, vec(0_u8..8, 1)),
+            3 => (14_u8..15, vec(any::<u8>(), 5)),
             1 => (15_u8..16, vec(any::<u8>(), 2)),
         ];
         (hop, kind).prop_map(|(hop, (code, takes))| operation(code, hop, &takes))
     }
 
-    /// A short connection. Each of its steps is missed, seen twice, or in another place now and then.
+    /// A short connection, and perhaps what its client gets behind it. Each of its steps is missed, seen twice, or in
+    /// another place now and then.
     fn life() -> impl Strategy<Value = Vec<u8>> {
+        const STEPS: usize = 13;
         let fate = prop_oneof![12 => Just(1), 1 => Just(0), 1 => Just(2)];
-        let fates = vec(fate, 11);
-        let turned = prop_oneof![3 => Just(None), 1 => (0_usize..10).prop_map(Some)];
-        (0..HOPS as u8, 0_u8..2, 0_u8..16, any::<u8>(), fates, turned).prop_map(
-            |(hop, request, response, first, fates, turned)| {
-                let mut steps = [
+        let fates = vec(fate, STEPS);
+        let turned = prop_oneof![3 => Just(None), 1 => (0..STEPS - 1).prop_map(Some)];
+        let exchange = (0_u8..2, 0_u8..16, any::<u8>());
+        // Which gateway it is; what was asked and answered, when, and by whom.
+        let gateway = (0_u8..4).prop_map(|gateway| gateway << 4);
+        let answer = (
+            0_u8..4,
+            0_u8..4,
+            3_u8..12,
+            prop_oneof![2 => Just(0), 1 => any::<u8>()],
+        );
+        (0..HOPS as u8, exchange, gateway, answer, fates, turned).prop_map(
+            |(hop, (request, response, first), gateway, answer, fates, turned)| {
+                let (asked, answered, when, whom) = answer;
+                let mut steps: [_; STEPS] = [
+                    operation(11, hop, &[gateway | 8, 0]),
                     operation(0, hop, &[]),
                     operation(1, hop, &[]),
                     operation(6, hop, &[0]),
@@ -550,6 +684,7 @@ mod tests {
                     operation(6, hop, &[first ^ 1]),
                     operation(7, hop, &[first ^ 1]),
                     operation(6, hop, &[first]),
+                    operation(14, hop, &[gateway | 5, asked, answered, when, whom]),
                 ];
                 if let Some(at) = turned {
                     steps.swap(at, at + 1);
