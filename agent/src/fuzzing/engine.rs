@@ -554,7 +554,7 @@ impl World {
             }),
             ordinal: 1,
             request,
-            end: if whom & 12 == 12 {
+            end: if whom & 0x0c == 0x0c {
                 AnswerEnd::Closed {
                     exit: (whom & 16 != 0).then_some(Exit { signal: 9 }),
                 }
