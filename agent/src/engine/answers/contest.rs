@@ -62,12 +62,14 @@ impl Known<'_> {
         if !self.is_read(&answer.asked, attempt) {
             return true;
         }
-        told.and_then(|told| tried_for(&told.asked))
-            .unwrap_or_else(|| {
-                let tried = attempt.tried();
-                let is_retry = tried.and_then(|tried| self.order.before(tried)).is_some();
-                answer.asked.read.is_some() && !is_retry
-            })
+        let for_next = told.and_then(|told| tried_for(&told.asked));
+        for_next.unwrap_or_else(|| {
+            // Of the other client nothing is known. This one's request was read in another turn: it may have had to
+            // wait, and what was tried for it once is tried again in any turn.
+            let tried = attempt.tried();
+            let is_retry = tried.and_then(|tried| self.order.before(tried)).is_some();
+            answer.asked.read.is_some() && !is_retry
+        })
     }
 
     /// Whether the process connected elsewhere from the failure of `attempt` on until then, but for the hop `but`.
