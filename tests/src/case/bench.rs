@@ -1,14 +1,16 @@
 //! A bench: two namespaces of its own, one gateway or two on one side, upstreams and clients on the other.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::{Case, Drive, Gateway, apache, caddy, haproxy, nginx};
@@ -26,6 +28,9 @@ use crate::resolver::Resolver;
 use crate::scenario::{Trick, UPSTREAM};
 use crate::socket::Target;
 use crate::upstream::Upstreams;
+
+/// More than a line of a log has.
+const LINE_ROOM: usize = 4096;
 
 /// Time that a gateway gets to listen, to log, or to pass a request on.
 const SOON: Duration = Duration::from_secs(10);
@@ -96,6 +101,8 @@ struct Running {
     process: Program,
     cases: Vec<(Case, Vec<SocketAddr>)>,
     files: Directory,
+    /// Where it sends its log, unless it writes that itself.
+    log: Option<UdpSocket>,
 }
 
 impl Bench {
@@ -328,9 +335,15 @@ impl Running {
         let files = Directory::new()?;
         let directory = files.path();
         let config = directory.join("config");
+        let log = (kind == Gateway::Haproxy && setting.workers > 1)
+            .then(|| near.enter(receiver))
+            .transpose()?;
+        let log_to = log.as_ref().map_or(Ok("stdout".to_owned()), |log| {
+            log.local_addr().map(|address| address.to_string())
+        })?;
         let text = match kind {
             Gateway::Nginx => nginx::config(directory, setting, &cases),
-            Gateway::Haproxy => haproxy::config(setting, &cases),
+            Gateway::Haproxy => haproxy::config(setting, &log_to, &cases),
             Gateway::Apache => apache::config(directory, &cases),
             Gateway::Caddy => caddy::config(directory, &cases),
         };
@@ -370,6 +383,7 @@ impl Running {
             process: Program::of_group(child),
             cases,
             files,
+            log,
         };
         wait_for("a gateway to listen", SOON, || {
             if let Some(status) = running.process.child().try_wait()? {
@@ -415,6 +429,7 @@ impl Running {
             Gateway::Haproxy => "stdout",
             Gateway::Nginx | Gateway::Apache | Gateway::Caddy => "access",
         };
+        self.receive_log(file)?;
         let text = read_lines(&self.files, file);
         // Whom a gateway asked, it logs before it answers: what is read later holds it.
         let asked = match self.kind {
@@ -434,6 +449,27 @@ impl Running {
             .into_iter()
             .flatten()
             .collect())
+    }
+
+    /// Adds the lines that were sent since the last time to the file of this name.
+    fn receive_log(&self, file: &str) -> Result<()> {
+        let Some(log) = &self.log else {
+            return Ok(());
+        };
+        let path = self.files.path().join(file);
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        let mut room = [0; LINE_ROOM];
+        loop {
+            match log.recv(&mut room) {
+                Ok(len) => {
+                    let line = room.get(..len).unwrap_or_default();
+                    file.write_all(line.trim_ascii_end())?;
+                    file.write_all(b"\n")?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The server of this name: `s` and its port.
@@ -485,6 +521,16 @@ fn limit(process: Pid, most: u64) -> Result<Rlimit> {
         maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
     };
     prlimit(Some(process), Resource::Nofile, new).context("could not limit descriptors")
+}
+
+/// Takes the lines of a log: with threads, HAProxy leaves out lines of its standard output where several write at once.
+fn receiver() -> Result<UdpSocket> {
+    /// All that a crowd makes it log, with what the kernel needs for each line.
+    const ROOM: usize = 8 << 20;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    set_socket_recv_buffer_size_force(&socket, ROOM)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Compiles the library that makes a gateway wait for its log.

@@ -13,10 +13,14 @@ use super::{
 use crate::access;
 use crate::client::Seen;
 
-/// The configuration of all cases.
-pub(super) fn config(setting: Setting, cases: &[(Case, Vec<SocketAddr>)]) -> Result<String> {
+/// The configuration of all cases, where lines of the log go to `log`.
+pub(super) fn config(
+    setting: Setting,
+    log: &str,
+    cases: &[(Case, Vec<SocketAddr>)],
+) -> Result<String> {
     let mut text = format!(
-        "global\n  log stdout format raw local0\n  maxconn 1000\n  nbthread {}\n\
+        "global\n  log {log} format raw local0\n  maxconn 1000\n  nbthread {}\n\
          defaults\n  mode http\n  log global\n  log-format {}\n  retries 0\n  timeout client 60s\n\
          \x20 timeout connect 1s\n  timeout server 1s\n  timeout queue 500ms\n  timeout tarpit 500ms\n\
          frontend lab\n  bind {}\n",

@@ -279,6 +279,11 @@ fn a_crowd_at_haproxy_is_told_apart() {
     eprintln!("{}", play(Gateway::Haproxy, 1, 1).unwrap());
 }
 
+#[test]
+fn a_crowd_at_four_threads_of_haproxy_is_told_apart() {
+    eprintln!("{}", play(Gateway::Haproxy, 4, 1).unwrap());
+}
+
 /// Goroutines do things in no order that is seen, but remember who started them.
 #[test]
 fn a_crowd_at_caddy_is_told_apart_by_its_goroutines() {
