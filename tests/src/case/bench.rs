@@ -338,9 +338,10 @@ impl Running {
         let log = (kind == Gateway::Haproxy && setting.workers > 1)
             .then(|| near.enter(receiver))
             .transpose()?;
-        let log_to = log.as_ref().map_or(Ok("stdout".to_owned()), |log| {
-            log.local_addr().map(|address| address.to_string())
-        })?;
+        let log_to = match &log {
+            Some(log) => log.local_addr()?.to_string(),
+            None => "stdout".to_owned(),
+        };
         let text = match kind {
             Gateway::Nginx => nginx::config(directory, setting, &cases),
             Gateway::Haproxy => haproxy::config(setting, &log_to, &cases),
