@@ -147,6 +147,8 @@ impl Scout {
         // First of all: what opens from now on is to be seen whole.
         let present: Vec<u32> = gateways.keys().chain(resolvers.keys()).copied().collect();
         self.places.present(&present);
+        // Before what takes its time, such as reading libraries: of an error that nobody hears there is no other word.
+        self.listen(&gateways, &mut found);
 
         let mut to_seed: HashMap<u64, u32> = HashMap::new();
         for (pid, netns) in &gateways {
@@ -166,8 +168,6 @@ impl Scout {
                 rows: self.libraries.rows().to_vec(),
             });
         }
-        // Listen first: an error that a seeded connection meets should not be missed.
-        self.listen(&gateways, &mut found);
         for (netns, pid) in to_seed {
             let owners = owners(netns, &gateways, &others);
             match seed::sockets(&process::netns_path(pid)) {
