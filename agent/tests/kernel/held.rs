@@ -117,7 +117,7 @@ fn the_rest_of_an_exchange_follows_what_was_held_of_it() {
     }
     pair.until_asked(4);
     assert_eq!(
-        pair.payloads(Direction::FromUpstream).concat(),
+        pair.text(Direction::FromUpstream),
         format!("{ANSWER}HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhellohello")
     );
     // The next ones are held again.

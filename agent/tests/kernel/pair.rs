@@ -1,5 +1,6 @@
 //! A gateway and its upstream on one connection, whose exchanges are held back in the kernel or sent up.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -117,6 +118,23 @@ impl Pair {
                 direction, payload, ..
             } if *direction == towards && !payload.is_empty() => {
                 Some(String::from_utf8_lossy(payload).into_owned())
+            }
+            _ => None,
+        });
+        segments.collect()
+    }
+
+    /// Those in one piece. Nothing of it is repeated, as a kernel does with what is acknowledged late.
+    pub(crate) fn text(&self, towards: Direction) -> String {
+        let mut known = HashSet::new();
+        let segments = self.watch.seen.iter().filter_map(|(_, seen)| match seen {
+            Seen::Segment {
+                direction,
+                seq,
+                payload,
+                ..
+            } if *direction == towards && !payload.is_empty() && known.insert(*seq) => {
+                Some(String::from_utf8_lossy(payload))
             }
             _ => None,
         });

@@ -213,6 +213,7 @@ pub(crate) enum Seen {
         local: SocketAddr,
         direction: Direction,
         flags: TcpFlags,
+        seq: u32,
         payload: Vec<u8>,
         wire_len: u32,
         /// Places of the TLS records whose headers were told, and what was told of those.
@@ -326,6 +327,7 @@ impl Watch {
                                 local: segment.local,
                                 direction,
                                 flags,
+                                seq: segment.seq,
                                 payload,
                                 wire_len,
                                 records: records
