@@ -113,32 +113,31 @@ impl Pair {
 
     /// The payloads that came up towards one side, in order.
     pub(crate) fn payloads(&self, towards: Direction) -> Vec<String> {
-        let segments = self.watch.seen.iter().filter_map(|(_, seen)| match seen {
-            Seen::Segment {
-                direction, payload, ..
-            } if *direction == towards && !payload.is_empty() => {
-                Some(String::from_utf8_lossy(payload).into_owned())
-            }
-            _ => None,
-        });
-        segments.collect()
+        let all = self.loaded(towards);
+        all.map(|(_, payload)| String::from_utf8_lossy(payload).into_owned())
+            .collect()
     }
 
     /// Those in one piece. Nothing of it is repeated, as a kernel does with what is acknowledged late.
     pub(crate) fn text(&self, towards: Direction) -> String {
         let mut known = HashSet::new();
-        let segments = self.watch.seen.iter().filter_map(|(_, seen)| match seen {
+        let once = self.loaded(towards).filter(|(seq, _)| known.insert(*seq));
+        once.map(|(_, payload)| String::from_utf8_lossy(payload))
+            .collect()
+    }
+
+    /// The segments towards one side that carry something, with their sequence numbers.
+    fn loaded(&self, towards: Direction) -> impl Iterator<Item = (u32, &[u8])> {
+        let seen = self.watch.seen.iter();
+        seen.filter_map(move |(_, seen)| match seen {
             Seen::Segment {
                 direction,
                 seq,
                 payload,
                 ..
-            } if *direction == towards && !payload.is_empty() && known.insert(*seq) => {
-                Some(String::from_utf8_lossy(payload))
-            }
+            } if *direction == towards && !payload.is_empty() => Some((*seq, payload.as_slice())),
             _ => None,
-        });
-        segments.collect()
+        })
     }
 
     /// The numbers of the requests that came up.
